@@ -1,0 +1,47 @@
+# Every target makes .venv first, if it is missing or settings.ini, setup.py or pyproject.toml is newer.
+PYTHON ?= python3
+SIZE ?= tiny
+ARGS ?=
+BIN := .venv/bin
+READY := .venv/.installed
+
+.PHONY: help install train test lab notebooks readme clean distclean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make train [SIZE=tiny] [ARGS='-p epochs 2']  post-train with SAR, samples and table before and after"
+	@echo "make test       notebooks, generated files, pytest"
+	@echo "make lab        JupyterLab on the notebooks"
+	@echo "make notebooks  re-execute the committed notebooks in place (NB='02_tokenizer' for one)"
+	@echo "make readme     README.md from nbs/index.ipynb"
+	@echo "make clean      remove caches and build products; make distclean removes .venv too"
+
+install: $(READY)
+
+$(READY): settings.ini setup.py pyproject.toml
+	@test -x $(BIN)/python || { echo "creating .venv with $$($(PYTHON) --version)"; $(PYTHON) -m venv .venv; }
+	@echo "installing requirements into .venv (the first time: some GB, a few minutes)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --root-user-action=ignore -e ".[all]"
+	@touch $@
+
+train: $(READY)
+	@$(BIN)/sar run 07_train -p size $(SIZE) $(ARGS)
+
+test: $(READY)
+	@$(BIN)/python -m pytest tests/test_notebooks.py tests/test_generated.py tests
+
+lab: $(READY)
+	@$(BIN)/jupyter lab nbs
+
+notebooks: $(READY)
+	@$(BIN)/sar execute $(NB)
+
+readme: $(READY)
+	@$(BIN)/python tools/readme.py
+
+clean:
+	@rm -rf build dist *.egg-info .pytest_cache runs/notebooks
+	@find sar_repro nbs tests tools \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
+
+distclean: clean
+	@rm -rf .venv

@@ -1,0 +1,76 @@
+"The `sar` command from outside: exit codes, messages, nothing written on refusal."
+import json, time
+import pytest
+from conftest import ROOT, sar
+
+def notebook(folder, *sources, tags=('parameters',)):
+    "Write a notebook of code cells, the first of them tagged."
+    cells = [dict(cell_type='code', execution_count=None, id=f'c{i}', metadata={'tags': list(tags)} if not i else {}, outputs=[], source=s)
+             for i, s in enumerate(sources)]
+    spec = dict(display_name='python3', language='python', name='python3')
+    path = folder/'toy.ipynb'
+    path.write_text(json.dumps(dict(cells=cells, metadata=dict(kernelspec=spec), nbformat=4, nbformat_minor=5)))
+    return path
+
+def refused(done, *words):
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count('\n') == 1 and 'Traceback' not in done.stderr, done.stderr
+    for word in words: assert word in done.stderr, done.stderr
+
+def test_unknown_parameter_lists_the_accepted(tmp_path):
+    refused(sar('run', notebook(tmp_path, "size = 'tiny'\nepochs = 10"), '-p', 'epoch', '2', cwd=tmp_path), "'epoch'", "size='tiny'", 'epochs=10')
+    assert [p.name for p in tmp_path.iterdir()] == ['toy.ipynb']
+
+def test_wrong_type(tmp_path):
+    refused(sar('run', notebook(tmp_path, 'epochs = 10'), '-p', 'epochs', 'ten', cwd=tmp_path), 'epochs', 'int', "'ten'")
+
+def test_unknown_notebook():
+    refused(sar('run', '70_train'), "'70_train'", '00_core', '90_cli')
+
+def test_notebook_without_parameters(tmp_path):
+    refused(sar('run', notebook(tmp_path, 'x = 1', tags=())), '`parameters`')
+
+def test_cut_notebook(tmp_path):
+    path = notebook(tmp_path, 'x = 1')
+    path.write_text(path.read_text()[:50])
+    refused(sar('run', path), 'cut short')
+
+def test_output_in_nbs_is_refused(tmp_path):
+    refused(sar('run', notebook(tmp_path, 'x = 1'), '--out', ROOT/'nbs'/'99_copy.ipynb'), 'nbs/')
+    assert not (ROOT/'nbs'/'99_copy.ipynb').exists()
+
+def test_missing_cwd(tmp_path):
+    refused(sar('run', notebook(tmp_path, 'x = 1'), '--cwd', tmp_path/'nowhere'), '--cwd')
+
+def test_run_passes_parameters_and_standard_error(tmp_path):
+    path = notebook(tmp_path, "epochs = 10\nbudget = 'full'", "import sys; print('bar', epochs, file=sys.stderr); print(budget, epochs + 1)")
+    done = sar('run', path, '-p', 'epochs', '2', '--budget', 'smoke', '--out', tmp_path/'out'/'ran.ipynb', cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert 'bar 2' in done.stderr and '3/3' in done.stderr and 'out/ran.ipynb' in done.stdout
+    outputs = [o for c in json.loads((tmp_path/'out'/'ran.ipynb').read_text())['cells'] for o in c['outputs']]
+    assert [''.join(o['text']) for o in outputs] == ['smoke 3\n'] # standard error is not kept
+
+def test_sar_error_in_a_cell_is_one_sentence(tmp_path):
+    path = notebook(tmp_path, 'x = 1', "class SarError(Exception): pass\nraise SarError('unknown size huge')")
+    done = sar('run', path, '--out', tmp_path/'ran.ipynb')
+    assert done.returncode == 1 and done.stderr.rstrip().endswith('\nunknown size huge') and 'Traceback' not in done.stderr
+
+def test_other_error_names_its_cell(tmp_path):
+    done = sar('run', notebook(tmp_path, 'x = 1', '1/0'), '--out', tmp_path/'ran.ipynb')
+    assert done.returncode == 1 and 'ZeroDivisionError' in done.stderr and 'of toy' in done.stderr
+
+@pytest.mark.parametrize('command', ['run', 'execute', 'sample', 'evaluate', 'parity'])
+def test_help(command):
+    done = sar(command, '--help')
+    assert done.returncode == 0 and 'Usage: sar ' + command in done.stdout and '--help' in done.stdout
+
+def test_help_is_quick():
+    times = []
+    for _ in range(2):
+        start = time.time()
+        assert sar('--help').returncode == 0
+        times.append(time.time() - start)
+    assert min(times) < 1.5, f'sar --help took {min(times):.1f} s: an import at module level is heavy'
+
+def test_unknown_size():
+    refused(sar('sample', '--size', 'huge'), "unknown size 'huge'", 'tiny')

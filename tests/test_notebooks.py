@@ -1,0 +1,45 @@
+"nbdev_test over every notebook. It skips some in silence (leading underscore, skip_exec, .notest); here that is a failure."
+import json, os, re, subprocess, sys, time
+import pytest
+from conftest import NOTEBOOKS, ROOT
+
+WORKERS = 2
+
+@pytest.fixture(scope='module')
+def outcome(request):
+    "Run nbdev_test once, showing each notebook as it ends; returns the notebooks that were run to their end, and the output."
+    show = request.config.pluginmanager.getplugin('capturemanager').global_and_fixture_disabled
+    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'MPLBACKEND': 'Agg'} # one thread a worker: more only get in each other's way
+    command = [sys.executable, '-c', 'from nbdev.test import nbdev_test; nbdev_test()', '--do_print', '--n_workers', str(WORKERS)]
+    process = subprocess.Popen(command, cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    start, text = time.time(), ''
+    for line in process.stdout:
+        text += line
+        if m := re.match(r'- Completed .*?([^/]+)\.ipynb', line):
+            with show(): print(f'\nnbdev_test: {m[1]} ended after {time.time() - start:.0f} s', end='', flush=True)
+    process.wait()
+    return process.returncode, set(re.findall(r'- Completed .*?([^/\n]+)\.ipynb', text)), text
+
+def failures(text): return set(re.findall(r'^\t(\S+)\.ipynb$', text.partition('Failed On The Following')[2], flags=re.M))
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebook_runs(path, outcome):
+    code, ran, text = outcome
+    assert path.stem in ran, f'nbdev_test did not run {path.name}: no leading underscore, skip_exec or .notest, please\n{text[-3000:]}'
+    assert path.stem not in failures(text), text[-8000:]
+
+def test_nbdev_test_ends_well(outcome):
+    assert outcome[0] == 0, outcome[2][-8000:]
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
+def test_cells_are_not_all_skipped(path):
+    "At least half of a notebook's code cells run under nbdev_test."
+    sources = [''.join(c['source']) for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code']
+    skipped = [s for s in sources if re.search(r'^#\s*\|\s*(slow|eval:\s*false)', s, flags=re.M)]
+    assert len(skipped) <= len(sources)/2, f'{path.name}: {len(skipped)} of {len(sources)} code cells never run in tests'
+
+def test_every_numbered_notebook_is_there():
+    "A module without its notebook, or a notebook without its module, was renamed by halves."
+    exported = {m[1].replace('.', '/') + '.py' for p in NOTEBOOKS for m in [re.search(r'default_exp (\S+?)(?:\\n)?"', p.read_text(encoding='utf-8'))] if m}
+    modules = {p.name for p in (ROOT/'sar_repro').glob('*.py')} - {'__init__.py', '_modidx.py'}
+    assert exported == modules
