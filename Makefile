@@ -28,7 +28,7 @@ train: $(READY)
 	@$(BIN)/sar run 07_train -p size $(SIZE) $(ARGS)
 
 test: $(READY)
-	@$(BIN)/python -m pytest tests/test_notebooks.py tests/test_generated.py tests
+	@$(BIN)/python -m pytest tests
 
 lab: $(READY)
 	@$(BIN)/jupyter lab nbs

@@ -100,9 +100,8 @@ class TrainConfig:
     method:str = 'sar' # Loss: 'tf' or 'sar' (see 06_csfl)
     epochs:int = 10 # Passes over the training set
     batch_size:int = 64 # Images a step
-    lr:float = 3e-4 # Peak learning rate
-    lr_start:float = 1. # First epoch's learning rate over the peak (post-training starts on the tail of a long schedule)
-    lr_end:float = 0.1 # Last step's learning rate over the peak
+    lr:float = 1e-4 # Peak learning rate
+    lr_end:float = 0.64 # Last learning rate over the peak: the published tail runs from 0.156 to 0.1 of a longer schedule's peak
     warmup:float = 0. # Share of the steps spent warming up from 0.005 of the peak
     flat:float = 0.05 # Share of the steps at the peak after that
     betas:tuple = (0.9, 0.95) # AdamW
@@ -116,7 +115,8 @@ class TrainConfig:
     rollout_cfg:float = 0. # Guidance of the rollout, t = cfg*(1+ratio)/2; 0 = none (no unconditional pass). Released run: 1.2
     rollout_top_k:int = 0 # Keep the k likeliest codes in the rollout (0 = all). Released run: 900
     rollout_top_p:float = 0.96 # Nucleus of the rollout (0 = all)
-    target:str = 'hard' # CSFL target: 'hard' (the rollout's own code) or 'soft' (the teacher-forced distribution)
+    target:str = 'hard' # Target of pass 2: 'hard' (the rollout's own code), 'soft' (the teacher-forced distribution), 'truth' (ground truth: not CSFL)
+    label_smoothing:float = 0. # Of the cross-entropy against hard targets
     seed:int = 0 # Seeds data order, flips, condition dropout, drop path and rollout
     precision:str = 'auto' # 'bf16', 'fp32', or 'auto': bf16 where the machine is fast in it
 

@@ -21,11 +21,14 @@ def csf_loss(
     f_s:torch.Tensor, # (B, l, V) student-forced logits
     f_t:torch.Tensor, # (B, l, V) teacher-forced logits of the same tokens
     codes:torch.Tensor, # int64 (B, l) the rollout's codes of the same tokens
-    target:str='hard' # 'hard': the rollout's code; 'soft': the teacher-forced distribution
+    target:str='hard', # 'hard': the rollout's code; 'soft': the teacher-forced distribution; 'truth': ground truth
+    truth:torch.Tensor=None, # int64 (B, l) ground-truth codes, for 'truth'
+    smoothing:float=0. # Label smoothing of code targets
 ) -> torch.Tensor: # (B, l) nats a token
     "Cross-entropy of the student-forced prediction against the (detached) teacher-forced one."
-    check_choice('target', target, ('hard', 'soft'))
-    return token_loss(f_s, codes if target == 'hard' else f_t.detach().softmax(-1))
+    check_choice('target', target, ('hard', 'soft', 'truth'))
+    if target == 'soft': return token_loss(f_s, f_t.detach().softmax(-1))
+    return token_loss(f_s, codes if target == 'hard' else truth, smoothing)
 
 # %% ../nbs/06_csfl.ipynb #2d9c77ec
 def tf_loss(
@@ -34,7 +37,7 @@ def tf_loss(
     cfg:TrainConfig # The run
 ) -> Iterator: # (name, loss to differentiate, per-scale means without gradient)
     "Teacher forcing: cross-entropy of every scale given the true coarser ones."
-    ce = token_loss(teacher_pass(model, batch, cfg, _config(model)), batch.tokens)
+    ce = token_loss(teacher_pass(model, batch, cfg, _config(model)), batch.tokens, cfg.label_smoothing)
     yield 'tf', ce.mean(), by_scale(ce.detach(), batch.scales)
 
 def sar_loss(
@@ -44,12 +47,12 @@ def sar_loss(
 ) -> Iterator: # (name, loss to differentiate, per-scale means without gradient)
     "SAR: teacher forcing, then gamma times CSFL on the model's own rollout."
     f_t = teacher_pass(model, batch, cfg, _config(model))
-    ce, detached = token_loss(f_t, batch.tokens), f_t.detach()
+    ce, detached = token_loss(f_t, batch.tokens, cfg.label_smoothing), f_t.detach()
     yield 'tf', ce.mean(), by_scale(ce.detach(), batch.scales)
     del f_t, ce # the first graph is not needed any more
     codes = rollout(model, detached, batch, cfg)
     f_s, where = student_pass(model, batch, codes, cfg, _config(model))
-    csf = csf_loss(f_s, detached[:, where], codes[:, where], cfg.target)
+    csf = csf_loss(f_s, detached[:, where], codes[:, where], cfg.target, batch.tokens[:, where], cfg.label_smoothing)
     yield 'csf', cfg.gamma*csf.mean(), by_scale(csf.detach(), batch.scales[1:] if cfg.sf_scales == 'all' else batch.scales[-1:])
 
 def _config(model): return getattr(model, 'module', model).cfg # the model may be wrapped for several processes

@@ -218,11 +218,11 @@ def path_keep(
 
 def token_loss(
     logits:torch.Tensor, # (B, L, V)
-    target:torch.Tensor # int64 (B, L) codes, or float (B, L, V) probabilities
+    target:torch.Tensor, # int64 (B, L) codes, or float (B, L, V) probabilities
+    smoothing:float=0. # Label smoothing
 ) -> torch.Tensor: # (B, L), nats
     "Cross-entropy of every token."
-    target = target if target.is_floating_point() else target.flatten()
-    return F.cross_entropy(logits.flatten(0, 1), target.flatten(0, -2) if target.ndim > 1 else target, reduction='none').view(logits.shape[:2])
+    return F.cross_entropy(logits.flatten(0, 1), target.flatten(0, 1), reduction='none', label_smoothing=smoothing).view(logits.shape[:2])
 
 def by_scale(
     values:torch.Tensor, # (B, L) one number a token

@@ -1,7 +1,7 @@
 "The `sar` command from outside: exit codes, messages, nothing written on refusal."
 import json, time
 import pytest
-from conftest import ROOT, sar
+from conftest import ROOT, sar, sar_process
 
 def notebook(folder, *sources, tags=('parameters',)):
     "Write a notebook of code cells, the first of them tagged."
@@ -25,7 +25,7 @@ def test_wrong_type(tmp_path):
     refused(sar('run', notebook(tmp_path, 'epochs = 10'), '-p', 'epochs', 'ten', cwd=tmp_path), 'epochs', 'int', "'ten'")
 
 def test_unknown_notebook():
-    refused(sar('run', '70_train'), "'70_train'", '00_core', '90_cli')
+    refused(sar_process('run', '70_train'), "'70_train'", '00_core', '90_cli')
 
 def test_notebook_without_parameters(tmp_path):
     refused(sar('run', notebook(tmp_path, 'x = 1', tags=())), '`parameters`')
@@ -68,7 +68,7 @@ def test_help_is_quick():
     times = []
     for _ in range(2):
         start = time.time()
-        assert sar('--help').returncode == 0
+        assert sar_process('--help').returncode == 0
         times.append(time.time() - start)
     assert min(times) < 1.5, f'sar --help took {min(times):.1f} s: an import at module level is heavy'
 

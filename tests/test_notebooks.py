@@ -1,5 +1,6 @@
 "nbdev_test over every notebook. It skips some in silence (leading underscore, skip_exec, .notest); here that is a failure."
 import json, os, re, subprocess, sys, time
+from pathlib import Path
 import pytest
 from conftest import NOTEBOOKS, ROOT
 
@@ -10,7 +11,7 @@ def outcome(request):
     "Run nbdev_test once, showing each notebook as it ends; returns the notebooks that were run to their end, and the output."
     show = request.config.pluginmanager.getplugin('capturemanager').global_and_fixture_disabled
     env = {**os.environ, 'OMP_NUM_THREADS': '1', 'MPLBACKEND': 'Agg'} # one thread a worker: more only get in each other's way
-    command = [sys.executable, '-c', 'from nbdev.test import nbdev_test; nbdev_test()', '--do_print', '--n_workers', str(WORKERS)]
+    command = [str(Path(sys.executable).parent/'nbdev_test'), '--do_print', '--n_workers', str(WORKERS)]
     process = subprocess.Popen(command, cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     start, text = time.time(), ''
     for line in process.stdout:
@@ -22,14 +23,18 @@ def outcome(request):
 
 def failures(text): return set(re.findall(r'^\t(\S+)\.ipynb$', text.partition('Failed On The Following')[2], flags=re.M))
 
+def excerpt(text, stem): # what nbdev_test says about one notebook
+    m = re.search(rf'^\w+ in \S*/{stem}\.ipynb:$', text, flags=re.M)
+    return text[m.start():m.start() + 4000] if m else text[-3000:]
+
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
 def test_notebook_runs(path, outcome):
     code, ran, text = outcome
-    assert path.stem in ran, f'nbdev_test did not run {path.name}: no leading underscore, skip_exec or .notest, please\n{text[-3000:]}'
-    assert path.stem not in failures(text), text[-8000:]
+    if path.stem not in ran: pytest.fail(f'nbdev_test did not run {path.name}: no leading underscore, skip_exec or .notest, please', pytrace=False)
+    if path.stem in failures(text): pytest.fail(excerpt(text, path.stem), pytrace=False)
 
 def test_nbdev_test_ends_well(outcome):
-    assert outcome[0] == 0, outcome[2][-8000:]
+    if outcome[0]: pytest.fail(f'nbdev_test ended with {outcome[0]}\n{outcome[2][-1500:]}', pytrace=False)
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
 def test_cells_are_not_all_skipped(path):
