@@ -1,4 +1,4 @@
-# Every target makes .venv first, if it is missing or settings.ini, setup.py or pyproject.toml is newer.
+# Every target makes .venv first, if it is missing or settings.ini or setup.py is newer.
 PYTHON ?= python3
 SIZE ?= tiny
 ARGS ?=
@@ -18,7 +18,7 @@ help:
 
 install: $(READY)
 
-$(READY): settings.ini setup.py pyproject.toml
+$(READY): settings.ini setup.py
 	@test -x $(BIN)/python || { echo "creating .venv with $$($(PYTHON) --version)"; $(PYTHON) -m venv .venv; }
 	@echo "installing requirements into .venv (the first time: some GB, a few minutes)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --root-user-action=ignore -e ".[all]"

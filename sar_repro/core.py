@@ -21,7 +21,8 @@ from tqdm.std import tqdm
 __all__ = ['ROOT', 'SIZES', 'SarError', 'check_choice', 'is_test', 'shown', 'TokenizerConfig', 'ModelConfig', 'TrainConfig',
            'Size', 'get_size', 'index_uniform', 'atomic_path', 'save_json', 'save_tensors', 'load_tensors',
            'load_weights', 'save_checkpoint', 'load_checkpoint', 'default_device', 'fast_bf16', 'mixed_precision',
-           'autocast', 'git_commit', 'machine_class', 'run_record', 'plot_style', 'progress', 'to_grid', 'show_images']
+           'autocast', 'git_commit', 'machine_class', 'run_record', 'plot_style', 'progress', 'to_grid', 'show_images',
+           'save_figure']
 
 # %% ../nbs/00_core.ipynb #fb0d372b
 class SarError(Exception):
@@ -114,7 +115,7 @@ class TrainConfig:
     rollout:str = 'sample' # Codes of the rollout: 'sample' or 'argmax'
     rollout_cfg:float = 0. # Guidance of the rollout, t = cfg*(1+ratio)/2; 0 = none (no unconditional pass). Released run: 1.2
     rollout_top_k:int = 0 # Keep the k likeliest codes in the rollout (0 = all). Released run: 900
-    rollout_top_p:float = 0.96 # Nucleus of the rollout (0 = all)
+    rollout_top_p:float = 0. # Nucleus of the rollout (0 = all, an unbiased draw). Released run: 0.96
     target:str = 'hard' # Target of pass 2: 'hard' (the rollout's own code), 'soft' (the teacher-forced distribution), 'truth' (ground truth: not CSFL)
     label_smoothing:float = 0. # Of the cross-entropy against hard targets
     seed:int = 0 # Seeds data order, flips, condition dropout, drop path and rollout
@@ -135,7 +136,7 @@ class Size:
 
 _tiny_tok = TokenizerConfig(ch=32, ch_mult=(1, 2, 6), z_channels=64, latent_channels=16, vocab_size=2048, enc_blocks=1, dec_blocks=2, groups=16)
 _small_tok = replace(_tiny_tok, ch=64, ch_mult=(1, 2, 4), vocab_size=4096, latent_channels=32)
-_tiny = ModelConfig(depth=6, embed_dim=192, num_heads=3, vocab_size=2048, latent_channels=16, num_classes=27, scales=(1, 2, 3, 4, 6, 8), pos_side=16)
+_tiny = ModelConfig(depth=4, embed_dim=192, num_heads=3, vocab_size=2048, latent_channels=16, num_classes=27, scales=(1, 2, 3, 4, 6, 8), pos_side=16)
 _small = replace(_tiny, depth=8, embed_dim=512, num_heads=8, vocab_size=4096, latent_channels=32, scales=ModelConfig().scales, pos_side=32)
 
 def _published(depth, cfg): # width 64 d, d heads of 64; d24 starts its gates lower
@@ -347,3 +348,14 @@ def show_images(
     ax.set_yticks([step_y*(i + .5) for i in range(len(rows or []))], rows or [])
     ax.tick_params(length=0); sns.despine(ax=ax, left=True, bottom=True)
     return ax
+
+# %% ../nbs/00_core.ipynb #ff3dd9c3
+def save_figure(
+    fig, # matplotlib figure
+    name:str, # Name under figures/
+    **facts # What it shows: run, N, seeds, settings
+):
+    "Write figures/NAME.png, and its run record beside it; under test nothing is written."
+    if is_test(): return
+    with atomic_path(ROOT/f'figures/{name}.png') as tmp: fig.savefig(tmp, format='png', bbox_inches='tight')
+    save_json(ROOT/f'figures/{name}.json', run_record(**facts))
