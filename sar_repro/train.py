@@ -31,10 +31,13 @@ class TokenData:
         vae:FlexVAE, # Frozen tokenizer (with `.key`)
         data:ImageSet, # Pictures
         scales:tuple, # Schedule
-        cache:Path # Folder for latents
+        cache:Path, # Folder for latents
+        precision:str='auto' # 'bf16', 'fp32' or 'auto': of the encoder
     ):
         device = next(vae.parameters()).device
-        latents = latent_cache(data, lambda x: vae.encode(x.to(device)), vae.key, cache)
+        def encode(x):
+            with autocast(device, precision): return vae.encode(x.to(device))
+        latents = latent_cache(data, encode, f'{vae.key} {mixed_precision(precision, device)}', cache)
         parts = [vae.tokenize(torch.from_numpy(np.array(latents[i:i + 256])).float().flatten(0, 1).to(device), scales).cpu() for i in range(0, len(latents), 256)]
         self.tokens = torch.cat(parts).view(len(data), 2, -1).to(torch.int16 if vae.cfg.vocab_size < 2**15 else torch.int32)
         self.labels, self.scales, self.book, self.num_classes, self.name, self.stamp = data.labels, tuple(scales), vae.quantize, data.num_classes, data.name, data.fingerprint
