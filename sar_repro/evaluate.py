@@ -57,10 +57,10 @@ def feature_extractor(
     "The network behind the distances."
     from torch_fidelity.utils import create_feature_extractor
     cuda = torch.cuda.is_available()
-    if not inception_weights: return create_feature_extractor(register_effnet(), ['1280'], cuda=cuda), 'FD-EffNet'
+    if not inception_weights: return create_feature_extractor(register_effnet(), ['1280'], cuda=cuda, verbose=False), 'FD-EffNet'
     path = None if inception_weights == 'download' else Path(inception_weights)
     if path and not path.is_file(): raise SarError(f'no Inception weights at {shown(path)}: pass the path of torch-fidelity\'s weights-inception-2015-12-05-6726825d.pth, or "download", or nothing for FD-EffNet')
-    try: return create_feature_extractor('inception-v3-compat', ['2048'], cuda=cuda, feature_extractor_weights_path=path and str(path)), 'FID'
+    try: return create_feature_extractor('inception-v3-compat', ['2048'], cuda=cuda, verbose=False, feature_extractor_weights_path=path and str(path)), 'FID'
     except Exception as e: raise SarError(f'Inception weights could not be had ({type(e).__name__}): without a network pass their path, or nothing for FD-EffNet') from e
 
 @torch.no_grad()
