@@ -401,7 +401,7 @@ def sample(
     vae:FlexVAE, # Its tokenizer
     labels:torch.Tensor, # int64 (N,)
     seed:int=0, # Seed of the per-sample noise
-    batch_size:int=100, # Pictures at a time; does not change them
+    batch_size:int=100, # Pictures at a time; the noise does not depend on it, rounding does (more so in bf16)
     precision:str='auto', # 'bf16', 'fp32' or 'auto'
     first:int=0, # Index of the first sample
     **kwargs # `cfg`, `top_k`, `top_p`, ... of `generate`
