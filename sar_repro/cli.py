@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['app', 'ROOMY', 'QUIET', 'Checkpoint', 'SizeName', 'home', 'find_notebook', 'read_parameters', 'parse_value',
            'check_parameters', 'join_pairs', 'output_path', 'run', 'execute_copy', 'execute', 'execute_in_place',
-           'class_labels', 'sample', 'class_names', 'evaluate', 'parity', 'main']
+           'class_labels', 'sample', 'class_names', 'evaluate', 'parity', 'fetch', 'main']
 
 # %% ../nbs/90_cli.ipynb #c34a35a9
-import ast, os, re, sys
+import ast, os, sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Optional
@@ -107,7 +107,9 @@ def output_path(
     out:Optional[Path] # As asked for, or None
 ) -> Path:
     "Where the executed copy goes: never into `nbs/`, into a folder that can be written."
+    rank = os.environ.get('RANK', '0') # under `accelerate launch` each process keeps its own copy
     out = Path(out or home()/'runs'/'notebooks'/f'{name}.ipynb').resolve()
+    if rank != '0': out = out.with_name(f'{out.stem}.rank{rank}.ipynb')
     if out.is_relative_to(home()/'nbs'): _fail(f'--out {out.name} lies in nbs/, whose notebooks are the source of the package: choose another folder')
     try: out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as e: _fail(f'cannot write into {out.parent}: {e.strerror}')
@@ -287,16 +289,32 @@ def evaluate(
 @app.command()
 def parity(
     files:Annotated[list[Path], typer.Argument(help='Golden tensors (.safetensors) to compare with.')],
+    device:Annotated[str, typer.Option(help="Where to compute: 'cpu' or 'cuda'.")]='cpu',
 ):
     "Compare with tensors of the published code; exits with 1 if any falls short."
+    import torch
+    from sar_repro.core import check_choice
     from sar_repro.parity import check_file
+    if check_choice('device', device, ('cpu', 'cuda')) == 'cuda' and not torch.cuda.is_available(): _fail('there is no CUDA device here: leave --device out to compare on the CPU')
     short = 0
     typer.echo(f"{'tensor':40s} {'max abs':>10s} {'max rel':>10s} {'exact':>6s}")
-    for row in (r for f in files for r in check_file(f)):
+    for row in (r for f in files for r in check_file(f, device)):
         short += not row['ok']
         exact, verdict = 'yes' if row['exact'] else 'no', 'pass' if row['ok'] else 'FALLS SHORT'
         typer.echo(f"{row['name']:40s} {row['abs']:10.1e} {row['rel']:10.1e} {exact:>6s}  {verdict}")
     if short: raise typer.Exit(1)
+
+# %% ../nbs/90_cli.ipynb #b9f352af
+@app.command()
+def fetch(
+    size:Annotated[str, typer.Argument(help='d16, d20 or d24.')],
+    only:Annotated[Optional[list[str]], typer.Option(help='tokenizer, model or sar; may be repeated; default all three.')]=None,
+):
+    "Download published weights into pretrained/."
+    from sar_repro.core import check_choice, fetch_published, get_size, shown
+    get_size(size)
+    parts = [check_choice('kind of weights', p, ('tokenizer', 'model', 'sar')) for p in only or ('tokenizer', 'model', 'sar')]
+    for path in fetch_published(size, parts): typer.echo(f'{shown(path)}: {path.stat().st_size/1e9:.2f} GB')
 
 # %% ../nbs/90_cli.ipynb #4ae5ff05
 def main(

@@ -4,9 +4,10 @@
 
 # %% ../nbs/00_core.ipynb #d9f7ce8d
 from __future__ import annotations
-import json, os, platform, subprocess, sys, time
+from argparse import Namespace
+import json, os, platform, socket, subprocess, sys, zipfile
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -18,10 +19,11 @@ from safetensors.torch import save_file
 from tqdm.std import tqdm
 
 # %% auto #0
-__all__ = ['ROOT', 'SIZES', 'SarError', 'check_choice', 'is_test', 'shown', 'TokenizerConfig', 'ModelConfig', 'TrainConfig',
-           'Size', 'get_size', 'index_uniform', 'atomic_path', 'save_json', 'save_tensors', 'load_tensors',
-           'load_weights', 'save_checkpoint', 'load_checkpoint', 'default_device', 'fast_bf16', 'mixed_precision',
-           'autocast', 'git_commit', 'machine_class', 'run_record', 'plot_style', 'progress', 'to_grid', 'show_images',
+__all__ = ['ROOT', 'SIZES', 'PUBLISHED', 'NESTS', 'SarError', 'check_choice', 'is_test', 'shown', 'TokenizerConfig',
+           'ModelConfig', 'TrainConfig', 'Size', 'get_size', 'PublishedFile', 'weights_path', 'fetch_published',
+           'index_uniform', 'atomic_path', 'save_json', 'save_tensors', 'load_tensors', 'read_weights', 'load_weights',
+           'save_checkpoint', 'load_checkpoint', 'default_device', 'fast_bf16', 'mixed_precision', 'autocast',
+           'git_commit', 'machine_class', 'run_record', 'plot_style', 'progress', 'to_grid', 'show_images',
            'save_figure']
 
 # %% ../nbs/00_core.ipynb #fb0d372b
@@ -120,6 +122,8 @@ class TrainConfig:
     label_smoothing:float = 0. # Of the cross-entropy against hard targets
     seed:int = 0 # Seeds data order, flips, condition dropout, drop path and rollout
     precision:str = 'auto' # 'bf16', 'fp32', or 'auto': bf16 where the machine is fast in it
+    micro_batch:int = 0 # Images that a process holds at once; gradients of a step add up (0 = all of its share)
+    recompute:bool = False # Compute activations again in the backward pass: less memory, about a third more time
 
 # %% ../nbs/00_core.ipynb #185c6029
 @dataclass(frozen=True)
@@ -153,6 +157,52 @@ def get_size(
 ) -> Size:
     "Look a size up by name."
     return SIZES[check_choice('size', name, SIZES)]
+
+# %% ../nbs/00_core.ipynb #77a5aebf
+@dataclass(frozen=True)
+class PublishedFile:
+    "A weight file of the authors, kept in pretrained/."
+    name:str # File name
+    repo:str # Repository on the Hugging Face hub
+    what:str # What it holds
+    gigabytes:float # At least this large
+
+def _files(depth, epoch, gigabytes):
+    return dict(tokenizer=PublishedFile('FlexVAE.pth', 'jiaosiyu1999/FlexVAR', 'tokenizer', 0.29),
+                model=PublishedFile(f'FlexVARd{depth}-epo{epoch}.pth', 'jiaosiyu1999/FlexVAR', f'FlexVAR-d{depth}, the start', gigabytes),
+                sar=PublishedFile(f'SARd{depth}-epo{epoch}.pth', 'ZGZzz/SAR', f'FlexVAR-d{depth} + SAR, to compare with', gigabytes))
+
+PUBLISHED = dict(d16=_files(16, 179, 1.26), d20=_files(20, 249, 2.43), d24=_files(24, 349, 4.17))
+
+def weights_path(
+    size:str, # A name in `SIZES`
+    what:str # 'tokenizer', 'model', or for published sizes 'sar'
+) -> Path:
+    "Where weights of a size lie."
+    if size in PUBLISHED: return ROOT/'pretrained'/PUBLISHED[size][check_choice('kind of weights', what, PUBLISHED[size])].name
+    return ROOT/'pretrained'/size/f'{what}.safetensors'
+
+def _hub_answers(): # the hub's client retries for half a minute; a name that does not resolve will not
+    from urllib.parse import urlsplit
+    from huggingface_hub.constants import ENDPOINT
+    if any(os.environ.get(k) for k in ('HTTPS_PROXY', 'https_proxy', 'ALL_PROXY', 'all_proxy')): return # the proxy knows
+    url = urlsplit(ENDPOINT)
+    socket.create_connection((url.hostname, url.port or (443 if url.scheme == 'https' else 80)), timeout=5).close()
+
+def fetch_published(
+    size:str, # 'd16', 'd20' or 'd24'
+    parts:tuple=('tokenizer', 'model', 'sar') # Which files
+): # Yields the path of each file
+    "Download published weights into pretrained/; a download that was cut goes on, and the hub's checksums hold."
+    if get_size(size).name not in PUBLISHED: raise SarError(f"size {size} has no published weights: expected one of {', '.join(PUBLISHED)}")
+    from huggingface_hub import hf_hub_download
+    for f in (PUBLISHED[size][p] for p in parts):
+        try:
+            _hub_answers()
+            path = Path(hf_hub_download(f.repo, f.name, local_dir=ROOT/'pretrained', etag_timeout=10))
+        except Exception as e: # the hub's client raises a dozen types
+            raise SarError(f'{f.name} cannot be downloaded from {f.repo} ({type(e).__name__}): check the network and run `sar fetch {size}` again, or put the file into pretrained/ by hand') from e
+        yield path
 
 # %% ../nbs/00_core.ipynb #7f810452
 def index_uniform(
@@ -215,20 +265,48 @@ def _from_json(text):
     except ValueError: return text
 
 # %% ../nbs/00_core.ipynb #853f7a83
+NESTS = (('trainer', 'var_wo_ddp'), ('var_wo_ddp',), ('model',), ('state_dict',)) # where published files keep the weights
+
+def _unnest(state):
+    for keys in NESTS:
+        inner = state
+        for k in keys: inner = inner.get(k) if isinstance(inner, dict) else None
+        if isinstance(inner, dict) and any(map(torch.is_tensor, inner.values())): return inner
+    return state if isinstance(state, dict) else {}
+
+def read_weights(
+    path # .safetensors of this project, or a checkpoint written by `torch.save`
+) -> tuple: # ({name: tensor}, {fact: value}); a checkpoint has no facts
+    "Read weights from either kind of file."
+    path = Path(path)
+    if path.suffix == '.safetensors': return load_tensors(path)
+    if not path.is_file(): raise SarError(f'no such file: {shown(path)}; expected a .safetensors or .pth file')
+    try:
+        with torch.serialization.safe_globals([Namespace]): # some trainers keep their arguments beside the weights
+            state = torch.load(path, map_location='cpu', weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as e: # torn zip, code inside, wrong kind: torch raises many types
+        raise SarError(f'{shown(path)} is not a whole checkpoint of plain weights ({type(e).__name__}); get it again, files that hold code are refused') from e
+    tensors = {k.removeprefix('module.').removeprefix('_orig_mod.'): v for k, v in _unnest(state).items() if torch.is_tensor(v)}
+    if not tensors: raise SarError(f"{shown(path)} holds no weights: expected them at the top, or under {', '.join('.'.join(n) for n in NESTS)}")
+    return tensors, {}
+
+# %% ../nbs/00_core.ipynb #1563264b
 def load_weights(
     model:torch.nn.Module, # Model to fill
     tensors:dict, # Name -> tensor
     what:str='checkpoint', # How to call it in a message
-    ignore:tuple=() # Names that may be extra in `tensors`
+    ignore:tuple=(), # Names that may be extra in `tensors`
+    cause:str='it belongs to another size, pass the size it was trained with' # Said where shapes differ
 ) -> torch.nn.Module:
     "Load `tensors` into `model`; a mismatch names the tensor and both shapes."
     own = model.state_dict()
     for k, v in tensors.items():
-        if k in own and own[k].shape != v.shape:
-            raise SarError(f'{what}: {k} has shape {tuple(v.shape)}, this model wants {tuple(own[k].shape)}; it belongs to another size, pass the size it was trained with')
+        if k in own and own[k].shape != v.shape: raise SarError(f'{what}: {k} has shape {tuple(v.shape)}, this model wants {tuple(own[k].shape)}; {cause}')
     missing, extra = own.keys() - tensors.keys(), tensors.keys() - own.keys() - set(ignore)
     if missing or extra:
         raise SarError(f'{what}: {len(missing)} tensors missing ({", ".join(sorted(missing)[:3])}), {len(extra)} unknown ({", ".join(sorted(extra)[:3])}); it is not a checkpoint of this kind of model')
+    bad = [k for k in own if tensors[k].is_floating_point() and not tensors[k].isfinite().all()]
+    if bad: raise SarError(f'{what}: {bad[0]} holds values that are not finite; the file is damaged or the training diverged')
     model.load_state_dict({k: v for k, v in tensors.items() if k in own})
     return model
 

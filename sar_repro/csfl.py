@@ -9,7 +9,7 @@ from typing import Iterator
 import torch
 from torch import nn
 
-from .core import SarError, TrainConfig, check_choice
+from .core import TrainConfig, check_choice
 from .scale_ar import by_scale, token_loss
 from .ssr import Batch, rollout, student_pass, teacher_pass
 
@@ -50,6 +50,7 @@ def sar_loss(
     ce, detached = token_loss(f_t, batch.tokens, cfg.label_smoothing), f_t.detach()
     yield 'tf', ce.mean(), by_scale(ce.detach(), batch.scales)
     del f_t, ce # the first graph is not needed any more
+    if len(batch.scales) < 2: return # nothing to roll out into
     codes = rollout(model, detached, batch, cfg)
     f_s, where = student_pass(model, batch, codes, cfg, _config(model))
     csf = csf_loss(f_s, detached[:, where], codes[:, where], cfg.target, batch.tokens[:, where], cfg.label_smoothing)

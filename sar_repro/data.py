@@ -28,9 +28,9 @@ from .core import ROOT, SarError, atomic_path, check_choice, progress, save_json
 # %% auto #0
 __all__ = ['EMOJI_SOURCES', 'EMOJI_COLUMNS', 'IN_MEMORY', 'FASHION_FILES', 'FASHION_DEBIAN', 'LOADERS', 'on_white', 'emoji_key',
            'emoji_files', 'heldout_code_points', 'build_emoji64', 'emoji_table', 'to_float', 'to_uint8',
-           'resize_square', 'eval_transform', 'RandomShortSide', 'train_transform', 'read_image', 'ImageSet',
-           'load_emoji64', 'read_idx', 'fetch', 'load_fashion_mnist', 'load_cifar10', 'list_images', 'in_test',
-           'find_broken', 'load_folder', 'load_imagenet', 'load_dataset', 'latent_cache', 'encode_block']
+           'resize_square', 'eval_transform', 'RandomShortSide', 'train_transform', 'seeded_crop', 'read_image',
+           'ImageSet', 'load_emoji64', 'read_idx', 'fetch', 'load_fashion_mnist', 'load_cifar10', 'list_images',
+           'in_test', 'find_broken', 'load_folder', 'load_imagenet', 'load_dataset', 'latent_cache', 'encode_block']
 
 # %% ../nbs/01_data.ipynb #d4d3a3f1
 EMOJI_SOURCES = {
@@ -189,6 +189,19 @@ def train_transform(
     steps = [RandomShortSide(size, crop_min), v2.RandomCrop(size)]
     return v2.Compose(steps + [v2.RandomHorizontalFlip()] if flip else steps)
 
+# %% ../nbs/01_data.ipynb #725e47fb
+def seeded_crop(
+    image:torch.Tensor, # uint8 (3, H, W)
+    size:int, # Side of the result in pixels
+    u, # Four uniforms in [0, 1): share of the short side, top, left, flip
+    crop_min:float=0.88 # Smallest share of the short side that is kept
+) -> torch.Tensor: # uint8 (3, size, size)
+    "The crop and flip of `train_transform`, decided by `u`."
+    x = v2.functional.resize(image, [round(size/(crop_min + (1 - crop_min)*float(u[0])))], v2.InterpolationMode.BICUBIC, antialias=True)
+    top, left = (int(float(v)*(side - size + 1)) for v, side in zip(u[1:3], x.shape[-2:]))
+    x = x[:, top:top + size, left:left + size]
+    return x.flip(-1) if u[3] < 0.5 else x
+
 # %% ../nbs/01_data.ipynb #7610c007
 IN_MEMORY = 2*2**30 # Bytes of pixels up to which a set is held in memory
 
@@ -231,11 +244,13 @@ class ImageSet(Dataset):
     def __repr__(self): return f'{self.name} {self.split}: {len(self)} pictures of {self.size}x{self.size}, {self.num_classes} classes'
     def __getitem__(self, i): return self.picture(i), int(self.labels[i])
 
+    def raw(self, i:int) -> torch.Tensor:
+        "Picture `i` as it is stored, uint8 (3, H, W)."
+        return self.source[i] if torch.is_tensor(self.source) else read_image(Path(self.base)/self.source[i])
+
     def picture(self, i:int) -> torch.Tensor:
         "Picture `i`, uint8 (3, size, size)."
-        if self.images is not None: return self.images[i]
-        x = self.source[i] if torch.is_tensor(self.source) else read_image(Path(self.base)/self.source[i])
-        return (self.transform or eval_transform(self.size))(x)
+        return self.images[i] if self.images is not None else (self.transform or eval_transform(self.size))(self.raw(i))
 
     def batch(self, index) -> torch.Tensor:
         "Pictures `index`, uint8 (B, 3, size, size)."
@@ -349,12 +364,18 @@ def _fault(file, size, mtime): # size and mtime only make the key
 
 def find_broken(
     folder, # Folder that the paths are relative to
-    files:list # Paths
+    files:list, # Paths
+    memory=None # Folder in which to keep the verdict; None = only while this process lives
 ) -> dict: # path -> what is wrong with it
     "Decode every file, on all cores, and say which cannot be read."
-    def check(f): return _fault(str(path := Path(folder)/f), (s := os.stat(path)).st_size, s.st_mtime_ns)
-    with ThreadPoolExecutor(os.cpu_count()) as pool: faults = list(progress(pool.map(check, files), 'checking images', len(files)))
-    broken = {f: fault for f, fault in zip(files, faults) if fault}
+    stats = [os.stat(Path(folder)/f) for f in files]
+    def check(f, s): return _fault(str(Path(folder)/f), s.st_size, s.st_mtime_ns)
+    known = memory and Path(memory)/f"checked-{hashlib.sha256(json.dumps([str(folder), [[f, s.st_size, s.st_mtime_ns] for f, s in zip(files, stats)]]).encode()).hexdigest()[:24]}.json"
+    try: broken = json.loads(known.read_text())
+    except (AttributeError, OSError, ValueError): # none kept, or torn
+        with ThreadPoolExecutor(os.cpu_count()) as pool: faults = list(progress(pool.map(check, files, stats), 'checking images', len(files)))
+        broken = {f: fault for f, fault in zip(files, faults) if fault}
+        if known: save_json(known, broken)
     if broken:
         some = '; '.join(f'{f} ({fault})' for f, fault in list(broken.items())[:3])
         warnings.warn(f"{len(broken)} of {len(files)} images in {shown(folder)} cannot be read and are skipped: {some}{'; ...' if len(broken) > 3 else ''}", stacklevel=2)
@@ -364,8 +385,8 @@ def find_broken(
 def load_folder(
     root, # Folder of pictures
     split:str, # 'train' or 'test'
-    check:bool=True, # Decode every file in advance?
-    heldout:tuple=('test', 'val') # Names that a folder of held-out pictures may have
+    heldout:tuple=('test', 'val'), # Names that a folder of held-out pictures may have
+    memory=None # Folder in which `find_broken` keeps its verdict
 ) -> dict: # Arguments of `ImageSet`
     "Pictures in folders; classes are the names of the folders."
     root = Path(root)
@@ -379,7 +400,7 @@ def load_folder(
     if unknown := sorted(set(names) - set(label)):
         raise SarError(f'{_place(base)} holds pictures of class {unknown[0]!r}, which {_place(root/"train")} lacks: expected the same class folders in both')
     rows = [(f, label[c]) for f, c in zip(files, names) if own_splits or in_test(f) == (split == 'test')]
-    broken = find_broken(base, [f for f, _ in rows]) if check else {}
+    broken = find_broken(base, [f for f, _ in rows], memory)
     rows = [r for r in rows if r[0] not in broken]
     if not rows: raise SarError(f'{_place(base)} has no readable images for the {split} split ({len(files)} files in all): add pictures, or make train and test folders')
     return dict(classes=classes, labels=[c for _, c in rows], source=[f for f, _ in rows], base=base, skipped=list(broken.items()))
@@ -388,11 +409,11 @@ def load_imagenet(
     root, # Folder with train/ and val/
     split:str # 'train' or 'test' (the validation pictures)
 ) -> dict: # Arguments of `ImageSet`
-    "ImageNet as folders of classes; files are not checked in advance."
+    "ImageNet as folders of classes."
     if root is None: raise SarError('imagenet needs its folder: pass the path that holds train/ and val/, each with one folder per class')
     for part in ('train', 'val'):
         if not (Path(root)/part).is_dir(): raise SarError(f'imagenet: no folder {_place(Path(root)/part)}; expected {_place(root)}/train/<class>/*.JPEG and {_place(root)}/val/<class>/*.JPEG')
-    return load_folder(root, split, check=False, heldout=('val',))
+    return load_folder(root, split, heldout=('val',), memory=ROOT/'cache')
 
 # %% ../nbs/01_data.ipynb #d994e29d
 LOADERS = dict(emoji64=load_emoji64, fashion_mnist=load_fashion_mnist, cifar10=load_cifar10, imagenet=load_imagenet)
@@ -402,15 +423,21 @@ def load_dataset(
     size:int, # Side of a picture in pixels
     split:str='train', # 'train' or 'test' ('val' means the same)
     root=None, # Where the named set lies; None = the repository's data/
-    transform=None # Applied to each picture on access, e.g. `train_transform(size)`; None = whole picture or its middle
+    transform=None, # Applied to each picture on access, e.g. `train_transform(size)`; None = whole picture or its middle
+    limit:int=None # Take only so many, spread evenly; None = all
 ) -> ImageSet:
     "Pictures and labels by name or by path."
+    def make(name, parts):
+        n = len(parts['labels'])
+        keep = [i*n//min(limit, n) for i in range(min(limit, n))] if limit else None
+        cut = lambda v: v if keep is None else v[keep] if torch.is_tensor(v) else [v[i] for i in keep]
+        return ImageSet(name, split, size, **{**parts, 'labels': cut(parts['labels']), 'source': cut(parts['source'])}, transform=transform)
     split = 'test' if split == 'val' else check_choice('split', split, ('train', 'test'))
     if not isinstance(size, int) or size < 1: raise SarError(f'image size {size!r} is not possible: expected a positive number of pixels')
-    if name in LOADERS: return ImageSet(name, split, size, **LOADERS[name](root, split), transform=transform)
+    if name in LOADERS: return make(name, LOADERS[name](root, split))
     folder = next((p for p in (Path(name), ROOT/name) if p.is_dir()), None)
     if not folder: check_choice('dataset', str(name), [*LOADERS, 'the path of a folder of images'])
-    return ImageSet(folder.resolve().name, split, size, **load_folder(folder, split), transform=transform)
+    return make(folder.resolve().name, load_folder(folder, split))
 
 # %% ../nbs/01_data.ipynb #0a99b00e
 def latent_cache(

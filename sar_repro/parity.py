@@ -4,20 +4,22 @@
 
 # %% ../nbs/80_parity.ipynb #ac9e624d
 from __future__ import annotations
-from pathlib import Path
+from dataclasses import fields, replace
+import json, resource, subprocess, sys, time
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .core import ModelConfig, SarError, TokenizerConfig, TrainConfig, load_tensors, shown
+from .core import (ROOT, ModelConfig, SarError, TokenizerConfig, TrainConfig, autocast, default_device, get_size, load_tensors, mixed_precision,
+                            run_record, save_json, shown)
 from .csfl import sar_loss, tf_loss
-from .scale_ar import FlexVAR, generate, name_seeded
+from .scale_ar import FlexVAR, generate, name_seeded, token_loss
 from .ssr import Batch
 from .tokenizer import Codebook, FlexVAE, next_inputs
 
 # %% auto #0
-__all__ = ['TOLERANCE', 'check_model', 'check_tokenizer', 'check_losses', 'check_file']
+__all__ = ['TOLERANCE', 'LOSSES', 'check_model', 'check_tokenizer', 'check_losses', 'check_file', 'size_check', 'measure_sizes']
 
 # %% ../nbs/80_parity.ipynb #94ccb87c
 TOLERANCE = 1e-4 # largest error relative to the largest value
@@ -25,33 +27,38 @@ TOLERANCE = 1e-4 # largest error relative to the largest value
 def _row(name, ours, golden):
     "Compare one tensor: integers exactly, floats relative to the largest golden value."
     if ours.shape != golden.shape: return dict(name=name, abs=float('nan'), rel=float('nan'), exact=False, ok=False)
-    gap = (ours.double() - golden.double()).abs().max().item()
+    gap = (ours.cpu().double() - golden.cpu().double()).abs().max().item()
     rel = gap/max(golden.double().abs().max().item(), 1e-12)
     return dict(name=name, abs=gap, rel=rel, exact=gap == 0, ok=gap == 0 if not golden.is_floating_point() else rel <= TOLERANCE)
 
-def _model(config): # FlexVAR and codebook with name-seeded weights
-    cfg = ModelConfig(depth=config['depth'], embed_dim=config['embed_dim'], num_heads=config['num_heads'], vocab_size=config['vocab_size'],
-                      latent_channels=config['latent_channels'], num_classes=config['num_classes'], scales=tuple(config['patch_nums']))
+def _config(kind, config): # whatever the header says; the published value for what it leaves out
+    known = {f.name for f in fields(kind)}
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items() if k in known})
+
+def _model(config, device): # FlexVAR and codebook with name-seeded weights
+    wide = dict(embed_dim=64*config['depth'], num_heads=config['depth']) # as published
+    cfg = _config(ModelConfig, wide | config | dict(scales=config['patch_nums']))
     holder = nn.Module()
     holder.quantize = Codebook(cfg.vocab_size, cfg.latent_channels)
-    return name_seeded(FlexVAR(cfg)).eval(), name_seeded(holder).quantize.requires_grad_(False)
+    return name_seeded(FlexVAR(cfg)).eval().to(device), name_seeded(holder).quantize.requires_grad_(False).to(device)
 
 # %% ../nbs/80_parity.ipynb #dc33ba38
 @torch.no_grad()
 def check_model(
     tensors:dict, # Golden tensors
-    config:dict # Configuration from the header
+    config:dict, # Configuration from the header
+    device='cpu' # Where to compute
 ) -> list: # Rows
     "FlexVAR: teacher-forced logits, student-forced logits, drawn tokens."
-    model, book = _model(config)
-    labels, scales, rows = tensors['tf.label'], model.cfg.scales, []
+    model, book = _model(config, device)
+    labels, rows = tensors['tf.label'], []
     if 'tf.logits' in tensors: rows.append(_row('tf.logits', model(labels, tensors['tf.input']), tensors['tf.logits']))
     if 'sf.logits' in tensors:
         side = round((tensors['sf.input'].shape[1])**0.5)
         rows.append(_row('sf.logits', model(labels, tensors['sf.input'], (1, side), start=False)[:, 1:], tensors['sf.logits']))
     for name in sorted(k for k in tensors if k.startswith('gen.')):
         how = dict(form='llamagen' if 'llamagen' in name else 'var', released_seed='greedy' if 'greedy' in name else config['seed'])
-        tokens = generate(model, book, labels, cfg=config['cfg'], top_k=config['top_k'], top_p=config['top_p'], max_side=config.get('max_pn', 16), **how)
+        tokens = generate(model, book, labels, cfg=config['cfg'], top_k=config.get('top_k', 0), top_p=config.get('top_p', 0.), max_side=config.get('max_pn', 16), **how)
         rows.append(_row(name, tokens, tensors[name]))
     return rows
 
@@ -59,52 +66,100 @@ def check_model(
 @torch.no_grad()
 def check_tokenizer(
     tensors:dict, # Golden tensors
-    config:dict # Configuration from the header
+    config:dict, # Configuration from the header
+    device='cpu' # Where to compute
 ) -> list: # Rows
     "FlexVAE: latent, tokens, next-scale inputs, reconstruction."
-    cfg = TokenizerConfig(vocab_size=config['vocab_size'], latent_channels=config['latent_channels'])
-    vae, scales = name_seeded(FlexVAE(cfg)).eval(), tuple(config['patch_nums'])
+    vae, scales = name_seeded(FlexVAE(_config(TokenizerConfig, config))).eval().to(device), tuple(config['patch_nums'])
     latent = vae.encode(tensors['image'])
     tokens = vae.tokenize(latent, scales)
-    last = vae.quantize.lookup(tensors['tokens'][:, -scales[-1]**2:]).mT.unflatten(-1, (scales[-1],)*2)
-    made = dict(latent=latent, tokens=tokens, tf_input=next_inputs(vae.quantize, tensors['tokens'], scales), recon=vae.decode_latent(last))
+    made = dict(latent=latent, tokens=tokens, tf_input=next_inputs(vae.quantize, tensors.get('tokens', tokens), scales))
+    if 'recon' in tensors: # of the whole latent, quantised; where the schedule ends at its side, that is the last scale
+        side = tensors['recon'].shape[-1]//vae.cfg.factor
+        codes = vae.tokenize(tensors.get('latent', latent), (side,)) if side != scales[-1] else tensors.get('tokens', tokens)[:, -side**2:]
+        made['recon'] = vae.decode_latent(vae.quantize.lookup(codes).mT.unflatten(-1, (side, side)))
     return [_row(k, v, tensors[k]) for k, v in made.items() if k in tensors]
 
 # %% ../nbs/80_parity.ipynb #838a1062
+LOSSES = {'teacher_forcing': (tf_loss, 'hard'), 'tf_then_single_sf': (sar_loss, 'truth'), 'csfl': (sar_loss, 'hard')}
+
 def check_losses(
     tensors:dict, # Latent and labels
-    meta:dict # Header: config and expected values
+    meta:dict, # Header: config and expected values
+    device='cpu' # Where to compute
 ) -> list: # Rows
     "One training step: losses and gradient norms."
     config, rows = meta['config'], []
-    model, book = _model(config)
+    model, book = _model(config, device)
     latent, scales = tensors['latent'], model.cfg.scales
     tokens = torch.cat([book.nearest(F.interpolate(latent, size=(p, p), mode='area').flatten(2).mT) for p in scales], 1)
     batch = Batch(tokens, tensors['label'], torch.arange(len(tokens)), scales, book, model.cfg.num_classes)
     cfg = TrainConfig(cond_drop=0., rollout='argmax', sf_scales='last', gamma=config.get('sigma', 0.01), label_smoothing=config.get('label_smoothing', 0.))
-    steps = {'teacher_forcing': (tf_loss, 'hard'), 'tf_then_single_sf': (sar_loss, 'truth'), 'csfl': (sar_loss, 'hard')}
-    for kind, want in meta['expected'].items():
-        if kind not in steps: raise SarError(f'unknown training step {kind!r}: expected one of {", ".join(steps)}')
-        loss_fn, target = steps[kind]
-        model.zero_grad(); got = {}
-        for name, loss, values in loss_fn(model, batch, TrainConfig(**{**cfg.__dict__, 'target': target})): loss.backward(); got[name] = loss.item()
-        ours = dict(total=sum(got.values()))
-        if 'csf' in got: ours |= dict(teacher_loss=got['tf'], student_loss=got['csf']/cfg.gamma)
-        ours |= {f'|grad {k}|': p.grad.norm().item() for k, p in model.named_parameters() if k in want['grad_norms']}
-        golden = {k: want[k] for k in ours if k in want} | {f'|grad {k}|': v for k, v in want['grad_norms'].items()}
-        rows += [_row(f'{kind}: {k}', torch.tensor(ours[k]), torch.tensor(v)) for k, v in golden.items()]
+    for name, want in meta['expected'].items():
+        kind = want.get('mode', name)
+        if kind not in LOSSES: raise SarError(f'unknown training step {kind!r}: expected one of {", ".join(LOSSES)}')
+        loss_fn, target = LOSSES[kind]
+        model.zero_grad(); ours = dict(total=0., teacher_loss=0., student_loss=0.)
+        for part, loss, values in loss_fn(model, batch, replace(cfg, target=target)):
+            loss.backward(); ours['total'] += loss.item()
+            if kind != 'teacher_forcing': ours['teacher_loss' if part == 'tf' else 'student_loss'] = loss.item() if part == 'tf' else values[-1].item()
+        grads = {f'|grad {k}|': p.grad.norm().item() for k, p in model.named_parameters() if p.grad is not None}
+        golden = {k: want[k] for k in ours if k in want} | {f'|grad {k}|': v for k, v in want.get('grad_norms', {}).items()}
+        rows += [_row(f'{name}: {k}', torch.tensor((ours | grads)[k]), torch.tensor(v)) for k, v in golden.items()]
     return rows
 
 # %% ../nbs/80_parity.ipynb #f8bd5cf0
 def check_file(
-    path # A golden file (safetensors)
+    path, # A golden file (safetensors)
+    device='cpu' # Where to compute: 'cpu' or 'cuda'
 ) -> list: # Rows: name, abs, rel, exact, ok
     "Compare everything in a golden file; its kind is told by its own keys."
     tensors, meta = load_tensors(path)
     if 'config' not in meta: raise SarError(f'{shown(path)} has no configuration in its header: expected a golden file')
+    tensors = {k: v.to(device) for k, v in tensors.items()}
+    precise = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     try:
-        if 'expected' in meta: return check_losses(tensors, meta)
-        if 'tf.label' in tensors: return check_model(tensors, meta['config'])
-        if 'image' in tensors: return check_tokenizer(tensors, meta['config'])
+        if 'expected' in meta: return check_losses(tensors, meta, device)
+        if 'tf.label' in tensors: return check_model(tensors, meta['config'], device)
+        if 'image' in tensors: return check_tokenizer(tensors, meta['config'], device)
     except KeyError as e: raise SarError(f'{shown(path)} lacks {e}: it is not a whole golden file') from e
+    finally: torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = precise
     raise SarError(f'{shown(path)} is no golden file of a known kind: expected tensors tf.label (model), image (tokenizer), or expected losses in the header')
+
+# %% ../nbs/80_parity.ipynb #b2ab8375
+def size_check(
+    size:str, # A name in `SIZES`
+    batch_size:int=1, # Pictures
+    precision:str='auto', # 'bf16', 'fp32' or 'auto'
+    recompute:bool=True # Compute activations again in the backward pass
+) -> dict: # parameters, seconds, peak memory
+    "One forward pass and one SAR step of a size, with random weights and codes; peak memory is that of this process."
+    cfg, device = get_size(size).model, default_device()
+    torch.manual_seed(0)
+    model, book = FlexVAR(cfg).to(device), Codebook(cfg.vocab_size, cfg.latent_channels).requires_grad_(False).to(device)
+    tokens = torch.randint(cfg.vocab_size, (batch_size, cfg.seq_len), generator=torch.Generator().manual_seed(0)).to(device)
+    batch = Batch(tokens, torch.zeros(batch_size, dtype=torch.int64, device=device), torch.arange(batch_size), cfg.scales, book, cfg.num_classes)
+    opt, record = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True), dict(size=size, parameters=sum(p.numel() for p in model.parameters()))
+    with autocast(device, precision):
+        start = time.time()
+        with torch.no_grad(): record['chance'] = token_loss(model.eval()(batch.labels, next_inputs(book, tokens, cfg.scales)), tokens).mean().item()
+        record['forward_s'], start, model.recompute = time.time() - start, time.time(), recompute
+        for name, loss, _ in sar_loss(model.train(), batch, TrainConfig()): loss.backward(); record[name] = loss.item()
+    opt.step()
+    if device.type == 'cuda': torch.cuda.synchronize()
+    peak = torch.cuda.max_memory_allocated() if device.type == 'cuda' else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*1024
+    return record | dict(step_s=time.time() - start, peak_gb=peak/1e9, batch_size=batch_size, precision=mixed_precision(precision, device), recompute=recompute, device=device.type)
+
+# %% ../nbs/80_parity.ipynb #7bf281a0
+def measure_sizes(
+    *sizes # Names in `SIZES`
+):
+    "Run `size_check` on each size in a fresh process, so that peaks do not add up; writes results/published-sizes.json."
+    rows = []
+    for size in sizes:
+        code = f'import json; from sar_repro.parity import size_check; print(json.dumps(size_check({get_size(size).name!r})))'
+        done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+        if done.returncode: raise SarError(f'size {size} could not be measured: {(done.stderr.strip().splitlines() or ["killed, most likely for want of memory"])[-1]}')
+        rows.append(json.loads(done.stdout.splitlines()[-1])); print(rows[-1])
+    save_json(ROOT/'results/published-sizes.json', run_record(rows=rows))

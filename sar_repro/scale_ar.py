@@ -4,7 +4,7 @@
 
 # %% ../nbs/03_scale_ar.ipynb #1e75c036
 from __future__ import annotations
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import lru_cache
 import math
 from pathlib import Path
@@ -13,17 +13,18 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
-from .core import (ROOT, ModelConfig, SarError, autocast, get_size, index_uniform, load_tensors, load_weights,
-                            progress, shown)
+from .core import (PUBLISHED, SIZES, ModelConfig, SarError, autocast, get_size, index_uniform, load_weights, progress,
+                            read_weights, shown, weights_path)
 from .data import to_uint8
-from .tokenizer import FlexVAE, load_tokenizer, split_scales, upsample_codes, weights_path
+from .tokenizer import FlexVAE, load_tokenizer, split_scales, upsample_codes
 
 # %% auto #0
 __all__ = ['MAX_LOG_SCALE', 'RELEASED_SIDES', 'scale_index', 'causal_mask', 'attend', 'SelfAttention', 'MLP', 'Block',
            'position_table', 'AdaHead', 'FlexVAR', 'init_weights', 'name_seeded', 'drop_labels', 'path_keep',
            'token_loss', 'by_scale', 'draw_schedule', 'KVCache', 'guide', 'filter_logits', 'pick', 'generate',
-           'model_meta', 'load_model', 'load_models', 'sample']
+           'model_meta', 'model_config', 'load_model', 'load_models', 'sample']
 
 # %% ../nbs/03_scale_ar.ipynb #ced36143
 def scale_index(
@@ -143,12 +144,13 @@ class FlexVAR(nn.Module):
     ):
         super().__init__()
         self.cfg, D = cfg, cfg.embed_dim
-        self.pos_start = nn.Parameter(torch.empty(1, 1, D))
+        self.pos_start = nn.Parameter(torch.empty(1, cfg.scales[0]**2, D))
         self.pos_1LC = nn.Parameter(position_table(D, cfg.pos_side))
         self.word_embed = nn.Linear(cfg.latent_channels, D)
         self.class_emb = nn.Embedding(cfg.num_classes + 1, D)
         self.blocks = nn.ModuleList(Block(cfg) for _ in range(cfg.depth))
         self.head_nm, self.head = AdaHead(D), nn.Linear(D, cfg.vocab_size)
+        self.recompute = False # trade time for memory in the backward pass
         init_weights(self)
 
     def positions(self, scales) -> torch.Tensor: # (1, L, C)
@@ -157,14 +159,15 @@ class FlexVAR(nn.Module):
 
     def embed(self, cond, inputs, scales, start=True) -> torch.Tensor: # (B, L, C)
         "First token and embedded inputs (B, L-1, C_latent), with positions. `start` adds `pos_start` to the class."
-        first = cond[:, None] + self.pos_start if start else cond[:, None]
-        x = first if inputs is None else torch.cat([first.expand(-1, scales[0]**2, -1), self.word_embed(inputs.float()).to(first.dtype)], 1)
+        first = (cond[:, None] + (self.pos_start if start else 0*self.pos_start[:, :1])).expand(-1, scales[0]**2, -1) # times 0: several processes want every weight in the graph
+        x = first if inputs is None else torch.cat([first, self.word_embed(inputs.float()).to(first.dtype)], 1)
         return x + self.positions(scales)
 
     def trunk(self, x, cond, mask=None, caches=None, keep=None) -> torch.Tensor: # (B, L, C)
         "All blocks. `keep` (2 depth, B) holds drop-path factors; None outside training."
         for i, block in enumerate(self.blocks):
-            x = block(x, cond, mask, None if caches is None else caches[i], (None, None) if keep is None else keep[2*i:2*i + 2])
+            args = x, cond, mask, None if caches is None else caches[i], (None, None) if keep is None else keep[2*i:2*i + 2]
+            x = checkpoint(block, *args, use_reentrant=False) if self.recompute and torch.is_grad_enabled() else block(*args)
         return x
 
     def forward(self, labels, inputs, scales=None, start=True, keep=None) -> torch.Tensor: # (B, L, V)
@@ -279,11 +282,12 @@ def guide(
     cfg:float, # Guidance strength
     k:int, # Index of the scale, from 0
     n:int, # Number of scales
-    form:str='var' # 'var' (growing) or 'llamagen' (constant)
+    form:str='var', # 'var' (growing) or 'llamagen' (constant)
+    full:bool=False # Form 'var' at full strength, as beyond the trained side
 ) -> torch.Tensor: # (B, l, V)
     "Classifier-free guidance in either form."
-    if form == 'llamagen': return uncond + cfg*(cond - uncond)
-    t = cfg*k/max(1, min(n - 1, 9))
+    if form == 'llamagen': return uncond + (cond - uncond)*cfg
+    t = cfg if full else cfg*k/max(1, min(n - 1, 9))
     return (1 + t)*cond - t*uncond
 
 def filter_logits(
@@ -314,10 +318,11 @@ def pick(
 # %% ../nbs/03_scale_ar.ipynb #a95e5561
 RELEASED_SIDES = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 23, 24, 32) # the released sampler is greedy at any other side
 
-def _released_draw(logits, p, max_side, top_k, top_p, rng):
-    if rng is None or p not in RELEASED_SIDES or p > max_side: return logits.argmax(-1)
-    probs = filter_logits(logits, top_k, top_p).softmax(-1)
-    return torch.multinomial(probs.flatten(0, 1), 1, replacement=True, generator=rng).view(probs.shape[:2])
+def _released_draw(logits, p, max_side, top_k, top_p, rng): # rng lives on the CPU, so that every device draws alike
+    if rng is None: return logits.argmax(-1)
+    greedy = p not in RELEASED_SIDES or p > max_side
+    probs = filter_logits(logits.cpu(), 1 if greedy else top_k, top_p).softmax(-1)
+    return torch.multinomial(probs.flatten(0, 1), 1, replacement=True, generator=rng).view(probs.shape[:2]).to(logits.device)
 
 @torch.no_grad()
 def generate(
@@ -333,25 +338,25 @@ def generate(
     form:str='var', # Guidance form, see `guide`
     prefix:torch.Tensor=None, # int64 (B, l): tokens of the first scales that are given, not drawn
     released_seed=None, # Draw as the released code does: an int, or 'greedy'
-    max_side:int=16 # Released code: greedy above this side
+    max_side:int=16 # Above this side guidance is at full strength (and the released code greedy)
 ) -> torch.Tensor: # int64 (B, L)
     "Draw all scales, coarse to fine."
     scales = tuple(scales or model.cfg.scales); L = sum(p*p for p in scales)
     B, dev = len(labels), model.head.weight.device
-    guided = cfg != (1. if form == 'llamagen' else 0.)
+    guided = released_seed is not None or cfg != (1. if form == 'llamagen' else 0.)
     y = torch.cat([labels, torch.full_like(labels, model.cfg.num_classes)]) if guided else labels
     cond, pos, caches = model.class_emb(y.to(dev)), model.positions(scales), [KVCache(L) for _ in model.blocks]
-    rng = torch.Generator(dev).manual_seed(released_seed) if isinstance(released_seed, int) else None
+    rng = torch.Generator().manual_seed(released_seed) if isinstance(released_seed, int) else None
     noise = None if seed is None else index_uniform(seed, range(B) if index is None else index, L).to(dev)
-    x, tokens, at = cond[:, None] + model.pos_start + pos[:, :1], [], 0
+    x, tokens, at = cond[:, None] + model.pos_start + pos[:, :scales[0]**2], [], 0
     for k, p in enumerate(scales):
         span = slice(at, at + p*p); at += p*p
         given = prefix is not None and prefix.shape[1] >= at
-        h = model.trunk(x.expand(-1, p*p, -1) if k == 0 else x, cond, caches=caches)
+        h = model.trunk(x, cond, caches=caches)
         if given: chosen = prefix[:, span].to(dev)
         else:
             logits = model.head(model.head_nm(h, cond)).float()
-            if guided: logits = guide(logits[:B], logits[B:], cfg, k, len(scales), form)
+            if guided: logits = guide(logits[:B], logits[B:], cfg, k, len(scales), form, p > max_side)
             chosen = _released_draw(logits, p, max_side, top_k, top_p, rng) if released_seed is not None else \
                      pick(filter_logits(logits, top_k, top_p) if noise is not None else logits, None if noise is None else noise[:, span])
         tokens.append(chosen)
@@ -369,23 +374,37 @@ def model_meta(
     "Header of a model's weight file."
     return dict(kind='FlexVAR', config=asdict(cfg), **more)
 
+def model_config(
+    tensors:dict, # Weights of a FlexVAR
+    like:ModelConfig=ModelConfig() # Gives what weights do not tell: schedule and how training started
+) -> ModelConfig:
+    "Depth, width, heads, codes and classes, read off the weights."
+    shape = lambda name: tensors[name].shape
+    V, D = shape('head.weight')[0], shape('word_embed.weight')[0]
+    return replace(like, depth=1 + max(int(k.split('.')[1]) for k in tensors if k.startswith('blocks.')), embed_dim=D, num_heads=shape('blocks.0.attn.scale_mul_1H11')[1], vocab_size=V,
+                   latent_channels=shape('word_embed.weight')[1], num_classes=shape('class_emb.weight')[0] - 1, mlp_ratio=shape('blocks.0.ffn.fc1.weight')[0]/D, pos_side=shape('pos_1LC')[-1])
+
+def _likely_cause(have, size): # what a checkpoint of other shapes probably is
+    fits = [n for n, s in SIZES.items() if (s.model.depth, s.model.embed_dim) == (have.depth, have.embed_dim)]
+    if fits == [size]: return f'depth and width are those of size {size}, so it was trained with another tokenizer'
+    return f"it has depth {have.depth} and width {have.embed_dim}, " + (f'which is size {fits[0]}: pass that size' if fits else f"which is none of the sizes {', '.join(SIZES)}")
+
 def load_model(
     size:str='tiny', # A name in `SIZES`
-    path=None # Weights; None = the shipped ones
+    path=None # Weights, ours or published; None = those of the size
 ) -> FlexVAR: # In evaluation mode, without gradients
-    "Load a trained model."
-    path = Path(path or weights_path(get_size(size).name, 'model'))
-    if not path.exists(): raise SarError(f'no model at {shown(path)}: train one with `sar run 07_train -p init scratch -p method tf`, or pass the path of another')
-    tensors, meta = load_tensors(path)
-    if 'config' in meta and meta.get('kind') != 'FlexVAR': raise SarError(f"{shown(path)} holds a {meta.get('kind')}, expected a FlexVAR")
-    cfg = get_size(size).model
-    if 'config' in meta: # class count may differ from the size's: it follows the data
-        have = {k: tuple(v) if isinstance(v, list) else v for k, v in meta['config'].items()}
-        want = {**asdict(cfg), 'num_classes': have['num_classes']}
-        wrong = [f'{k} {have[k]} (size {size}: {v})' for k, v in want.items() if have.get(k) != v]
-        if wrong: raise SarError(f"{shown(path)} is a model of another size: {', '.join(wrong[:3])}; pass the size it was trained with")
-        cfg = ModelConfig(**want)
-    return load_weights(FlexVAR(cfg), tensors, shown(path)).eval().requires_grad_(False)
+    "Load a trained model; the class count follows the weights, all else must be the size's."
+    path, cfg = Path(path or weights_path(get_size(size).name, 'model')), get_size(size).model
+    hint = f'run `sar fetch {size}`' if size in PUBLISHED else 'train one with `sar run 07_train -p init scratch -p method tf`'
+    if not path.exists(): raise SarError(f'no model at {shown(path)}: {hint}, or pass the path of another')
+    tensors, meta = read_weights(path)
+    if meta.get('kind', 'FlexVAR') != 'FlexVAR' or 'pos_1LC' not in tensors: raise SarError(f"{shown(path)} holds a {meta.get('kind', 'model of another kind')}, expected a FlexVAR")
+    have = model_config(tensors, cfg)
+    cfg = replace(cfg, num_classes=have.num_classes)
+    trained = tuple(meta['config']['scales']) if 'config' in meta else cfg.scales
+    if have == cfg and trained != cfg.scales: raise SarError(f"{shown(path)} was trained on the schedule {trained}, size {size} has {cfg.scales}; pass the size it was trained with")
+    with torch.device('meta'): model = FlexVAR(cfg)
+    return load_weights(model.to_empty(device='cpu'), tensors, shown(path), ('attn_bias_for_masking',), _likely_cause(have, size)).eval().requires_grad_(False)
 
 def load_models(
     size:str='tiny', # A name in `SIZES`

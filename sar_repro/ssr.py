@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from .core import SarError, TrainConfig, check_choice, index_uniform
+from .core import TrainConfig, check_choice, index_uniform
 from .scale_ar import drop_labels, filter_logits, path_keep, pick
-from .tokenizer import Codebook, next_inputs, split_scales, upsample_codes
+from .tokenizer import Codebook, next_inputs, upsample_codes
 
 # %% auto #0
 __all__ = ['STREAMS', 'Batch', 'teacher_pass', 'rollout_guide', 'rollout', 'student_pass']
@@ -55,7 +55,7 @@ def rollout_guide(
     scales:tuple # Side lengths
 ) -> torch.Tensor: # (B, L, V)
     "Guidance of the rollout, strength rising from cfg/2 to cfg over the scales."
-    t = cond.new_tensor([0.5*cfg*(1 + k/max(1, min(len(scales) - 1, 9))) for k, p in enumerate(scales) for _ in range(p*p)])[:, None]
+    t = cond.new_tensor([0.5*cfg*(1 + k/max(1, len(scales) - 1)) for k, p in enumerate(scales) for _ in range(p*p)])[:, None]
     return (1 + t)*cond - t*uncond
 
 @torch.no_grad()

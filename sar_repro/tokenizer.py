@@ -14,15 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .core import (ROOT, SarError, TokenizerConfig, autocast, default_device, get_size, load_checkpoint,
-                            load_tensors, load_weights, progress, save_checkpoint, save_tensors, shown)
-from .data import load_dataset, to_float
+from .core import (PUBLISHED, SarError, TokenizerConfig, autocast, default_device, get_size, load_checkpoint, load_weights,
+                            progress, read_weights, save_checkpoint, save_tensors, shown, weights_path)
+from .data import to_float
 
 # %% auto #0
 __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'ResBlock', 'AttnBlock', 'Downsample', 'Upsample', 'Level', 'Encoder', 'Decoder',
            'Codebook', 'split_scales', 'upsample_codes', 'next_inputs', 'FlexVAE', 'quantize_st', 'effnet_lite0',
            'imagenet_input', 'low_features', 'perceptual', 'TokenizerTrainConfig', 'tokenizer_loss', 'revive_codes',
-           'tokenizer_optimizer', 'train_tokenizer', 'weights_path', 'load_tokenizer', 'reconstruct', 'psnr']
+           'tokenizer_optimizer', 'train_tokenizer', 'tokenizer_config', 'load_tokenizer', 'reconstruct', 'psnr']
 
 # %% ../nbs/02_tokenizer.ipynb #ebafd8b2
 class ResBlock(nn.Module):
@@ -398,25 +398,30 @@ def train_tokenizer(
     return vae.eval(), pd.DataFrame(log)
 
 # %% ../nbs/02_tokenizer.ipynb #af8e1b8c
-def weights_path(
-    size:str, # A name in `SIZES`
-    what:str # 'tokenizer' or 'model'
-) -> Path:
-    "Where shipped weights of a size lie."
-    return ROOT/'pretrained'/size/f'{what}.safetensors'
+def tokenizer_config(
+    tensors:dict # Weights of a FlexVAE
+) -> TokenizerConfig:
+    "Sizes of a tokenizer, read off its weights; groups as published where nothing tells."
+    shape = lambda name: tensors[name].shape
+    count = lambda start: len({k[len(start):].split('.')[0] for k in tensors if k.startswith(start)})
+    ch, levels = shape('encoder.conv_in.weight')[0], count('encoder.conv_blocks.')
+    return TokenizerConfig(ch=ch, ch_mult=tuple(shape(f'encoder.conv_blocks.{i}.res.0.conv1.weight')[0]//ch for i in range(levels)), z_channels=shape('quant_conv.weight')[1],
+                           vocab_size=shape('quantize.embedding.weight')[0], latent_channels=shape('quantize.embedding.weight')[1],
+                           enc_blocks=count('encoder.conv_blocks.0.res.'), dec_blocks=count('decoder.conv_blocks.0.res.'))
 
 def load_tokenizer(
     size:str='tiny', # A name in `SIZES`
-    path=None # Weights; None = the shipped ones
+    path=None # Weights, ours or published; None = those of the size
 ) -> FlexVAE: # In evaluation mode, without gradients, with `.key`, the hash of its weights
     "Load a trained tokenizer."
-    path = Path(path or weights_path(get_size(size).name, 'tokenizer'))
-    if not path.exists(): raise SarError(f'no tokenizer at {shown(path)}: train one with `train_tokenizer` (02_tokenizer) or pass the path of another')
-    tensors, meta = load_tensors(path)
-    want = get_size(size).tokenizer
-    have = TokenizerConfig(**{**meta['config'], 'ch_mult': tuple(meta['config']['ch_mult'])}) if meta.get('kind') == 'FlexVAE' else want
+    path, want = Path(path or weights_path(get_size(size).name, 'tokenizer')), get_size(size).tokenizer
+    hint = f'run `sar fetch {size}`' if size in PUBLISHED else 'train one with `train_tokenizer` (02_tokenizer)'
+    if not path.exists(): raise SarError(f'no tokenizer at {shown(path)}: {hint} or pass the path of another')
+    tensors, meta = read_weights(path)
+    if meta.get('kind', 'FlexVAE') != 'FlexVAE' or 'quant_conv.weight' not in tensors: raise SarError(f"{shown(path)} holds a {meta.get('kind', 'model of another kind')}, expected a FlexVAE")
+    have = TokenizerConfig(**{**meta['config'], 'ch_mult': tuple(meta['config']['ch_mult'])}) if 'config' in meta else replace(tokenizer_config(tensors), groups=want.groups)
     if have != want: raise SarError(f'{shown(path)} holds another tokenizer ({have}) than size {size} ({want}); pass the size it was trained with')
-    vae = load_weights(FlexVAE(want), tensors, shown(path)).eval().requires_grad_(False)
+    vae = load_weights(FlexVAE(want), tensors, shown(path), ignore=('quantize.codebook_used',)).eval().requires_grad_(False)
     vae.key = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     return vae
 

@@ -4,8 +4,10 @@
 
 # %% ../nbs/07_train.ipynb #922d8d4b
 from __future__ import annotations
-from dataclasses import asdict
-import hashlib, json, math, time, warnings
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import asdict, replace
+import hashlib, json, math, os, time, warnings
 from pathlib import Path
 
 import numpy as np
@@ -13,18 +15,40 @@ import pandas as pd
 import torch
 from torch import nn
 
-from .core import (ModelConfig, SarError, TrainConfig, atomic_path, autocast, index_uniform, load_checkpoint,
-                            mixed_precision, progress, save_checkpoint, save_tensors, shown)
+from .core import (PUBLISHED, ROOT, SarError, TrainConfig, atomic_path, autocast, default_device, get_size, index_uniform, load_checkpoint,
+                            mixed_precision, progress, save_checkpoint, save_json, save_tensors, shown, weights_path)
 from .csfl import get_loss
-from .data import ImageSet, latent_cache
-from .scale_ar import FlexVAR, by_scale, model_meta, token_loss
+from .data import ImageSet, latent_cache, seeded_crop, to_float
+from .scale_ar import FlexVAR, by_scale, draw_schedule, load_model, model_meta, token_loss
 from .ssr import STREAMS, Batch, teacher_pass
-from .tokenizer import Codebook, FlexVAE
+from .tokenizer import FlexVAE, load_tokenizer
 
 # %% auto #0
-__all__ = ['NO_DECAY', 'TokenData', 'param_groups', 'lr_at', 'heldout_loss', 'RunFolder', 'train', 'weights_hash']
+__all__ = ['NO_DECAY', 'ADM_REFERENCE', 'PRETRAINED', 'encoder', 'cached_latents', 'TokenData', 'LatentData', 'param_groups',
+           'lr_at', 'heldout_loss', 'RunFolder', 'train', 'weights_hash', 'imagenet_folder', 'requirements', 'regime',
+           'banner', 'published_recipe', 'start_models']
 
 # %% ../nbs/07_train.ipynb #f58162a5
+def encoder(
+    vae:FlexVAE, # Frozen tokenizer
+    precision:str='auto' # 'bf16', 'fp32' or 'auto'
+): # Function: float pictures (B, 3, H, W) on any device -> latents (B, C, h, w)
+    "The tokenizer's encoder in mixed precision."
+    device = next(vae.parameters()).device
+    def encode(x):
+        with torch.no_grad(), autocast(device, precision): return vae.encode(x.to(device))
+    return encode
+
+def cached_latents(
+    vae:FlexVAE, # Frozen tokenizer (with `.key`)
+    data:ImageSet, # Pictures
+    cache:Path, # Folder
+    precision:str='auto' # 'bf16', 'fp32' or 'auto'
+) -> np.memmap: # float16 (N, 2, C, h, w)
+    "`latent_cache` of a tokenizer, in blocks that fit into memory at the pictures' size."
+    key = f'{vae.key} {mixed_precision(precision, next(vae.parameters()).device)}'
+    return latent_cache(data, encoder(vae, precision), key, cache, batch_size=max(4, min(64, 2**20//data.size**2)))
+
 class TokenData:
     "Tokens of a data set, with mirror images, and the batches made of them."
     def __init__(self,
@@ -34,10 +58,7 @@ class TokenData:
         cache:Path, # Folder for latents
         precision:str='auto' # 'bf16', 'fp32' or 'auto': of the encoder
     ):
-        device = next(vae.parameters()).device
-        def encode(x):
-            with autocast(device, precision): return vae.encode(x.to(device))
-        latents = latent_cache(data, encode, f'{vae.key} {mixed_precision(precision, device)}', cache)
+        device, latents = next(vae.parameters()).device, cached_latents(vae, data, cache, precision)
         parts = [vae.tokenize(torch.from_numpy(np.array(latents[i:i + 256])).float().flatten(0, 1).to(device), scales).cpu() for i in range(0, len(latents), 256)]
         self.tokens = torch.cat(parts).view(len(data), 2, -1).to(torch.int16 if vae.cfg.vocab_size < 2**15 else torch.int32)
         self.labels, self.scales, self.book, self.num_classes, self.name, self.stamp = data.labels, tuple(scales), vae.quantize, data.num_classes, data.name, data.fingerprint
@@ -48,7 +69,8 @@ class TokenData:
         ids, # Indices of samples (B,)
         seed:int=0, # Seed of the run
         epoch:int=None, # Epoch, which makes the noise differ; None = no flips (evaluation)
-        device=None # torch.device
+        device=None, # torch.device
+        step:int=0 # Step of the run; not needed while the schedule is fixed
     ) -> Batch:
         "A batch of tokens."
         ids = torch.as_tensor(ids)
@@ -58,6 +80,46 @@ class TokenData:
 
     def order(self, seed, epoch): # a permutation that depends on seed and epoch alone
         return torch.from_numpy(np.random.Generator(np.random.Philox(key=[seed, 10**6 + epoch])).permutation(len(self)))
+
+# %% ../nbs/07_train.ipynb #47a8514a
+class LatentData:
+    "Training pictures as cached latents or as fresh crops; tokens are made batch by batch, on a schedule drawn for each step."
+    def __init__(self,
+        vae:FlexVAE, # Frozen tokenizer (with `.key`)
+        data:ImageSet, # Pictures
+        scales:tuple, # Default schedule
+        cache:Path, # Folder for latents
+        precision:str='auto', # 'bf16', 'fp32' or 'auto': of the encoder
+        crops:bool=False, # A fresh crop each time, instead of the cached middle and its mirror image
+        drawn:bool=True # Draw schedules as in `draw_schedule`; else the default one always
+    ):
+        self.vae, self.data, self.crops, self.drawn, self.encode = vae, data, crops, drawn, encoder(vae, precision)
+        self.latents = None if crops else cached_latents(vae, data, cache, precision)
+        self.labels, self.scales, self.book, self.num_classes, self.name = data.labels, tuple(scales), vae.quantize, data.num_classes, data.name
+        self.stamp = f"{data.fingerprint} {'crops' if crops else 'cache'} {'drawn' if drawn else 'fixed'}"
+
+    def __len__(self): return len(self.labels)
+    order = TokenData.order
+
+    def schedule(self, seed, step): # the same on every process
+        return draw_schedule(np.random.Generator(np.random.Philox(key=[seed, 2*10**6 + step])), self.scales) if self.drawn else self.scales
+
+    def _crops(self, ids, u): # float (B, 3, H, W); threads decode, the numbers decide
+        cut = lambda i, v: seeded_crop(self.data.raw(i), self.data.size, v)
+        with ThreadPoolExecutor(os.cpu_count()) as pool: return to_float(torch.stack(list(pool.map(cut, ids.tolist(), u.tolist()))))
+
+    def batch(self,
+        ids, # Indices of samples (B,)
+        seed:int=0, # Seed of the run
+        epoch:int=0, # Epoch, which makes the noise differ
+        device=None, # torch.device
+        step:int=0 # Step of the run, which decides the schedule
+    ) -> Batch:
+        "A batch of tokens on this step's schedule."
+        ids = torch.as_tensor(ids); index = ids + epoch*len(self)
+        u, scales = index_uniform(seed, index.tolist(), 4, STREAMS['flip']), self.schedule(seed, step)
+        latent = self.encode(self._crops(ids, u.roll(-1, 1))) if self.crops else torch.from_numpy(self.latents[ids.numpy(), (u[:, 0] < 0.5).long().numpy()]).to(device)
+        return Batch(self.vae.tokenize(latent, scales), self.labels[ids].to(device), index, scales, self.book, self.num_classes, seed)
 
 # %% ../nbs/07_train.ipynb #b9e9c921
 NO_DECAY = ('pos_start', 'pos_1LC', 'class_emb', 'scale_mul', 'q_bias', 'v_bias') # positions, class start, per-head scales
@@ -88,14 +150,14 @@ def lr_at(
 def heldout_loss(
     model:FlexVAR, # The model
     data:TokenData, # Held-out tokens
-    batch_size:int=128, # Samples at a time
+    batch_size:int=None, # Samples at a time; None = about 16,000 tokens
     precision:str='auto' # 'bf16', 'fp32' or 'auto'
 ) -> torch.Tensor: # (N scales,) nats a token
     "Teacher-forced cross-entropy of every scale."
     was, device, total = model.training, next(model.parameters()).device, 0.
     model.eval()
     with autocast(device, precision):
-        for ids in torch.arange(len(data)).split(batch_size):
+        for ids in torch.arange(len(data)).split(batch_size or max(1, 16640//sum(p*p for p in data.scales))):
             batch = data.batch(ids, device=device)
             ce = token_loss(teacher_pass(model, batch, TrainConfig(cond_drop=0.), model.cfg), batch.tokens)
             total = total + by_scale(ce, data.scales).cpu()*len(ids)
@@ -107,7 +169,8 @@ class RunFolder:
     "Where a run keeps settings (run.json), state (state.pt), log (log.csv) and weights (model.safetensors)."
     def __init__(self,
         path:Path, # The folder
-        facts:dict # Settings that identify the run
+        facts:dict, # Settings that identify the run
+        write:bool=True # Is this the process that writes?
     ):
         self.path, self.facts = Path(path), json.loads(json.dumps(facts, default=str))
         self.state, self.weights, self.log = (self.path/n for n in ('state.pt', 'model.safetensors', 'log.csv'))
@@ -115,9 +178,10 @@ class RunFolder:
         if known.exists():
             try: old = json.loads(known.read_text())
             except ValueError: old = None # cut short: the state below decides
-            changed = [k for k in self.facts if old and old.get(k) != self.facts[k]]
+            usual = json.loads(json.dumps(asdict(TrainConfig()))) # what a setting was before it had a name
+            changed = [k for k in self.facts if old and old.get(k, usual.get(k)) != self.facts[k]]
             if changed: raise SarError(f"{shown(self.path)} holds a run with other settings: {', '.join(f'{k} {old.get(k)} (now {self.facts[k]})' for k in changed[:4])}; pass another out_dir, or delete that folder")
-        with atomic_path(known) as tmp: tmp.write_text(json.dumps(self.facts, indent=1) + '\n')
+        if write: save_json(known, self.facts)
 
     def resume(self): # the last whole state, or None
         if not self.state.exists(): return None
@@ -134,54 +198,61 @@ def train(
     held:TokenData=None, # Held-out tokens, looked at after every epoch
     live=None, # Called with the log (DataFrame) after every epoch
     save_every:int=100, # Steps between states
-    loss_fn=None # Loss; None = the one named by `cfg.method`
+    loss_fn=None, # Loss; None = the one named by `cfg.method`
+    keep:bool=True # Write state and weights; False = log only
 ) -> pd.DataFrame: # One row an epoch
     "Train a model; run again to go on after a stop."
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
     AcceleratorState._reset_state(reset_partial_state=False) # a notebook may train twice, in different precisions
     acc = Accelerator(mixed_precision=mixed_precision(cfg.precision), cpu=not torch.cuda.is_available())
-    folder = RunFolder(out_dir, dict(asdict(cfg), data=data.stamp, start=weights_hash(model), **{'depth': model.cfg.depth, 'embed_dim': model.cfg.embed_dim}))
+    folder = RunFolder(out_dir, dict(asdict(cfg), data=data.stamp, start=weights_hash(model), **{'depth': model.cfg.depth, 'embed_dim': model.cfg.embed_dim}), acc.is_main_process)
     loss_fn = loss_fn or get_loss(cfg.method)
     steps = math.ceil(len(data)/cfg.batch_size); total = steps*cfg.epochs
     state = folder.resume() or dict(step=0, log=[], sums={}, seconds=0.)
     if 'model' in state: model.load_state_dict(state['model'])
-    model.train().requires_grad_(True)
+    model.train().requires_grad_(True); model.recompute = cfg.recompute
     opt = torch.optim.AdamW(param_groups(model, cfg.weight_decay), lr=cfg.lr, betas=cfg.betas, fused=True)
     model_, opt = acc.prepare(model, opt)
     if 'opt' in state: opt.load_state_dict(state['opt'])
     log, sums, before, t0 = state['log'], state['sums'], state['seconds'], time.time()
 
+    def add(name, value, n): # sums of n values, and how many
+        sums[name] = [a + b for a, b in zip(sums.get(name, (0., 0)), (value*n, n))]
     def save(step):
-        if acc.is_main_process:
+        if acc.is_main_process and keep:
             save_checkpoint(folder.state, dict(step=step, model=model.state_dict(), opt=opt.state_dict(), log=log, sums=sums, seconds=before + time.time() - t0))
 
     bar = progress(None, cfg.method, total=total, initial=state['step'])
     for step in range(state['step'], total):
         epoch, at = divmod(step, steps)
         if at == 0 or step == state['step']: order = data.order(cfg.seed, epoch)
-        ids = order[at*cfg.batch_size:(at + 1)*cfg.batch_size][acc.process_index::acc.num_processes]
-        batch = data.batch(ids, cfg.seed, epoch, acc.device)
+        ids = order[at*cfg.batch_size:(at + 1)*cfg.batch_size]
+        mine = ids[acc.process_index::acc.num_processes]
+        parts = mine.split(cfg.micro_batch or len(ids)) if len(mine) else [ids[:1]] # a process without a share goes along with weight 0
         for group in opt.param_groups: group['lr'] = lr_at(step, total, cfg)
-        for name, loss, values in loss_fn(model_, batch, cfg):
-            acc.backward(loss)
-            for p, v in zip(data.scales[-len(values):], values.tolist()): sums[f'{name}_{p}x{p}'] = sums.get(f'{name}_{p}x{p}', 0.) + v/steps
-            sums[name] = sums.get(name, 0.) + loss.item()/steps
+        for i, part in enumerate(parts):
+            batch, n = data.batch(part, cfg.seed, epoch, acc.device, step), len(part) if len(mine) else 0
+            with acc.no_sync(model_) if i + 1 < len(parts) else nullcontext(): # processes exchange gradients once
+                for name, loss, values in loss_fn(model_, batch, cfg):
+                    acc.backward(loss*(n*acc.num_processes/len(ids))) # processes are averaged
+                    for p, v in zip(batch.scales[-len(values):], values.tolist()): add(f'{name}_{p}x{p}', v, n)
+                    add(name, loss.item(), n)
         norm = acc.clip_grad_norm_(model_.parameters(), cfg.clip).item()
         if not math.isfinite(norm):
             raise SarError(f'loss or gradient is {norm} at step {step + 1} of {total}; the last good state stays in {shown(folder.state)}, lower lr (now {cfg.lr:g}) and use another out_dir')
         opt.step(); opt.zero_grad(set_to_none=True)
-        sums['grad'] = sums.get('grad', 0.) + norm/steps
-        bar.set_postfix_str(f"epoch {epoch + 1}/{cfg.epochs} loss {sums['tf']*steps/(at + 1):.3f}", refresh=False); bar.update()
+        add('grad', norm, len(mine))
+        bar.set_postfix_str(f"epoch {epoch + 1}/{cfg.epochs} loss {sums['tf'][0]/max(1, sums['tf'][1]):.3f}", refresh=False); bar.update()
         if at + 1 == steps:
-            row = dict(epoch=epoch + 1, step=step + 1, lr=lr_at(step, total, cfg), **sums)
+            row = dict(epoch=epoch + 1, step=step + 1, lr=lr_at(step, total, cfg), **_means(sums, acc))
             if held is not None: row.update(_heldout_row(model, held, cfg))
             log.append(row); sums = {}
             if acc.is_main_process: _write_log(folder.log, log)
             if live: live(pd.DataFrame(log))
         if (step + 1) % save_every == 0 or step + 1 == total: save(step + 1)
     bar.close(); model.eval().requires_grad_(False)
-    if acc.is_main_process:
+    if acc.is_main_process and keep:
         save_tensors(folder.weights, model.state_dict(), **model_meta(model.cfg, train=asdict(cfg), data=data.stamp))
     return pd.DataFrame(log)
 
@@ -190,6 +261,11 @@ def _heldout_row(model, held, cfg):
     values = heldout_loss(model, held, precision=cfg.precision)
     count = torch.tensor([p*p for p in held.scales], dtype=torch.float)
     return {'test': (values @ count/count.sum()).item(), **{f'test_{p}x{p}': v for p, v in zip(held.scales, values.tolist())}}
+
+def _means(sums, acc): # over the samples of all processes
+    names = sorted(sums)
+    total = acc.reduce(torch.tensor([sums[k] for k in names], dtype=torch.float64, device=acc.device), 'sum').tolist() if acc.num_processes > 1 else [sums[k] for k in names]
+    return {k: a/b for k, (a, b) in zip(names, total) if b}
 
 def _write_log(path, log):
     with atomic_path(path) as tmp: pd.DataFrame(log).round(5).to_csv(tmp, index=False)
@@ -201,3 +277,79 @@ def weights_hash(
     h = hashlib.sha256()
     for k, v in sorted(model.state_dict().items()): h.update(k.encode()); h.update(v.detach().cpu().float().numpy().tobytes())
     return h.hexdigest()[:16]
+
+# %% ../nbs/07_train.ipynb #4f26f6cd
+def imagenet_folder(
+    data_dir='' # Where to look; '' = data/imagenet of the repository
+): # Path, or None if it has no train/ and val/
+    "The folder of ImageNet, if it is there."
+    folder = Path(data_dir) if data_dir else ROOT/'data/imagenet'
+    return folder if all((folder/part).is_dir() for part in ('train', 'val')) else None
+
+def requirements(
+    size:str, # 'd16', 'd20' or 'd24'
+    data_dir='' # Where ImageNet lies
+) -> pd.DataFrame: # Columns: needed for, file, found, size, from, command
+    "What the paper's run of a size needs, and whether it is here."
+    files, folder = PUBLISHED[size], imagenet_folder(data_dir)
+    rows = [('the run', shown(weights_path(size, part)), weights_path(size, part).is_file(), f'{files[part].gigabytes} GB', f'hub: {files[part].repo}', f'sar fetch {size}') for part in ('tokenizer', 'model')]
+    rows += [('the run', f"{data_dir or 'data/imagenet'}/train and /val, one folder a class", folder is not None, '145 GB', 'image-net.org, after registration', 'unpack it, then pass -p data_dir FOLDER'),
+             ('FID', shown(ADM_REFERENCE), ADM_REFERENCE.is_file(), '2 GB', 'guided-diffusion, reference batch ImageNet 256x256', f'put it at {shown(ADM_REFERENCE)}; without it statistics of train/ are used'),
+             ('comparison', shown(weights_path(size, 'sar')), weights_path(size, 'sar').is_file(), f"{files['sar'].gigabytes} GB", f"hub: {files['sar'].repo}", f'sar fetch {size}')]
+    return pd.DataFrame(rows, columns=['needed for', 'file', 'found', 'size', 'from', 'command'])
+
+ADM_REFERENCE = ROOT/'pretrained/VIRTUAL_imagenet256_labeled.npz' # `mu` and `sigma` of ImageNet at 256x256, as the literature uses them
+
+def regime(
+    size:str, # A name in `SIZES`
+    dataset:str='auto', # As in the parameters
+    data_dir='' # Where ImageNet lies
+) -> str: # 'PAPER', 'DEMONSTRATION', or '' for sizes of this project
+    "Which run is possible."
+    if get_size(size).name not in PUBLISHED: return ''
+    needs = requirements(size, data_dir)
+    return 'PAPER' if dataset in ('auto', 'imagenet') and needs[needs['needed for'] == 'the run'].found.all() else 'DEMONSTRATION'
+
+def banner(size, dataset='auto', data_dir='') -> str: # Markdown
+    "What a run of this size will be, and what it lacks."
+    kind = regime(size, dataset, data_dir)
+    if not kind: return f'Size **{size}**: {get_size(size).expect}.'
+    needs = requirements(size, data_dir); missing = needs[~needs.found]
+    head = (f'**PAPER**: {size} on ImageNet, the published recipe, FID beside the published one.' if kind == 'PAPER' else
+            f'**DEMONSTRATION**: {size} as published, but not the published run. A few steps on embedded pictures at 256x256, from '
+            f"{'the published weights' if weights_path(size, 'model').is_file() else 'random weights'}; samples and losses mean nothing, and no FID is printed.")
+    table = '\n'.join(['', '| missing | needed for | size | from | how |', '|---|---|---|---|---|'] + [f"| {r.file} | {r['needed for']} | {r['size']} | {r['from']} | {f'`{r.command}`' if r.command.startswith('sar ') else r.command} |" for _, r in missing.iterrows()])
+    return head + ('\n' + table if len(missing) else '')
+
+# %% ../nbs/07_train.ipynb #e11e7625
+PRETRAINED = dict(d16=180, d20=250, d24=350) # epochs of the published weights; SAR takes them ten further
+
+def published_recipe(
+    size:str, # 'd16', 'd20' or 'd24'
+    epochs:int=10, # Last epochs of the schedule
+    batch_size:int=768 # Pictures a step
+) -> dict: # Fields of `TrainConfig`
+    "Learning rates of the tail of the published schedule."
+    falling, end = (PRETRAINED[size] + 10)*0.93, 0.01 if size == 'd24' else 0.1
+    start = end + (1 - end)*min(1., epochs/falling)
+    return dict(batch_size=batch_size, lr=(8e-5 if size == 'd24' else 1e-4)*batch_size/256*start, lr_end=end/start, flat=0.)
+
+# %% ../nbs/07_train.ipynb #0493f9ce
+def start_models(
+    size:str, # A name in `SIZES`
+    init:str='shipped', # 'shipped', 'scratch', or the path of weights
+    num_classes:int=None, # Classes of a model from scratch; None = the size's
+    seed:int=0, # Of random weights
+    random:bool=False # May weights that are missing be random? (demonstration)
+) -> tuple: # FlexVAE, FlexVAR, on the default device
+    "Tokenizer and model that a run starts from."
+    spec, device = get_size(size), default_device()
+    if random and not weights_path(size, 'tokenizer').is_file():
+        torch.manual_seed(seed)
+        vae = FlexVAE(spec.tokenizer).eval().requires_grad_(False); vae.key = f'random {seed}'
+    else: vae = load_tokenizer(size)
+    if init == 'scratch' or (random and init == 'shipped' and not weights_path(size, 'model').is_file()):
+        torch.manual_seed(seed)
+        model = FlexVAR(replace(spec.model, num_classes=num_classes or spec.model.num_classes))
+    else: model = load_model(size, None if init == 'shipped' else init)
+    return vae.to(device), model.to(device)

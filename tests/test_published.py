@@ -1,0 +1,55 @@
+"A d16 checkpoint of published names and shapes: loads, draws, is saved and loaded again; and what is said without one."
+import json
+import pytest, torch
+from conftest import ROOT, sar, sar_process
+from sar_repro.core import SIZES, SarError, load_tensors, save_tensors
+from sar_repro.scale_ar import load_model, model_meta, sample
+from sar_repro.tokenizer import load_tokenizer
+
+def names(kind): return json.loads((ROOT/f'data/golden/{kind}_state_dict.json').read_text())
+
+def write(kind, path, *nest, **change):
+    "Random weights of the published names and shapes, nested as the published files are."
+    g = torch.Generator().manual_seed(0)
+    state = {k: torch.randn(change.get(k, shape), generator=g)*0.02 for k, shape in names(kind).items()}
+    for k in reversed(nest): state = {k: state, 'epoch': 179}
+    torch.save(state, path)
+
+@pytest.fixture(scope='module')
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('published')
+    write('flexvae', folder/'FlexVAE.pth', 'model')
+    write('flexvar_d16', folder/'FlexVARd16-epo179.pth', 'trainer', 'var_wo_ddp')
+    return folder
+
+def test_d16_loads_samples_saves_and_reloads(files, tmp_path):
+    vae, model = load_tokenizer('d16', files/'FlexVAE.pth'), load_model('d16', files/'FlexVARd16-epo179.pth')
+    assert round(sum(p.numel() for p in model.parameters())/1e5) == 3156 and sum(p.numel() for p in vae.parameters()) == 72_049_827
+    spec, labels = SIZES['d16'], torch.tensor([0, 1, 207, 999])
+    draw = lambda m: sample(m, vae, labels, seed=3, cfg=spec.cfg, top_k=spec.top_k, top_p=spec.top_p)
+    pictures = draw(model)
+    assert pictures.shape == (4, 3, 256, 256) and pictures.dtype == torch.uint8 and pictures.float().std() > 0
+    save_tensors(tmp_path/'d16.safetensors', model.state_dict(), **model_meta(model.cfg))
+    again = load_model('d16', tmp_path/'d16.safetensors')
+    for (name, a), b in zip(model.state_dict().items(), again.state_dict().values()): assert torch.equal(a, b), name
+    assert torch.equal(draw(again), pictures)
+    with pytest.raises(SarError, match='blocks.*has shape.*this model wants.*depth 16 and width 1024, which is size d16: pass that size|has shape .* which is size d16'): load_model('d20', files/'FlexVARd16-epo179.pth')
+
+def test_the_class_count_follows_the_weights_and_nothing_else_does(tmp_path):
+    write('flexvar_d16', tmp_path/'few.pth', **{'class_emb.weight': [11, 1024]})
+    assert load_model('d16', tmp_path/'few.pth').cfg.num_classes == 10
+    write('flexvar_d16', tmp_path/'odd.pth', 'model', **{'head.weight': [4096, 1024], 'head.bias': [4096]})
+    with pytest.raises(SarError, match=r'head.weight has shape \(4096, 1024\), this model wants \(8912, 1024\); .*trained with another tokenizer'): load_model('d16', tmp_path/'odd.pth')
+
+def test_fetch_without_a_network_says_so_at_once(tmp_path):
+    env = dict(HF_ENDPOINT='http://127.0.0.1:9', HF_HUB_DISABLE_TELEMETRY='1', HTTPS_PROXY='', https_proxy='', ALL_PROXY='', all_proxy='')
+    done = sar_process('fetch', 'd16', env=env, timeout=30)
+    assert done.returncode == 2 and 'FlexVAE.pth cannot be downloaded from jiaosiyu1999/FlexVAR' in done.stderr and 'Traceback' not in done.stderr
+    assert sar('fetch', 'tiny').returncode == 2 and 'd16, d20, d24' in sar('fetch', 'tiny').stderr
+
+def test_parity_on_other_shapes_falls_short_when_a_token_differs(tmp_path):
+    tensors, meta = load_tensors(ROOT/'data/golden/flexvar_small.safetensors')
+    save_tensors(tmp_path/'x.safetensors', tensors | {'gen.sampled.tokens': tensors['gen.sampled.tokens'].roll(1, 1)}, **meta)
+    done = sar('parity', tmp_path/'x.safetensors')
+    assert done.returncode == 1 and 'FALLS SHORT' in done.stdout and done.stdout.count('pass') == len(tensors) - 4
+    assert sar('parity', ROOT/'data/golden/flexvar_small.safetensors').returncode == 0
