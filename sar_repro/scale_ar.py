@@ -24,7 +24,7 @@ from .tokenizer import FlexVAE, load_tokenizer, split_scales, upsample_codes
 __all__ = ['MAX_LOG_SCALE', 'RELEASED_SIDES', 'scale_index', 'causal_mask', 'attend', 'SelfAttention', 'MLP', 'Block',
            'position_table', 'AdaHead', 'FlexVAR', 'init_weights', 'name_seeded', 'drop_labels', 'path_keep',
            'token_loss', 'by_scale', 'draw_schedule', 'KVCache', 'guide', 'filter_logits', 'pick', 'generate',
-           'model_meta', 'model_config', 'load_model', 'load_models', 'sample']
+           'model_meta', 'model_config', 'load_model', 'load_models', 'group_size', 'sample']
 
 # %% ../nbs/03_scale_ar.ipynb #ced36143
 def scale_index(
@@ -414,19 +414,25 @@ def load_models(
     return load_tokenizer(size), load_model(size, checkpoint)
 
 # %% ../nbs/03_scale_ar.ipynb #75e0ed33
+def group_size(
+    cfg:ModelConfig # Sizes
+) -> int: # 100 at tiny, 20 at published sizes
+    "Pictures drawn at a time: fixed by the model alone, so that rounding is the same everywhere."
+    return max(1, min(100, 13_600//cfg.seq_len))
+
 @torch.no_grad()
 def sample(
     model:FlexVAR, # The model
     vae:FlexVAE, # Its tokenizer
     labels:torch.Tensor, # int64 (N,)
     seed:int=0, # Seed of the per-sample noise
-    batch_size:int=100, # Pictures at a time; the noise does not depend on it, rounding does (more so in bf16)
+    batch_size:int=None, # Pictures at a time; None = `group_size`. The noise does not depend on it, rounding does (more so in bf16)
     precision:str='auto', # 'bf16', 'fp32' or 'auto'
     first:int=0, # Index of the first sample
     **kwargs # `cfg`, `top_k`, `top_p`, ... of `generate`
 ) -> torch.Tensor: # uint8 (N, 3, H, W)
     "Draw pictures of the given classes."
-    device, out = model.head.weight.device, []
+    device, out, batch_size = model.head.weight.device, [], batch_size or group_size(model.cfg)
     for i in progress(range(0, len(labels), batch_size), 'sampling'):
         part = labels[i:i + batch_size]
         pad = batch_size - len(part) if len(labels) > batch_size else 0 # one shape, one way of rounding

@@ -5,6 +5,7 @@
 # %% ../nbs/05_ssr.ipynb #e879ade3
 from __future__ import annotations
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import nn
@@ -30,6 +31,9 @@ class Batch:
     none:int # Class index of 'no condition'
     seed:int = 0 # Seed of the run
 
+    @cached_property
+    def inputs(self) -> torch.Tensor: # (B, L - p_1^2, C): ground truth, enlarged; both passes may ask
+        return next_inputs(self.book, self.tokens, self.scales)
     def noise(self, stream, n): # (B, n) uniforms
         return index_uniform(self.seed, self.index.tolist(), n, STREAMS[stream]).to(self.tokens.device)
     def condition(self, rate, stream='cond'): # classes, some withheld
@@ -45,8 +49,7 @@ def teacher_pass(
     model_cfg # `ModelConfig` of the model
 ) -> torch.Tensor: # (B, L, V): f^T
     "Logits of every scale from ground-truth inputs."
-    inputs = next_inputs(batch.book, batch.tokens, batch.scales)
-    return model(batch.condition(cfg.cond_drop), inputs, batch.scales, keep=batch.keep(model_cfg) if model.training else None)
+    return model(batch.condition(cfg.cond_drop), batch.inputs, batch.scales, keep=batch.keep(model_cfg) if model.training else None)
 
 def rollout_guide(
     cond:torch.Tensor, # (B, L, V) logits with class
@@ -70,7 +73,7 @@ def rollout(
     logits = logits.detach()
     if cfg.rollout_cfg:
         nobody = torch.full_like(batch.labels, batch.none)
-        uncond = model(nobody, next_inputs(batch.book, batch.tokens, batch.scales), batch.scales)
+        uncond = model(nobody, batch.inputs, batch.scales)
         logits = rollout_guide(logits, uncond, cfg.rollout_cfg, batch.scales)
     if cfg.rollout == 'argmax': return logits.argmax(-1)
     return pick(filter_logits(logits, cfg.rollout_top_k, cfg.rollout_top_p), batch.noise('rollout', logits.shape[1]))

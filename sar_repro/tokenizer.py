@@ -145,12 +145,16 @@ class Codebook(nn.Module):
         dim:int # Width of a code, C
     ):
         super().__init__()
-        self.embedding = nn.Embedding(vocab_size, dim)
+        self.embedding, self._kept = nn.Embedding(vocab_size, dim), (None, None)
         nn.init.normal_(self.embedding.weight)
 
     def codes(self) -> torch.Tensor: # (V, C), rows of length one
-        "The normalised codebook."
-        return F.normalize(self.embedding.weight.float(), dim=-1)
+        "The normalised codebook; computed once while it is frozen."
+        w = self.embedding.weight
+        if w.requires_grad: return F.normalize(w.float(), dim=-1)
+        now = w.data_ptr(), w._version, w.device
+        if self._kept[0] != now: self._kept = now, F.normalize(w.float(), dim=-1)
+        return self._kept[1]
 
     def nearest(self, z) -> torch.Tensor: # int64 (...)
         "Index of the nearest code for each latent vector z (..., C)."

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 import hashlib, json, math, os, time, warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from .core import (PUBLISHED, ROOT, SarError, TrainConfig, atomic_path, autocast, default_device, get_size, index_uniform, load_checkpoint,
+from .core import (PUBLISHED, ROOT, SarError, TrainConfig, atomic_path, autocast, check_choice, default_device, get_size, index_uniform, load_checkpoint,
                             mixed_precision, progress, save_checkpoint, save_json, save_tensors, shown, weights_path)
 from .csfl import get_loss
 from .data import ImageSet, latent_cache, seeded_crop, to_float
@@ -25,8 +26,8 @@ from .tokenizer import FlexVAE, load_tokenizer
 
 # %% auto #0
 __all__ = ['NO_DECAY', 'ADM_REFERENCE', 'PRETRAINED', 'encoder', 'cached_latents', 'TokenData', 'LatentData', 'param_groups',
-           'lr_at', 'heldout_loss', 'RunFolder', 'train', 'weights_hash', 'imagenet_folder', 'requirements', 'regime',
-           'banner', 'published_recipe', 'start_models']
+           'lr_at', 'heldout_loss', 'RunFolder', 'train', 'tracker_name', 'weights_hash', 'imagenet_folder',
+           'requirements', 'regime', 'banner', 'published_recipe', 'start_models']
 
 # %% ../nbs/07_train.ipynb #f58162a5
 def encoder(
@@ -166,28 +167,37 @@ def heldout_loss(
 
 # %% ../nbs/07_train.ipynb #39a9f2c7
 class RunFolder:
-    "Where a run keeps settings (run.json), state (state.pt), log (log.csv) and weights (model.safetensors)."
+    "Where a run keeps settings (run.json), states (state-<step>.pt), log (log.csv) and weights (model.safetensors)."
     def __init__(self,
         path:Path, # The folder
         facts:dict, # Settings that identify the run
-        write:bool=True # Is this the process that writes?
+        write:bool=True, # Is this the process that writes?
+        newest:int=2 # States that are kept
     ):
-        self.path, self.facts = Path(path), json.loads(json.dumps(facts, default=str))
-        self.state, self.weights, self.log = (self.path/n for n in ('state.pt', 'model.safetensors', 'log.csv'))
-        known = self.path/'run.json'
-        if known.exists():
-            try: old = json.loads(known.read_text())
-            except ValueError: old = None # cut short: the state below decides
-            usual = json.loads(json.dumps(asdict(TrainConfig()))) # what a setting was before it had a name
-            changed = [k for k in self.facts if old and old.get(k, usual.get(k)) != self.facts[k]]
-            if changed: raise SarError(f"{shown(self.path)} holds a run with other settings: {', '.join(f'{k} {old.get(k)} (now {self.facts[k]})' for k in changed[:4])}; pass another out_dir, or delete that folder")
+        self.path, self.facts, self.write, self.newest = Path(path), json.loads(json.dumps(facts, default=str)), write, newest
+        self.weights, self.log, known = self.path/'model.safetensors', self.path/'log.csv', self.path/'run.json'
+        try: old = json.loads(known.read_text())
+        except (OSError, ValueError): old = None # none, or cut short: the states decide
+        usual = json.loads(json.dumps(asdict(TrainConfig()))) # what a setting was before it had a name
+        changed = [k for k in self.facts if old and old.get(k, usual.get(k)) != self.facts[k]]
+        if changed: raise SarError(f"{shown(self.path)} holds a run with other settings: {', '.join(f'{k} {old.get(k)} (now {self.facts[k]})' for k in changed[:4])}; pass another out_dir, or delete that folder")
         if write: save_json(known, self.facts)
 
-    def resume(self): # the last whole state, or None
-        if not self.state.exists(): return None
-        try: return load_checkpoint(self.state)
-        except SarError as e:
-            warnings.warn(f'{e}; starting from the beginning', stacklevel=2)
+    @property
+    def states(self): # newest first
+        return sorted(self.path.glob('state-*.pt'), reverse=True)
+
+    def save(self, step, state): # written aside, fsynced, renamed; older ones go only then
+        save_checkpoint(self.path/f'state-{step:08}.pt', dict(state, step=step, facts=self.facts))
+        for old in self.states[self.newest:]: old.unlink(missing_ok=True)
+
+    def resume(self): # the newest whole state of this run, or None; others are set aside
+        for path in self.states:
+            try: state, fault = load_checkpoint(path), None
+            except SarError as e: state, fault = {}, str(e)
+            if state.get('facts') == self.facts: return state
+            warnings.warn(f"{fault or f'{shown(path)} belongs to another run'}; set aside, going on with the one before it, or from the beginning", stacklevel=2)
+            if self.write: path.rename(path.with_suffix('.skipped'))
 
 # %% ../nbs/07_train.ipynb #2182b218
 def train(
@@ -199,13 +209,15 @@ def train(
     live=None, # Called with the log (DataFrame) after every epoch
     save_every:int=100, # Steps between states
     loss_fn=None, # Loss; None = the one named by `cfg.method`
-    keep:bool=True # Write state and weights; False = log only
+    keep:bool=True, # Write states and weights; False = log only
+    tracker:str='' # Also log to 'tensorboard' or 'wandb', through accelerate
 ) -> pd.DataFrame: # One row an epoch
     "Train a model; run again to go on after a stop."
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
     AcceleratorState._reset_state(reset_partial_state=False) # a notebook may train twice, in different precisions
-    acc = Accelerator(mixed_precision=mixed_precision(cfg.precision), cpu=not torch.cuda.is_available())
+    acc = Accelerator(mixed_precision=mixed_precision(cfg.precision), cpu=not torch.cuda.is_available(), log_with=tracker_name(tracker), project_dir=str(out_dir))
+    if tracker: acc.init_trackers('sar_repro', {k: v if isinstance(v, (int, float, str, bool)) else str(v) for k, v in asdict(cfg).items()})
     folder = RunFolder(out_dir, dict(asdict(cfg), data=data.stamp, start=weights_hash(model), **{'depth': model.cfg.depth, 'embed_dim': model.cfg.embed_dim}), acc.is_main_process)
     loss_fn = loss_fn or get_loss(cfg.method)
     steps = math.ceil(len(data)/cfg.batch_size); total = steps*cfg.epochs
@@ -220,8 +232,7 @@ def train(
     def add(name, value, n): # sums of n values, and how many
         sums[name] = [a + b for a, b in zip(sums.get(name, (0., 0)), (value*n, n))]
     def save(step):
-        if acc.is_main_process and keep:
-            save_checkpoint(folder.state, dict(step=step, model=model.state_dict(), opt=opt.state_dict(), log=log, sums=sums, seconds=before + time.time() - t0))
+        if acc.is_main_process and keep: folder.save(step, dict(model=model.state_dict(), opt=opt.state_dict(), log=log, sums=sums, seconds=before + time.time() - t0))
 
     bar = progress(None, cfg.method, total=total, initial=state['step'])
     for step in range(state['step'], total):
@@ -240,7 +251,7 @@ def train(
                     add(name, loss.item(), n)
         norm = acc.clip_grad_norm_(model_.parameters(), cfg.clip).item()
         if not math.isfinite(norm):
-            raise SarError(f'loss or gradient is {norm} at step {step + 1} of {total}; the last good state stays in {shown(folder.state)}, lower lr (now {cfg.lr:g}) and use another out_dir')
+            raise SarError(f'loss or gradient is {norm} at step {step + 1} of {total}; the last good state stays in {shown(folder.path)}, lower lr (now {cfg.lr:g}) and use another out_dir')
         opt.step(); opt.zero_grad(set_to_none=True)
         add('grad', norm, len(mine))
         bar.set_postfix_str(f"epoch {epoch + 1}/{cfg.epochs} loss {sums['tf'][0]/max(1, sums['tf'][1]):.3f}", refresh=False); bar.update()
@@ -249,9 +260,11 @@ def train(
             if held is not None: row.update(_heldout_row(model, held, cfg))
             log.append(row); sums = {}
             if acc.is_main_process: _write_log(folder.log, log)
+            if tracker: acc.log(row, step=step + 1)
             if live: live(pd.DataFrame(log))
         if (step + 1) % save_every == 0 or step + 1 == total: save(step + 1)
     bar.close(); model.eval().requires_grad_(False)
+    if tracker: acc.end_training()
     if acc.is_main_process and keep:
         save_tensors(folder.weights, model.state_dict(), **model_meta(model.cfg, train=asdict(cfg), data=data.stamp))
     return pd.DataFrame(log)
@@ -269,6 +282,15 @@ def _means(sums, acc): # over the samples of all processes
 
 def _write_log(path, log):
     with atomic_path(path) as tmp: pd.DataFrame(log).round(5).to_csv(tmp, index=False)
+
+def tracker_name(
+    tracker:str # '', 'tensorboard' or 'wandb'
+): # The same, or None
+    "Check that a tracker is known and installed."
+    if not tracker: return None
+    check_choice('tracker', tracker, ('tensorboard', 'wandb'))
+    if not find_spec(tracker): raise SarError(f'tracker {tracker} is not installed: pip install {tracker}, or leave it out; log.csv is always written')
+    return tracker
 
 def weights_hash(
     model:nn.Module # Any model

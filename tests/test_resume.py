@@ -1,17 +1,19 @@
-"A killed training run ends with the weights of an undisturbed one, bit for bit."
-import os, signal, subprocess, sys, textwrap, time
+"Training runs that are killed, starved of disk or given torn files end with the weights of an undisturbed one, bit for bit."
+import os, random, resource, signal, subprocess, sys, textwrap, time
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
 SCRIPT = textwrap.dedent('''
-    import sys, torch
-    from sar_repro.core import ModelConfig, TrainConfig
+    import os, random, resource, signal, sys, time, warnings
+    from pathlib import Path
+    import torch
+    from sar_repro.core import ModelConfig, SarError, TrainConfig
     from sar_repro.scale_ar import FlexVAR
     from sar_repro.tokenizer import Codebook
     from sar_repro.train import TokenData, train, weights_hash
+    import accelerate
+    torch.set_num_threads(1)
 
     class Toy(TokenData):
         def __init__(self, n=160, scales=(1, 2, 3), vocab=32):
@@ -20,37 +22,81 @@ SCRIPT = textwrap.dedent('''
             self.labels, self.scales, self.num_classes, self.name, self.stamp = torch.arange(n) % 3, scales, 3, 'toy', 'toy'
             torch.manual_seed(0); self.book = Codebook(vocab, 8).requires_grad_(False)
 
-    torch.set_num_threads(1); torch.manual_seed(1)
-    model = FlexVAR(ModelConfig(depth=2, embed_dim=64, num_heads=1, vocab_size=32, latent_channels=8, num_classes=3, scales=(1, 2, 3), pos_side=4))
-    data = Toy()
-    print('ready', flush=True)
-    train(model, data, TrainConfig(epochs=6, batch_size=16, lr=1e-3, precision='fp32', rollout_cfg=1.2), sys.argv[1], held=data, save_every=3)
-    print(weights_hash(model), flush=True)
+    def run(folder):
+        torch.manual_seed(1)
+        model = FlexVAR(ModelConfig(depth=2, embed_dim=64, num_heads=1, vocab_size=32, latent_channels=8, num_classes=3, scales=(1, 2, 3), pos_side=4))
+        train(model, Toy(), TrainConfig(epochs=6, batch_size=8, lr=1e-3, precision='fp32', rollout_cfg=1.2), folder, held=Toy(), save_every=3)
+        return weights_hash(model)
+
+    def child(work): # a fork, so that the libraries are loaded once for all attempts
+        pid = os.fork()
+        if not pid:
+            try: work()
+            except BaseException as e: print(type(e).__name__, e, file=sys.stderr, flush=True); os._exit(1)
+            os._exit(0)
+        return pid
 ''')
 
-def start(folder):
-    env = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1')
-    return subprocess.Popen([sys.executable, '-c', SCRIPT, str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+def python(code, *args, timeout=240):
+    return subprocess.run([sys.executable, '-c', SCRIPT + textwrap.dedent(code), *map(str, args)], capture_output=True, text=True, timeout=timeout, env=dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1'))
 
-def finish(folder):
-    run = start(folder); out, err = run.communicate(timeout=180)
-    assert run.returncode == 0, err
-    return out.split()[-1]
+def test_twenty_kills_at_random_moments_change_nothing(tmp_path):
+    done = python('''
+        folder, rng, kills, begun = Path(sys.argv[1]), random.Random(0), 0, time.time()
+        pid = child(lambda: print(run(folder/'whole'), flush=True)); assert os.waitpid(pid, 0)[1] == 0
+        whole = time.time() - begun
+        while True: # from the first step to the last write: each attempt lives for a random part of what a run takes
+            pid, until = child(lambda: print(run(folder/'killed'), flush=True)), time.time() + rng.uniform(0.01, 0.13)*whole
+            while not (over := os.waitpid(pid, os.WNOHANG)[0]) and (kills >= 20 or time.time() < until): time.sleep(0.002)
+            if over: break
+            os.kill(pid, signal.SIGKILL); os.waitpid(pid, 0); kills += 1
+        print(kills)
+    ''', tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    whole, killed, kills = done.stdout.split()
+    assert int(kills) >= 20, f'the run was over after {kills} kills: the test shows too little'
+    assert whole == killed
+    assert (tmp_path/'whole/log.csv').read_bytes() == (tmp_path/'killed/log.csv').read_bytes()
+    assert not list((tmp_path/'killed').glob('.*.tmp')) or len(list((tmp_path/'killed').glob('state-*.pt'))) <= 3
 
-def test_sigkill_and_resume_give_the_same_weights(tmp_path):
-    undisturbed = finish(tmp_path/'whole')
-    kills = 0
-    for delay in (0.15, 0.4):
-        run = start(tmp_path/'killed'); run.stdout.readline()
-        until = time.time() + 60
-        while not (tmp_path/'killed/state.pt').exists() and time.time() < until: time.sleep(0.01)
-        time.sleep(delay)
-        if run.poll() is None: run.send_signal(signal.SIGKILL); kills += 1
-        run.wait()
-    assert kills, 'the run ended before it could be killed: the test shows nothing'
-    assert finish(tmp_path/'killed') == undisturbed
+def test_full_disk_stops_with_the_last_good_state_in_place(tmp_path):
+    done = python('''
+        folder, free = Path(sys.argv[1]), resource.getrlimit(resource.RLIMIT_FSIZE)
+        def starved():
+            def no_room(*_): resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, free[1])) # a write fails as on a full disk
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN); signal.signal(signal.SIGALRM, no_room)
+            while not list(folder.glob('state-*.pt')) and not starved.armed: signal.setitimer(signal.ITIMER_REAL, float(sys.argv[2])); starved.armed = True
+            run(folder)
+        starved.armed = False
+        _, status = os.waitpid(child(starved), 0)
+        states = sorted(p.name for p in folder.glob('state-*.pt')); whole = [torch.load(folder/s, weights_only=True)['step'] for s in states]
+        print(status, len(states), min(whole, default=0), run(folder))
+    ''', tmp_path/'run', 1.0)
+    assert done.returncode == 0, done.stderr[-2000:]
+    status, states, first, weights = done.stdout.split()
+    assert status != '0' and int(states) >= 1 and int(first) > 0, 'the disk was full too early or too late: the test shows nothing'
+    assert 'SarError cannot write' in done.stderr and 'free space' in done.stderr
+    assert weights == python("print(run(Path(sys.argv[1])))", tmp_path/'other').stdout.strip()
+
+def test_torn_and_foreign_states_are_skipped_with_a_warning(tmp_path):
+    done = python('''
+        folder = Path(sys.argv[1])
+        whole = run(folder/'a'); states = sorted((folder/'a').glob('state-*.pt'))
+        states[-1].write_bytes(states[-1].read_bytes()[:5000]) # torn: the one before it serves
+        (folder/'a/state-99999999.pt').write_bytes(b'') 
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter('always'); again = run(folder/'a')
+        print(len(states), whole == again, sum('not a whole checkpoint' in str(w.message) for w in said))
+        foreign = torch.load(sorted((folder/'a').glob('state-*.pt'))[-1], weights_only=True); foreign['facts']['seed'] = 9
+        (folder/'b').mkdir(); torch.save(foreign, folder/'b/state-00000120.pt')
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter('always'); other = run(folder/'b')
+        print(whole == other, sum('belongs to another run' in str(w.message) for w in said))
+    ''', tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split() == ['2', 'True', '2', 'True', '1'], done.stdout
 
 def test_folder_without_permission_is_one_clear_error(tmp_path):
     (tmp_path/'file').write_text('not a folder')
-    run = start(tmp_path/'file'/'run'); _, err = run.communicate(timeout=180)
-    assert run.returncode != 0 and 'cannot write' in err
+    done = python("run(Path(sys.argv[1]))", tmp_path/'file'/'run')
+    assert done.returncode != 0 and 'cannot write' in done.stderr
