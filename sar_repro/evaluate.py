@@ -4,8 +4,9 @@
 
 # %% ../nbs/08_evaluate.ipynb #c85c6d90
 from __future__ import annotations
+from dataclasses import dataclass
 from functools import lru_cache
-import hashlib, json, time
+import hashlib, json, time, zipfile
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +14,18 @@ import pandas as pd
 import torch
 from torch import nn
 
-from .core import ROOT, SarError, atomic_path, get_size, progress, run_record, shown
-from .data import ImageSet, load_dataset, to_float, to_uint8
-from .scale_ar import load_models, sample
+from .core import (PUBLISHED, ROOT, SarError, atomic_path, default_device, get_size, mixed_precision, progress, read_weights, run_record, save_json,
+                            shown)
+from .data import ImageSet, find_broken, list_images, load_dataset, to_float, to_uint8
+from .scale_ar import group_size, load_models, sample
 from .tokenizer import effnet_lite0, imagenet_input, reconstruct
+from .train import weights_hash
 
 # %% auto #0
-__all__ = ['EFFNET', 'EFFNET_SIDE', 'REFERENCES', 'register_effnet', 'feature_extractor', 'image_features', 'compare',
-           'Reference', 'distance_table', 'sample_labels', 'evaluate_model']
+__all__ = ['EFFNET', 'EFFNET_SIDE', 'REFERENCES', 'QUOTED', 'register_effnet', 'feature_extractor', 'image_features', 'compare',
+           'inception_score', 'Reference', 'distance_table', 'sample_labels', 'balanced_labels', 'ShardSet',
+           'sample_shards', 'pack_npz', 'RealPictures', 'load_reference', 'make_reference_stats', 'judge',
+           'paper_table', 'evaluate_model', 'evaluate_published']
 
 # %% ../nbs/08_evaluate.ipynb #1d3a782a
 EFFNET, EFFNET_SIDE = 'effnet-lite0', 96 # name for torch-fidelity, side in pixels that the network sees
@@ -32,17 +37,17 @@ def register_effnet() -> str: # The name it is registered under
     from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
     class EffNetLite0(FeatureExtractorBase):
-        "Pooled 1280 features of EfficientNet-Lite0 from uint8 pictures (B, 3, H, W)."
+        "Pooled 1280 features and class logits of EfficientNet-Lite0 from uint8 pictures (B, 3, H, W)."
         def __init__(self, name, features_list, **kwargs):
             super().__init__(name, features_list)
             self.net = effnet_lite0()
         def forward(self, images):
-            x = imagenet_input(to_float(images), EFFNET_SIDE)
-            return (self.net.extract_features(x).mean((2, 3)),)
+            pooled = self.net.extract_features(imagenet_input(to_float(images), EFFNET_SIDE)).mean((2, 3))
+            return tuple(pooled if name == '1280' else self.net._fc(pooled) for name in self.features_list)
         @staticmethod
-        def get_provided_features_list(): return ('1280',)
+        def get_provided_features_list(): return ('1280', 'logits')
         @staticmethod
-        def get_default_feature_layer_for_metric(metric): return '1280'
+        def get_default_feature_layer_for_metric(metric): return 'logits' if metric == 'isc' else '1280'
         @staticmethod
         def can_be_compiled(): return True
         @staticmethod
@@ -53,28 +58,31 @@ def register_effnet() -> str: # The name it is registered under
 
 def feature_extractor(
     inception_weights=None # Path of torch-fidelity's Inception weights, 'download', or None for EfficientNet-Lite0
-) -> tuple: # network (uint8 pictures -> tuple of one (B, D) tensor), name of the Fréchet distance
+) -> tuple: # network (uint8 pictures -> features (B, D), logits (B, K)), name of the Fréchet distance
     "The network behind the distances."
     from torch_fidelity.utils import create_feature_extractor
     cuda = torch.cuda.is_available()
-    if not inception_weights: return create_feature_extractor(register_effnet(), ['1280'], cuda=cuda, verbose=False), 'FD-EffNet'
+    if not inception_weights: return create_feature_extractor(register_effnet(), ['1280', 'logits'], cuda=cuda, verbose=False), 'FD-EffNet'
     path = None if inception_weights == 'download' else Path(inception_weights)
     if path and not path.is_file(): raise SarError(f'no Inception weights at {shown(path)}: pass the path of torch-fidelity\'s weights-inception-2015-12-05-6726825d.pth, or "download", or nothing for FD-EffNet')
-    try: return create_feature_extractor('inception-v3-compat', ['2048'], cuda=cuda, verbose=False, feature_extractor_weights_path=path and str(path)), 'FID'
+    if path: read_weights(path) # torch-fidelity would run code that a file holds; this refuses such a file
+    try: return create_feature_extractor('inception-v3-compat', ['2048', 'logits_unbiased'], cuda=cuda, verbose=False, feature_extractor_weights_path=path and str(path)), 'FID'
     except Exception as e: raise SarError(f'Inception weights could not be had ({type(e).__name__}): without a network pass their path, or nothing for FD-EffNet') from e
 
 @torch.no_grad()
 def image_features(
     net:nn.Module, # From `feature_extractor`
-    images, # uint8 (N, 3, H, W), or an `ImageSet`
-    batch_size:int=64 # Pictures at a time
-) -> torch.Tensor: # float32 (N, D)
+    images, # uint8 (N, 3, H, W), or anything with `len` and `.batch(ids)`
+    batch_size:int=64, # Pictures at a time
+    logits:bool=False # Return class logits (N, K) as well
+): # float32 (N, D), or a pair of it and the logits
     "Features of every picture; the last, partial batch counts."
-    get = images.batch if isinstance(images, ImageSet) else lambda ids: images[ids]
+    get = images.batch if hasattr(images, 'batch') else lambda ids: images[ids]
     device, parts = next(net.parameters()).device, []
     for i in progress(range(0, len(images), batch_size), 'features'):
-        parts.append(net(get(torch.arange(i, min(i + batch_size, len(images)))).to(device))[0].float().cpu())
-    return torch.cat(parts)
+        parts.append([f.float().cpu() for f in net(get(torch.arange(i, min(i + batch_size, len(images)))).to(device))])
+    features, classes = map(torch.cat, zip(*parts))
+    return (features, classes) if logits else features
 
 # %% ../nbs/08_evaluate.ipynb #0777871b
 def compare(
@@ -93,6 +101,16 @@ def compare(
     return dict(fd=fid_statistics_to_metric(*stats, verbose=False)['frechet_inception_distance'],
                 kid=1000*kid['kernel_inception_distance_mean'], kid_sd=1000*kid['kernel_inception_distance_std'],
                 precision=prc['precision'], recall=prc['recall'], n=len(samples))
+
+# %% ../nbs/08_evaluate.ipynb #ec6d595b
+def inception_score(
+    logits:torch.Tensor, # (N, K) class logits of samples
+    splits:int=10 # Parts whose scores are averaged
+) -> tuple: # mean, sd over the parts
+    "torch-fidelity's Inception Score."
+    from torch_fidelity.metric_isc import isc_features_to_metric
+    got = isc_features_to_metric(logits, splits=min(splits, len(logits)), shuffle=True, rng_seed=2020)
+    return got['inception_score_mean'], got['inception_score_std']
 
 # %% ../nbs/08_evaluate.ipynb #6552c386
 class Reference:
@@ -154,6 +172,194 @@ def sample_labels(
     counts[(share - counts).argsort(descending=True, stable=True)[:n - int(counts.sum())]] += 1
     return torch.repeat_interleave(torch.arange(len(counts)), counts)
 
+# %% ../nbs/08_evaluate.ipynb #ee5cbff1
+def balanced_labels(
+    num_classes:int, # Classes
+    per_class:int # Samples of each
+) -> torch.Tensor: # int64 (num_classes per_class,): 0, 1, ..., 0, 1, ...
+    "As many samples of every class; each prefix is as balanced as it can be."
+    return torch.arange(num_classes).repeat(per_class)
+
+class ShardSet:
+    "Pictures in shards on disk, read when asked for."
+    def __init__(self,
+        folder # Folder written by `sample_shards`
+    ):
+        self.folder = Path(folder)
+        try: self.facts = json.loads((self.folder/'shards.json').read_text())
+        except (OSError, ValueError): raise SarError(f'{shown(folder)} holds no shards: expected shards.json from `sample_shards`') from None
+        self.n, self.per, self.side, self._maps = self.facts['n'], self.facts['per_shard'], self.facts['side'], {}
+
+    def __len__(self): return self.n
+    def path(self, i): return self.folder/f'shard-{i:05}.npy'
+    def rows(self, i): return min(self.per, self.n - i*self.per)
+    @property
+    def count(self): return -(-self.n//self.per)
+
+    def whole(self, i) -> bool:
+        "Is shard `i` there, of the right shape, to the last byte?"
+        try: return np.load(self.path(i), mmap_mode='r').shape == (self.rows(i), 3, self.side, self.side)
+        except (OSError, ValueError, EOFError): return False
+
+    def batch(self, ids) -> torch.Tensor:
+        "Pictures `ids`, uint8 (B, 3, H, W)."
+        for i in {int(j)//self.per for j in ids} - self._maps.keys():
+            if not self.whole(i): raise SarError(f'{shown(self.path(i))} is missing or torn: run the same sampling again, it draws only what is not there')
+            self._maps[i] = np.load(self.path(i), mmap_mode='r')
+        return torch.from_numpy(np.stack([self._maps[int(j)//self.per][int(j) % self.per] for j in ids]))
+
+# %% ../nbs/08_evaluate.ipynb #11a24d70
+def sample_shards(
+    model, # `FlexVAR`
+    vae, # `FlexVAE` with `.key`
+    labels:torch.Tensor, # int64 (N,)
+    folder, # Where shards go
+    seed:int=0, # Seed of the per-sample noise
+    per_shard:int=100, # Samples a file, rounded up to whole groups
+    group:int=None, # Samples that the network sees at a time; None = `group_size`
+    precision:str='auto', # 'bf16', 'fp32' or 'auto'
+    process:int=0, # Index of this process ...
+    processes:int=1, # ... of so many; shards go round
+    **how # `cfg`, `top_k`, `top_p`, ... of `generate`
+) -> ShardSet:
+    "Draw what is missing; run again after a stop."
+    group = group or group_size(model.cfg)
+    per_shard, device = -(-per_shard//group)*group, model.head.weight.device
+    facts = dict(weights=weights_hash(model), tokenizer=vae.key, labels=hashlib.sha256(labels.cpu().numpy().tobytes()).hexdigest()[:16], n=len(labels), seed=seed, group=group,
+                 per_shard=per_shard, side=model.cfg.scales[-1]*vae.cfg.factor, precision=mixed_precision(precision, device), **how)
+    _claim(Path(folder), json.loads(json.dumps(facts, default=str)))
+    shards = ShardSet(folder)
+    for i in progress(range(process, shards.count, processes), 'shards'):
+        if shards.whole(i): continue
+        first, part = i*per_shard, labels[i*per_shard:(i + 1)*per_shard]
+        padded = torch.cat([part, part[-1:].expand(-len(part) % group)]) # one shape, one way of rounding
+        pictures = sample(model, vae, padded, seed=seed, batch_size=group, precision=precision, first=first, **how)[:len(part)]
+        with atomic_path(shards.path(i)) as tmp, open(tmp, 'wb') as f: np.save(f, pictures.numpy())
+    return shards
+
+def _claim(folder, facts): # the folder belongs to one set of samples
+    known = folder/'shards.json'
+    try: old = json.loads(known.read_text())
+    except (OSError, ValueError): return save_json(known, facts)
+    changed = [k for k in facts.keys() | old.keys() if old.get(k) != facts.get(k)]
+    if changed: raise SarError(f"{shown(folder)} holds other samples: {', '.join(f'{k} {old.get(k)} (now {facts.get(k)})' for k in sorted(changed)[:4])}; pass another folder, or delete that one")
+
+# %% ../nbs/08_evaluate.ipynb #64bcf9e6
+def pack_npz(
+    images, # `ShardSet`, `ImageSet`, or uint8 (N, 3, H, W)
+    path, # File to write
+    block:int=500 # Pictures in memory at a time
+) -> Path:
+    "All pictures as `arr_0`, uint8 (N, H, W, 3), as ADM's evaluator wants them."
+    get = images.batch if hasattr(images, 'batch') else lambda ids: images[list(ids)]
+    _, h, w = get([0])[0].shape
+    with atomic_path(path) as tmp, zipfile.ZipFile(tmp, 'w') as z, z.open('arr_0.npy', 'w', force_zip64=True) as f:
+        np.lib.format.write_array_header_1_0(f, dict(descr='|u1', fortran_order=False, shape=(len(images), h, w, 3)))
+        for i in progress(range(0, len(images), block), 'packing'): f.write(get(range(i, min(i + block, len(images)))).permute(0, 2, 3, 1).contiguous().numpy().tobytes())
+    return Path(path)
+
+# %% ../nbs/08_evaluate.ipynb #8b597e7f
+@dataclass
+class RealPictures:
+    "What samples are compared with."
+    name:str # Where it comes from
+    network:str # 'FID' (Inception) or 'FD-EffNet'
+    stats:dict # mu (D,), sigma (D, D)
+    n:int # Pictures behind `stats`; 0 = unknown
+    features:torch.Tensor = None # (M, D), or None if only statistics are known
+
+def _folder_pictures(folder, side): # all readable pictures under a folder, whatever their classes
+    files, _ = list_images(folder)
+    broken = find_broken(folder, files, ROOT/'cache' if len(files) > 10_000 else None)
+    files = [f for f in files if f not in broken]
+    if not files: raise SarError(f'{shown(folder)} holds no readable pictures: expected image files in it or in folders below it')
+    return ImageSet(Path(folder).name, 'test', side, ['any'], [0]*len(files), files, base=folder, skipped=list(broken.items()))
+
+def _statistics(features):
+    from torch_fidelity.metric_fid import fid_features_to_statistics
+    return fid_features_to_statistics(features)
+
+def load_reference(
+    source, # uint8 pictures (N, 3, H, W), anything with `.batch`, a folder, or an npz with `mu` and `sigma` or `arr_0`
+    inception_weights=None, # See `feature_extractor`
+    side:int=256 # Side to which pictures of a folder are brought
+) -> RealPictures:
+    "Reference statistics, and features where there are pictures."
+    net, network = feature_extractor(inception_weights)
+    if not isinstance(source, (str, Path)):
+        f = image_features(net, source)
+        return RealPictures(getattr(source, 'name', 'pictures'), network, _statistics(f), len(f), f)
+    path = Path(source)
+    if path.is_dir(): return load_reference(_folder_pictures(path, side), inception_weights)
+    if not path.is_file(): raise SarError(f'no reference at {shown(path)}: expected a folder of pictures, or an npz with mu and sigma')
+    try:
+        with np.load(path) as z: stored = {k: z[k] for k in ('mu', 'sigma', 'arr_0', 'network', 'n') if k in z}
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as e: raise SarError(f'{shown(path)} is not a whole npz file ({type(e).__name__}); get or make it again') from e
+    return _from_npz(stored, path, net, network)
+
+def _from_npz(stored, path, net, network):
+    f = image_features(net, torch.from_numpy(stored['arr_0']).permute(0, 3, 1, 2).contiguous()) if 'arr_0' in stored else None
+    if 'mu' not in stored or 'sigma' not in stored:
+        if f is None: raise SarError(f"{shown(path)} holds {', '.join(stored) or 'nothing known'}: expected mu and sigma, or pictures as arr_0")
+        return RealPictures(path.name, network, _statistics(f), len(f), f)
+    made_with = str(stored.get('network', 'FID' if len(stored['mu']) == 2048 else 'FD-EffNet'))
+    if made_with != network: raise SarError(f"{shown(path)} holds statistics for {made_with}, the network chosen is that of {network}: {'pass inception_weights' if made_with == 'FID' else 'leave inception_weights out'}, or another reference")
+    return RealPictures(path.name, network, dict(mu=stored['mu'], sigma=stored['sigma']), int(stored.get('n', 0)), f)
+
+def make_reference_stats(
+    folder, # Folder of pictures, of any depth
+    path, # npz to write; kept if it is there
+    side:int=256, # Side to which pictures are brought: short side resized, middle cut
+    inception_weights=None # See `feature_extractor`
+) -> Path:
+    "Statistics of a folder of pictures, to be computed once."
+    if not Path(path).is_file():
+        got = load_reference(folder, inception_weights, side)
+        with atomic_path(path) as tmp, open(tmp, 'wb') as f: np.savez(f, **got.stats, n=got.n, network=got.network)
+    return Path(path)
+
+# %% ../nbs/08_evaluate.ipynb #082ff178
+def judge(
+    samples, # uint8 (N, 3, H, W), `ShardSet`, or `ImageSet`
+    reference:RealPictures, # From `load_reference`
+    inception_weights=None, # The same as for the reference
+    seed:int=0 # Seed of KID's subsets
+) -> dict: # Fréchet distance under its name, IS, KID, precision, recall, n, n_reference
+    "All five numbers of a set of samples; NaN where the reference has no pictures."
+    from torch_fidelity.metric_fid import fid_statistics_to_metric
+    net, network = feature_extractor(inception_weights)
+    if network != reference.network: raise SarError(f'the reference was made for {reference.network}, the samples would be judged by {network}: pass the same inception_weights to both')
+    features, logits = image_features(net, samples, logits=True)
+    score = 'IS' if network == 'FID' else 'IS-EffNet'
+    fd = fid_statistics_to_metric(_statistics(features), reference.stats, verbose=False)['frechet_inception_distance']
+    other = compare(features, reference.features, seed) if reference.features is not None else dict.fromkeys(('kid', 'kid_sd', 'precision', 'recall'), float('nan'))
+    isc, sd = inception_score(logits)
+    return {network: fd, score: isc, f'{score} sd': sd, 'KID x1000': other['kid'], 'KID sd': other['kid_sd'], 'precision': other['precision'], 'recall': other['recall'],
+            'n': len(features), 'n_reference': reference.n}
+
+# %% ../nbs/08_evaluate.ipynb #57ff230a
+QUOTED = dict(d16=('310M', 2.2, (3.05, 291.3), (2.89, 266.6)), d20=('600M', 2.6, (2.41, 299.3), (2.35, 293.3)), d24=('1.0B', 3.3, (2.21, 299.1), (2.14, 315.5)))
+
+def paper_table(
+    results=None # Folder of result records; None = results/
+) -> pd.DataFrame:
+    "The published table, a measured row under each quoted one."
+    rows = []
+    for size, (params, cfg, base, sar) in QUOTED.items():
+        for method, (fid, isc) in (('base', base), ('sar', sar)):
+            model = f"FlexVAR-{size}{' + SAR' if method == 'sar' else ''}"
+            change = f'{100*(sar[0]/base[0] - 1):+.1f} %' if method == 'sar' else ''
+            rows.append(dict(model=model, params=params, FID=fid, IS=isc, change=change, status='quoted', N=50_000, settings=f'cfg {cfg}, top_k 900, top_p 0.95'))
+            rows.append(dict(model=model, params=params) | _measured(size, method, Path(results or ROOT/'results')))
+    return pd.DataFrame(rows).fillna('').set_index(['model', 'status'])
+
+def _measured(size, method, folder): # the newest record of the published protocol
+    records = [json.loads(f.read_text()) for f in sorted(folder.glob('*.json'))]
+    found = [r for r in records if isinstance(r, dict) and (r.get('protocol'), r.get('size'), r.get('method')) == ('imagenet256', size, method)]
+    if not found: return dict(status='measured', settings='not measured here')
+    r = max(found, key=lambda r: str(r.get('date', '')))
+    return dict(status='measured', FID=r['FID'], IS=r['IS'], N=r['n'], settings=f"cfg {r['cfg']}, top_k {r['top_k']}, top_p {r['top_p']}, against {r['reference']}, commit {r.get('commit', '?')}")
+
 # %% ../nbs/08_evaluate.ipynb #6f14232e
 def evaluate_model(
     size:str='tiny', # A name in `SIZES`
@@ -181,3 +387,31 @@ def evaluate_model(
     record = run_record(size=size, checkpoint=shown(checkpoint) if checkpoint else 'shipped', dataset=train.name, n=n, seed=seed, **how, features=reference.name,
                         distances=table.reset_index().round(5).to_dict('records'), seconds=round(time.time() - start, 1))
     return table, record, pictures
+
+# %% ../nbs/08_evaluate.ipynb #fad5635c
+def evaluate_published(
+    reference, # See `load_reference`
+    size:str='d16', # A name in `SIZES`
+    checkpoint=None, # Weights; None = those of the size
+    n:int=None, # Samples; None = 50 a class
+    folder=None, # Where shards go; None = runs/samples-<size>-<checkpoint>
+    seed:int=0, # Seed of the samples
+    cfg:float=None, # Guidance; None = the size's own
+    top_k:int=None, # None = the size's own
+    top_p:float=None, # None = the size's own
+    inception_weights=None, # See `feature_extractor`
+    process:int=0, # Index of this process ...
+    processes:int=1 # ... of so many
+) -> dict: # Record of the run; None for all processes but the first
+    "Class-balanced samples in shards, judged against a reference."
+    start, spec = time.time(), get_size(size)
+    vae, model = (m.to(default_device()) for m in load_models(size, checkpoint))
+    n = n or 50*model.cfg.num_classes
+    how = dict(cfg=spec.cfg if cfg is None else cfg, top_k=spec.top_k if top_k is None else top_k, top_p=spec.top_p if top_p is None else top_p)
+    name = Path(checkpoint).stem if checkpoint else 'own'
+    shards = sample_shards(model, vae, balanced_labels(model.cfg.num_classes, -(-n//model.cfg.num_classes))[:n], folder or ROOT/f'runs/samples-{size}-{name}', seed=seed, process=process, processes=processes, **how)
+    if process: return None
+    if missing := [i for i in range(shards.count) if not shards.whole(i)]: raise SarError(f'{len(missing)} of {shards.count} shards are not there yet: wait for the other processes, then run again')
+    row = judge(shards, load_reference(reference, inception_weights, shards.side), inception_weights, seed)
+    protocol = dict(protocol='imagenet256') if size in PUBLISHED and 'FID' in row and n == 50*model.cfg.num_classes else {}
+    return run_record(**protocol, size=size, method='sar' if name.startswith('SAR') else 'base', checkpoint=name, seed=seed, **how, reference=Path(str(reference)).name, seconds=round(time.time() - start, 1), **row)
