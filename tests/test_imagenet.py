@@ -21,7 +21,7 @@ SCRIPT = textwrap.dedent('''
     pictures = load_dataset('imagenet', 32, 'train', root=tree)
     print(len(pictures), pictures.num_classes, len(pictures.skipped), flush=True)
     vae, tiny = load_tokenizer('tiny'), SIZES['tiny'].model
-    data = LatentData(vae, pictures, tiny.scales, out/'cache', 'fp32', crops=crops, drawn=False)
+    data = LatentData(vae, pictures, tiny.scales, out/'cache', crops=crops, drawn=False)
     print('cached', flush=True)
     torch.manual_seed(0)
     model = FlexVAR(replace(tiny, depth=1, num_classes=1000))
