@@ -269,21 +269,33 @@ def evaluate(
     size:SizeName='tiny',
     dataset:Annotated[str, typer.Option(help='Data set whose held-out and training images are the reference.')]='emoji64',
     data_dir:Annotated[Optional[Path], typer.Option(help='Where the data set lies; default data/ of the repository.')]=None,
-    n:Annotated[int, typer.Option(min=2, help='Samples to draw.')]=2000,
+    n:Annotated[Optional[int], typer.Option(min=2, help='Samples to draw; default 2000, with --reference 50 a class.')]=None,
     cfg:Annotated[Optional[float], typer.Option(help="Guidance; default the size's.")]=None,
     top_k:Annotated[Optional[int], typer.Option(help="Codes kept, 0 for all; default the size's.")]=None,
     top_p:Annotated[Optional[float], typer.Option(help="Nucleus, 0 for all; default the size's.")]=None,
     seed:Annotated[int, typer.Option(help='Seed of the samples.')]=0,
     out:Annotated[Path, typer.Option(help='Where the numbers go.')]=Path('results.json'),
+    reference:Annotated[Optional[Path], typer.Option(help='Judge by the published protocol (class-balanced samples in shards that survive a kill) against a folder of pictures or an npz of statistics.')]=None,
+    samples:Annotated[Optional[Path], typer.Option(help='With --reference: folder of the shards; default below runs/.')]=None,
     inception_weights:Annotated[Optional[str], typer.Option(help="torch-fidelity's Inception weights (a path, or 'download'); without them distances are FD-EffNet, not FID.")]=None,
 ):
     "Sample a checkpoint and measure Frechet and kernel distances, precision and recall."
     from sar_repro.core import get_size, save_json
     get_size(size)
-    from sar_repro.evaluate import evaluate_model
-    table, record, _ = evaluate_model(size=size, checkpoint=checkpoint, dataset=dataset, n=n, seed=seed, cfg=cfg, top_k=top_k, top_p=top_p, inception_weights=inception_weights, root=data_dir)
+    how = dict(size=size, checkpoint=checkpoint, seed=seed, cfg=cfg, top_k=top_k, top_p=top_p, inception_weights=inception_weights)
+    if reference is None:
+        from sar_repro.evaluate import evaluate_model
+        table, record, _ = evaluate_model(dataset=dataset, n=n or 2000, root=data_dir, **how)
+        lines = table.round(3).to_string()
+    else:
+        from accelerate import PartialState
+        from sar_repro.evaluate import evaluate_published
+        team = PartialState() # one process, or those that `accelerate launch` started
+        record = evaluate_published(reference, n=n, folder=samples, process=team.process_index, processes=team.num_processes, wait=team.wait_for_everyone, **how)
+        if record is None: return
+        lines = '\n'.join(f'{k:12s} {v:.4g}' if isinstance(v, float) else f'{k:12s} {v}' for k, v in record.items() if not isinstance(v, (dict, list)))
     save_json(out, record)
-    typer.echo(table.round(3).to_string())
+    typer.echo(lines)
     typer.echo(f'written: {_near(out)}')
 
 @app.command()

@@ -401,17 +401,20 @@ def evaluate_published(
     top_p:float=None, # None = the size's own
     inception_weights=None, # See `feature_extractor`
     process:int=0, # Index of this process ...
-    processes:int=1 # ... of so many
+    processes:int=1, # ... of so many
+    wait=None # Called between drawing and judging: waits for the other processes
 ) -> dict: # Record of the run; None for all processes but the first
     "Class-balanced samples in shards, judged against a reference."
     start, spec = time.time(), get_size(size)
+    judge_by = load_reference(reference, inception_weights, spec.image_size) # first: a wrong path should not cost the samples
     vae, model = (m.to(default_device()) for m in load_models(size, checkpoint))
     n = n or 50*model.cfg.num_classes
     how = dict(cfg=spec.cfg if cfg is None else cfg, top_k=spec.top_k if top_k is None else top_k, top_p=spec.top_p if top_p is None else top_p)
     name = Path(checkpoint).stem if checkpoint else 'own'
     shards = sample_shards(model, vae, balanced_labels(model.cfg.num_classes, -(-n//model.cfg.num_classes))[:n], folder or ROOT/f'runs/samples-{size}-{name}', seed=seed, process=process, processes=processes, **how)
+    if wait: wait()
     if process: return None
     if missing := [i for i in range(shards.count) if not shards.whole(i)]: raise SarError(f'{len(missing)} of {shards.count} shards are not there yet: wait for the other processes, then run again')
-    row = judge(shards, load_reference(reference, inception_weights, shards.side), inception_weights, seed)
+    row = judge(shards, judge_by, inception_weights, seed)
     protocol = dict(protocol='imagenet256') if size in PUBLISHED and 'FID' in row and n == 50*model.cfg.num_classes else {}
     return run_record(**protocol, size=size, method='sar' if name.startswith('SAR') else 'base', checkpoint=name, seed=seed, **how, reference=Path(str(reference)).name, seconds=round(time.time() - start, 1), **row)

@@ -98,7 +98,8 @@ def interval(
     draws = torch.randint(len(x), (reps, len(x)), generator=torch.Generator().manual_seed(seed))
     weight = F.one_hot(draws, len(x)).sum(1).double()/len(x) if len(x) <= 64 else torch.stack([torch.bincount(d, minlength=len(x)) for d in draws]).double()/len(x)
     means = weight @ x.flatten(1)
-    return tuple(t.view(x.shape[1:]) for t in (x.flatten(1).mean(0), means.quantile(0.025, 0), means.quantile(0.975, 0)))
+    mean, low, high = x.flatten(1).mean(0), means.quantile(0.025, 0), means.quantile(0.975, 0)
+    return tuple(t.view(x.shape[1:]) for t in (mean, torch.minimum(low, mean), torch.maximum(high, mean))) # equal values: rounding must not put the mean outside
 
 def tidy(
     values:torch.Tensor, # (B, N) picture by picture

@@ -23,6 +23,9 @@ CASES = {
     'unknown dataset': (['evaluate', '--dataset', 'nothing'], 'unknown dataset'),
     'empty folder': (['evaluate', '--dataset', 'empty'], 'empty'),
     'truncated parquet': (['evaluate', '--data-dir', 'cut.parquet'], 'emoji64.parquet'),
+    'missing reference': (['evaluate', '--reference', 'gone.npz'], 'no reference at'),
+    'torn reference': (['evaluate', '--reference', 'cut.parquet/emoji64.parquet'], 'not a whole npz file'),
+    'empty reference': (['evaluate', '--reference', 'empty'], 'no readable pictures'),
     'unknown class': (['sample', '--classes', 'dragons'], 'dragons'),
     'no such golden file': (['parity', 'gone.safetensors'], 'no such file'),
 }

@@ -53,3 +53,17 @@ def test_parity_on_other_shapes_falls_short_when_a_token_differs(tmp_path):
     done = sar('parity', tmp_path/'x.safetensors')
     assert done.returncode == 1 and 'FALLS SHORT' in done.stdout and done.stdout.count('pass') == len(tensors) - 4
     assert sar('parity', ROOT/'data/golden/flexvar_small.safetensors').returncode == 0
+
+def test_evaluate_by_the_published_protocol_resumes_and_says_what_it_did(tmp_path):
+    from PIL import Image
+    from sar_repro.data import load_dataset
+    (tmp_path/'real').mkdir()
+    for i, p in enumerate(load_dataset('emoji64', 32, 'test', limit=40).images): Image.fromarray(p.permute(1, 2, 0).numpy()).save(tmp_path/f'real/{i:02}.png')
+    how = ['evaluate', '--reference', 'real', '--n', '30', '--samples', 'drawn', '--out', 'numbers.json']
+    first = sar(*how, cwd=tmp_path); assert first.returncode == 0, first.stderr
+    numbers = json.loads((tmp_path/'numbers.json').read_text())
+    assert (numbers['n'], numbers['n_reference'], numbers['reference']) == (30, 40, 'real') and numbers['FD-EffNet'] > 0 and 'protocol' not in numbers
+    shard = next((tmp_path/'drawn').glob('shard-*.npy')); whole = shard.read_bytes(); shard.write_bytes(whole[:-7])
+    assert sar(*how, cwd=tmp_path).returncode == 0 and shard.read_bytes() == whole
+    again = json.loads((tmp_path/'numbers.json').read_text())
+    assert again['FD-EffNet'] == numbers['FD-EffNet']
