@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'ROOMY', 'QUIET', 'Checkpoint', 'SizeName', 'home', 'find_notebook', 'read_parameters', 'parse_value',
            'check_parameters', 'join_pairs', 'output_path', 'run', 'execute_copy', 'execute', 'execute_in_place',
-           'class_labels', 'sample', 'class_names', 'evaluate', 'parity', 'fetch', 'main']
+           'class_labels', 'sample', 'class_names', 'evaluate', 'diagnose', 'parity', 'fetch', 'main']
 
 # %% ../nbs/90_cli.ipynb #c34a35a9
 import ast, os, sys
@@ -297,6 +297,28 @@ def evaluate(
     save_json(out, record)
     typer.echo(lines)
     typer.echo(f'written: {_near(out)}')
+
+@app.command()
+def diagnose(
+    checkpoint:Checkpoint=None,
+    size:SizeName='tiny',
+    dataset:Annotated[str, typer.Option(help='Data set that the model was trained on.')]='emoji64',
+    data_dir:Annotated[Optional[Path], typer.Option(help='Where the data set lies; default data/ of the repository.')]=None,
+    n:Annotated[Optional[int], typer.Option(min=20, help='Held-out pictures; default all, at most 1000.')]=None,
+    seed:Annotated[int, typer.Option(help='Seed of draws and resampling.')]=0,
+    out:Annotated[Path, typer.Option(help='Folder for tables and figures.')]=Path('diagnosis'),
+):
+    "Exposure bias of a checkpoint, scale by scale: seven measurements as tables and figures (notebook 04)."
+    from sar_repro.core import get_size, shown
+    spec = get_size(size)
+    import pandas as pd
+    from sar_repro.exposure_bias import diagnose as measure, load_probe
+    from sar_repro.tokenizer import weights_path
+    probe = load_probe(size, dataset, checkpoint, data_dir, n=n or 1000, seed=seed)
+    log = Path(checkpoint).with_name('log.csv') if checkpoint else weights_path(size, 'model').with_suffix('.csv')
+    made = measure(probe, out, dict(cfg=spec.cfg, top_k=spec.top_k, top_p=spec.top_p), pd.read_csv(log) if log.is_file() else None,
+                   size=size, dataset=dataset, checkpoint=shown(checkpoint) if checkpoint else 'shipped')
+    typer.echo(f'written: {len(made)} tables and figures in {_near(out)}')
 
 @app.command()
 def parity(

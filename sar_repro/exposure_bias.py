@@ -15,11 +15,11 @@ import seaborn as sns
 import torch
 import torch.nn.functional as F
 
-from .core import ROOT, SarError, TrainConfig, atomic_path, autocast, default_device, get_size, index_uniform, shown
+from .core import ROOT, SarError, atomic_path, autocast, default_device, get_size, index_uniform, progress, run_record, save_json
 from .csfl import csf_loss
 from .data import ImageSet, load_dataset, to_float, to_uint8
 from .evaluate import Reference, compare, image_features
-from .scale_ar import FlexVAR, generate, load_model, pick, sample, token_loss
+from .scale_ar import FlexVAR, generate, load_model, pick, token_loss
 from .ssr import Batch
 from .tokenizer import FlexVAE, load_tokenizer, next_inputs, psnr, split_scales
 from .train import TokenData
@@ -27,10 +27,10 @@ from .train import TokenData
 # %% auto #0
 __all__ = ['Probe', 'check_probe', 'load_probe', 'per_picture', 'interval', 'tidy', 'logits_from', 'unigram_bits', 'difficulty',
            'plot_difficulty', 'training_curves', 'flat_gradient', 'batches', 'gradient_table', 'plot_dynamics',
-           'contexts', 'gap', 'plot_gap', 'consistency', 'pair_features', 'auc', 'two_sample_auc', 'exposure_auc',
-           'own_likelihood', 'plot_error', 'oracle_prefix', 'plot_prefix', 'sensitivity', 'plot_sensitivity',
-           'pyramid_pictures', 'linear_probe', 'supervision', 'plot_supervision', 'conflict', 'plot_conflict',
-           'verdict']
+           'contexts', 'gap', 'plot_gap', 'consistency', 'pair_features', 'auc', 'two_sample_auc', 'same_classes',
+           'exposure_auc', 'own_likelihood', 'plot_error', 'oracle_prefix', 'plot_prefix', 'sensitivity',
+           'plot_sensitivity', 'pyramid_pictures', 'linear_probe', 'supervision', 'plot_supervision', 'conflict',
+           'plot_conflict', 'verdict', 'diagnose']
 
 # %% ../nbs/04_exposure_bias.ipynb #6124a995
 @dataclass
@@ -168,7 +168,7 @@ def plot_difficulty(
     axs[1].bar(hits.scale, hits.value, yerr=[hits.value - hits.low, hits.high - hits.value], capsize=3, color='C0'); axs[1].set(ylabel='share of codes', xlabel='scale', title='Likeliest code is the true one')
     wide = bits.pivot(index='scale', columns='group', values='value').loc[hits.scale]
     parts = pd.DataFrame({'frequency': wide.chance - wide.unigram, 'class': wide.unigram - wide['class unigram'], 'context and shape of the model': wide['class unigram'] - wide.model, 'left over': wide.model})
-    parts.clip(lower=0).plot.bar(stacked=True, ax=axs[2], colormap='cividis', width=.8, edgecolor='white'); axs[2].set(ylabel='bits a token', xlabel='scale', title='What explains them'); axs[2].tick_params(axis='x', rotation=0); axs[2].legend(fontsize=6)
+    parts.clip(lower=0).plot.bar(stacked=True, ax=axs[2], colormap='cividis', width=.8, edgecolor='white'); axs[2].set(ylabel='bits a token', xlabel='scale', title='What explains them', ylim=(0, 1.45*wide.chance.max())); axs[2].tick_params(axis='x', rotation=0); axs[2].legend(fontsize=6, ncol=2, loc='upper center')
     return fig
 
 # %% ../nbs/04_exposure_bias.ipynb #5419833f
@@ -319,7 +319,8 @@ def two_sample_auc(
 ) -> tuple: # AUC, low, high
     "Cross-validated AUC of a logistic regression that tells two sets apart, with a bootstrap interval."
     x, kind = torch.cat([a, b]).double(), torch.cat([torch.zeros(len(a)), torch.ones(len(b))]).double()
-    fold = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed)) % folds
+    where = torch.randperm(max(len(a), len(b)), generator=torch.Generator().manual_seed(seed)) % folds
+    fold = torch.cat([where[:len(a)], where[:len(b)]]) # pairs stay together: else the classes of one set hint at the other
     score = torch.zeros(len(x), dtype=torch.float64)
     for k in range(folds):
         t = fold != k; mean, sd = x[t].mean(0), x[t].std(0) + 1e-6
@@ -332,13 +333,26 @@ def two_sample_auc(
     reps = [auc(score[i], kind[i]) for i in (torch.randint(len(x), (len(x),), generator=g) for _ in range(200))]
     return auc(score, kind), float(np.quantile(reps, 0.025)), float(np.quantile(reps, 0.975))
 
+def same_classes(
+    data:TokenData, # Where to choose from
+    labels:torch.Tensor, # int64 (B,) classes wanted
+    seed:int=0 # Of the choice
+) -> list: # B indices
+    "Other pictures of the same classes, none twice while there are enough."
+    order, used, ids = data.order(seed, 1), {}, []
+    for c in labels.tolist():
+        mine = order[data.labels[order] == c]
+        mine = mine if len(mine) else order
+        ids.append(mine[used.get(c, 0) % len(mine)].item()); used[c] = used.get(c, 0) + 1
+    return ids
+
 def exposure_auc(
     probe:Probe, # What to measure
     free:torch.Tensor # int64 (B, L) free-running codes
 ) -> pd.DataFrame: # scale, pairs, value, low, high
     "How well real and own (context, codes) pairs are told apart, with the floor of real against real (part 3b)."
     real, own = pair_features(probe, probe.tokens, probe.held.labels), pair_features(probe, free, probe.held.labels)
-    ids = probe.seen.order(probe.seed, 1)[:len(probe.held)]
+    ids = same_classes(probe.seen, probe.held.labels, probe.seed)
     other = pair_features(probe, probe.seen.tokens[ids, 0].long(), probe.seen.labels[ids])
     rows = [dict(scale=s, pairs=name, **dict(zip(('value', 'low', 'high'), two_sample_auc(a, b)))) for name, bs in (('own against real', own), ('real against real (floor)', other)) for s, a, b in zip(probe.names, real, bs)]
     return pd.DataFrame(rows)
@@ -493,6 +507,7 @@ def plot_supervision(
         for (k, g), (mark, style) in zip(t.groupby('pyramid', sort=False), (('o', '-'), ('s', '--'))):
             ax.errorbar(g.scale, g.value, [g.value - g.low, g.high - g.value], marker=mark, ls=style, capsize=3, label=f'{k} pyramid')
         ax.set(title=m.split(', ')[0], ylabel=m.split(', ')[-1], xlabel='scale')
+    axs[0].set(ylim=(None, 1.15*scales[(scales.measure == 'PSNR, dB') & (scales.value < 60)].value.max())) # the finest averaged picture is the picture: no error, no finite PSNR
     ceiling, names = table[table.pyramid == 'itself'].value.item(), list(dict.fromkeys(scales.scale))
     axs[2].axhline(ceiling, color='grey', ls=':', label='the picture itself'); axs[2].legend(fontsize=7)
     read = scales[scales.measure.str.startswith('class')].pivot(index='scale', columns='pyramid', values='value').loc[names]
@@ -541,3 +556,41 @@ def verdict(
 ) -> str:
     "What an interval says about a claim."
     return 'holds' if low > 0 else 'does not hold' if high < 0 else 'cannot be told at this scale'
+
+# %% ../nbs/04_exposure_bias.ipynb #5cc48c00
+def diagnose(
+    probe:Probe, # From `load_probe`
+    folder, # Where tables (CSV), figures (PNG) and their facts (JSON) go
+    how:dict, # cfg, top_k, top_p of sampling
+    log:pd.DataFrame=None, # Log of the run that made the weights, for the learning curves
+    limit:int=None, # Reference pictures of each split (None = all)
+    **facts # To be noted beside every figure
+) -> list: # Files written
+    "All seven measurements of one model."
+    folder, done = Path(folder), []
+    folder.mkdir(parents=True, exist_ok=True)
+    def write(name, fig, **tables):
+        for k, t in tables.items():
+            with atomic_path(folder/f'{k}.csv') as tmp: t.round(5).to_csv(tmp, index=False)
+        fig.savefig(folder/f'{name}.png', dpi=110); plt.close(fig)
+        save_json(folder/f'{name}.json', run_record(n=len(probe.held), seed=probe.seed, scales=list(probe.scales), **how, **facts))
+        done.extend([*(folder/f'{k}.csv' for k in tables), folder/f'{name}.png'])
+    bar = progress(None, 'diagnose', total=8)
+    def part(name): bar.set_postfix_str(name); bar.update(); return name
+    part('difficulty'); t = difficulty(probe); write('difficulty', plot_difficulty(t), difficulty=t)
+    part('dynamics'); parts = batches(probe.held, 4, min(64, len(probe.held)), probe.seed)
+    g = gradient_table(probe.model, parts)
+    curves = training_curves(log) if log is not None else pd.DataFrame(dict(epoch=[1]*len(probe.names), scale=probe.names, nats=np.nan, relative=np.nan))
+    write('dynamics', plot_dynamics(curves, g), gradients=g, **(dict(curves=curves) if log is not None else {}))
+    part('gap'); codes = contexts(probe); t = gap(probe, codes); write('gap', plot_gap(t), gap=t)
+    free = codes['free running']
+    error = dict(consistency=consistency(probe, {'real (ceiling)': codes['truth'], 'free running': free}), auc=exposure_auc(probe, free), likelihood=own_likelihood(probe, free))
+    write('error', plot_error(*error.values()), **error)
+    part('prefix'); reference = Reference(probe.train, probe.test, probe.vae, limit=limit)
+    t = oracle_prefix(probe, reference, free, how); write('prefix', plot_prefix(t, probe.names), prefix=t)
+    part('sensitivity'); m = {'half of the codes random': sensitivity(probe), 'half of the codes its own': sensitivity(probe, codes['one-step rollout'])}
+    write('sensitivity', plot_sensitivity(m), sensitivity=pd.concat([v.assign(kind=k) for k, v in m.items()]))
+    part('supervision'); t = supervision(probe, reference, pyramid_pictures(probe)); write('supervision', plot_supervision(t), supervision=t)
+    part('conflict'); t = conflict(probe, parts); write('conflict', plot_conflict(t), conflict=t)
+    bar.close()
+    return done

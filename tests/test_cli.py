@@ -59,7 +59,7 @@ def test_other_error_names_its_cell(tmp_path):
     done = sar('run', notebook(tmp_path, 'x = 1', '1/0'), '--out', tmp_path/'ran.ipynb')
     assert done.returncode == 1 and 'ZeroDivisionError' in done.stderr and 'of toy' in done.stderr
 
-@pytest.mark.parametrize('command', ['run', 'execute', 'sample', 'evaluate', 'parity'])
+@pytest.mark.parametrize('command', ['run', 'execute', 'sample', 'evaluate', 'diagnose', 'fetch', 'parity'])
 def test_help(command):
     done = sar(command, '--help')
     assert done.returncode == 0 and 'Usage: sar ' + command in done.stdout and '--help' in done.stdout

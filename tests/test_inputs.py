@@ -23,6 +23,8 @@ CASES = {
     'unknown dataset': (['evaluate', '--dataset', 'nothing'], 'unknown dataset'),
     'empty folder': (['evaluate', '--dataset', 'empty'], 'empty'),
     'truncated parquet': (['evaluate', '--data-dir', 'cut.parquet'], 'emoji64.parquet'),
+    'diagnosis of a tokenizer': (['diagnose', str(WEIGHTS/'tokenizer.safetensors')], 'holds a FlexVAE'),
+    'diagnosis on unknown data': (['diagnose', '--dataset', 'nothing'], 'unknown dataset'),
     'missing reference': (['evaluate', '--reference', 'gone.npz'], 'no reference at'),
     'torn reference': (['evaluate', '--reference', 'cut.parquet/emoji64.parquet'], 'not a whole npz file'),
     'empty reference': (['evaluate', '--reference', 'empty'], 'no readable pictures'),
