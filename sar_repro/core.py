@@ -100,7 +100,7 @@ class ModelConfig:
 @dataclass(frozen=True)
 class TrainConfig:
     "One training run; the defaults are SAR post-training at size tiny."
-    method:str = 'sar' # Loss: 'tf' or 'sar' (see 06_csfl)
+    method:str = 'sar' # Loss: 'tf' or 'sar' (see 06_csfl), or one of 10_strategies
     epochs:int = 10 # Passes over the training set
     batch_size:int = 64 # Images a step
     lr:float = 1e-4 # Peak learning rate

@@ -61,7 +61,9 @@ def _config(model): return getattr(model, 'module', model).cfg # the model may b
 METHODS = {'tf': tf_loss, 'sar': sar_loss}
 
 def get_loss(
-    method:str # One of `METHODS`
-):
+    method:str # A name in `METHODS`, or in `STRATEGIES` of 10_strategies
+): # Function: model, batch, cfg -> iterator of (name, loss, per-scale means)
     "Look a loss up by name."
-    return METHODS[check_choice('method', method, METHODS)]
+    if method in METHODS: return METHODS[method]
+    from sar_repro.strategies import STRATEGIES # built on this module
+    return STRATEGIES[check_choice('method', method, STRATEGIES)]

@@ -220,6 +220,7 @@ def train(
     if tracker: acc.init_trackers('sar_repro', {k: v if isinstance(v, (int, float, str, bool)) else str(v) for k, v in asdict(cfg).items()})
     folder = RunFolder(out_dir, dict(asdict(cfg), data=data.stamp, start=weights_hash(model), **{'depth': model.cfg.depth, 'embed_dim': model.cfg.embed_dim}), acc.is_main_process)
     loss_fn = loss_fn or get_loss(cfg.method)
+    if hasattr(loss_fn, 'prepare'): loss_fn = loss_fn.prepare(model) # some compare with the start
     steps = math.ceil(len(data)/cfg.batch_size); total = steps*cfg.epochs
     state = folder.resume() or dict(step=0, log=[], sums={}, seconds=0.)
     if 'model' in state: model.load_state_dict(state['model'])
