@@ -31,7 +31,7 @@ test: $(READY)
 	@$(BIN)/python -m pytest tests
 
 lab: $(READY)
-	@MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592 MALLOC_TOP_PAD_=268435456 $(BIN)/jupyter lab nbs
+	@$(BIN)/jupyter lab nbs
 
 notebooks: $(READY)
 	@$(BIN)/sar execute $(NB)

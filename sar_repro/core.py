@@ -5,7 +5,7 @@
 # %% ../nbs/00_core.ipynb #d9f7ce8d
 from __future__ import annotations
 from argparse import Namespace
-import json, os, platform, socket, subprocess, sys, zipfile
+import ctypes, json, os, platform, socket, subprocess, sys, zipfile
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,12 +19,12 @@ from safetensors.torch import save_file
 from tqdm.std import tqdm
 
 # %% auto #0
-__all__ = ['ROOT', 'SIZES', 'PUBLISHED', 'NESTS', 'SarError', 'check_choice', 'is_test', 'shown', 'TokenizerConfig',
-           'ModelConfig', 'TrainConfig', 'Size', 'get_size', 'PublishedFile', 'weights_path', 'fetch_published',
-           'index_uniform', 'atomic_path', 'save_json', 'save_tensors', 'load_tensors', 'read_weights', 'load_weights',
-           'save_checkpoint', 'load_checkpoint', 'default_device', 'fast_bf16', 'mixed_precision', 'autocast',
-           'git_commit', 'machine_class', 'run_record', 'plot_style', 'progress', 'to_grid', 'show_images',
-           'save_figure']
+__all__ = ['ROOT', 'SIZES', 'PUBLISHED', 'NESTS', 'SarError', 'check_choice', 'keep_memory', 'is_test', 'shown',
+           'TokenizerConfig', 'ModelConfig', 'TrainConfig', 'Size', 'get_size', 'PublishedFile', 'weights_path',
+           'fetch_published', 'index_uniform', 'atomic_path', 'save_json', 'save_tensors', 'load_tensors',
+           'read_weights', 'load_weights', 'save_checkpoint', 'load_checkpoint', 'default_device', 'fast_bf16',
+           'mixed_precision', 'autocast', 'git_commit', 'machine_class', 'run_record', 'plot_style', 'progress',
+           'to_grid', 'show_images', 'save_figure']
 
 # %% ../nbs/00_core.ipynb #fb0d372b
 class SarError(Exception):
@@ -42,6 +42,13 @@ def check_choice(
 # %% ../nbs/00_core.ipynb #135d250b
 ROOT = Path(os.environ.get('SAR_HOME') or Path(__file__).resolve().parents[1]) if '__file__' in globals() else Path.cwd().resolve()
 if not (ROOT/'settings.ini').exists() and (ROOT.parent/'settings.ini').exists(): ROOT = ROOT.parent
+
+def keep_memory() -> bool: # Could it be done? (Linux with glibc)
+    "Tell the allocator to keep what is freed: tensors of a step come and go, and fetching their pages anew costs as much as a small model's arithmetic."
+    try: return all(ctypes.CDLL(None).mallopt(what, value) for what, value in ((-3, 2**31 - 1), (-1, 2**31 - 1), (-2, 2**28))) # mmap threshold, trim threshold, top pad
+    except (OSError, AttributeError, TypeError): return False # another C library: nothing is lost but time
+
+keep_memory()
 
 def is_test() -> bool:
     "True under nbdev_test, where cells choose the smoke budget."

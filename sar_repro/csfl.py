@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from .core import TrainConfig, check_choice
-from .scale_ar import by_scale, token_loss
-from .ssr import Batch, rollout, student_pass, teacher_pass
+from .scale_ar import by_scale, head_loss, token_loss
+from .ssr import Batch, rollout_hidden, student_pass, teacher_pass, unconditional
 
 # %% auto #0
 __all__ = ['METHODS', 'csf_loss', 'tf_loss', 'sar_loss', 'get_loss']
@@ -37,23 +37,27 @@ def tf_loss(
     cfg:TrainConfig # The run
 ) -> Iterator: # (name, loss to differentiate, per-scale means without gradient)
     "Teacher forcing: cross-entropy of every scale given the true coarser ones."
-    ce = token_loss(teacher_pass(model, batch, cfg, _config(model)), batch.tokens, cfg.label_smoothing)
+    ce = teacher_pass(model, batch, cfg, _config(model), lambda h, head: head_loss(h, head, batch.tokens, cfg.label_smoothing))
     yield 'tf', ce.mean(), by_scale(ce.detach(), batch.scales)
 
 def sar_loss(
     model:nn.Module, # FlexVAR
     batch:Batch, # The batch
-    cfg:TrainConfig # The run: gamma, rollout, target, scales of pass 2
+    cfg:TrainConfig, # The run: gamma, rollout, target, scales of pass 2
+    weigh=None # Function: the rollout's codes (B, L) -> weights (B, l) of the tokens of pass 2
 ) -> Iterator: # (name, loss to differentiate, per-scale means without gradient)
     "SAR: teacher forcing, then gamma times CSFL on the model's own rollout."
-    f_t = teacher_pass(model, batch, cfg, _config(model))
-    ce, detached = token_loss(f_t, batch.tokens, cfg.label_smoothing), f_t.detach()
+    check_choice('target', cfg.target, ('hard', 'soft', 'truth'))
+    other = unconditional(model, batch, cfg)
+    def first(h, head): return head_loss(h, head, batch.tokens, cfg.label_smoothing), rollout_hidden(h, head, other, batch, cfg), h.detach()
+    ce, codes, hidden = teacher_pass(model, batch, cfg, _config(model), first)
     yield 'tf', ce.mean(), by_scale(ce.detach(), batch.scales)
-    del f_t, ce # the first graph is not needed any more
+    del ce # the first graph is not needed any more
     if len(batch.scales) < 2: return # nothing to roll out into
-    codes = rollout(model, detached, batch, cfg)
-    f_s, where = student_pass(model, batch, codes, cfg, _config(model))
-    csf = csf_loss(f_s, detached[:, where], codes[:, where], cfg.target, batch.tokens[:, where], cfg.label_smoothing)
+    goal = {'hard': codes, 'soft': hidden, 'truth': batch.tokens}[cfg.target]
+    l = batch.scales[-1]**2 if cfg.sf_scales == 'last' else codes.shape[1] - batch.scales[0]**2
+    csf, _ = student_pass(model, batch, codes, cfg, _config(model), lambda h, head: head_loss(h, head, goal[:, -l:], cfg.label_smoothing))
+    if weigh: csf = csf*weigh(codes)
     yield 'csf', cfg.gamma*csf.mean(), by_scale(csf.detach(), batch.scales[1:] if cfg.sf_scales == 'all' else batch.scales[-1:])
 
 def _config(model): return getattr(model, 'module', model).cfg # the model may be wrapped for several processes

@@ -23,8 +23,8 @@ from .tokenizer import FlexVAE, load_tokenizer, split_scales, upsample_codes
 # %% auto #0
 __all__ = ['MAX_LOG_SCALE', 'RELEASED_SIDES', 'scale_index', 'causal_mask', 'attend', 'SelfAttention', 'MLP', 'Block',
            'position_table', 'AdaHead', 'FlexVAR', 'init_weights', 'name_seeded', 'drop_labels', 'path_keep',
-           'token_loss', 'by_scale', 'draw_schedule', 'KVCache', 'guide', 'filter_logits', 'pick', 'generate',
-           'model_meta', 'model_config', 'load_model', 'load_models', 'group_size', 'sample']
+           'token_loss', 'by_scale', 'head_loss', 'draw_schedule', 'KVCache', 'guide', 'filter_logits', 'pick',
+           'generate', 'model_meta', 'model_config', 'load_model', 'load_models', 'group_size', 'sample']
 
 # %% ../nbs/03_scale_ar.ipynb #ced36143
 def scale_index(
@@ -170,12 +170,13 @@ class FlexVAR(nn.Module):
             x = checkpoint(block, *args, use_reentrant=False) if self.recompute and torch.is_grad_enabled() else block(*args)
         return x
 
-    def forward(self, labels, inputs, scales=None, start=True, keep=None) -> torch.Tensor: # (B, L, V)
-        "Logits of all scales. labels (B,); inputs (B, L-1, C_latent) for scales 2..N."
+    def forward(self, labels, inputs, scales=None, start=True, keep=None, tail=None) -> torch.Tensor: # (B, L, V)
+        "Logits of all scales. labels (B,); inputs (B, L-1, C_latent) for scales 2..N. `tail(hidden, head)` replaces the logits by what it returns."
         scales = tuple(scales or self.cfg.scales)
         cond = self.class_emb(labels)
         x = self.trunk(self.embed(cond, inputs, scales, start), cond, causal_mask(scales, cond.device), keep=keep)
-        return self.head(self.head_nm(x, cond)).float()
+        h = self.head_nm(x, cond)
+        return tail(h, self.head) if tail else self.head(h).float()
 
 # %% ../nbs/03_scale_ar.ipynb #dd956ad5
 @torch.no_grad()
@@ -244,6 +245,51 @@ def by_scale(
 ) -> torch.Tensor: # (N,)
     "Mean over batch and tokens of each scale."
     return torch.stack([v.mean() for v in split_scales(values, scales)])
+
+# %% ../nbs/03_scale_ar.ipynb #5a41e9d5
+def _rows(width, device): # tokens a block: 4 MB of logits for a CPU's cache, 256 MB on a GPU
+    return max(16, (2**20 if device.type == 'cpu' else 2**26)//width)
+
+class _HeadLoss(torch.autograd.Function):
+    "Cross-entropy from hidden states; logits live one block at a time."
+    @staticmethod
+    def forward(ctx, h, w, b, target, smoothing, dtype):
+        (x, w_, b_), rows = (t.to(dtype) for t in (h, w, b)), _rows(len(w), h.device)
+        loss, lse = h.new_empty((2, len(h)), dtype=torch.float32)
+        for part in (slice(i, i + rows) for i in range(0, len(h), rows)):
+            z = torch.addmm(b_, x[part], w_.T).float()
+            lse[part] = z.logsumexp(-1)
+            if target.is_floating_point(): hit = (torch.addmm(b_, target[part].to(dtype), w_.T).float().softmax(-1)*z).sum(-1)
+            else: hit = z.gather(1, target[part, None])[:, 0]
+            loss[part] = lse[part] - (hit if not smoothing else (1 - smoothing)*hit + smoothing*z.mean(-1))
+        ctx.save_for_backward(h, w, b, target, lse); ctx.how = smoothing, dtype
+        return loss
+
+    @staticmethod
+    def backward(ctx, g):
+        (h, w, b, target, lse), (smoothing, dtype) = ctx.saved_tensors, ctx.how
+        (x, w_, b_), rows = (t.to(dtype) for t in (h, w, b)), _rows(len(w), h.device)
+        gh, gw, gb = torch.empty_like(h), torch.zeros_like(w, dtype=torch.float32), torch.zeros_like(b, dtype=torch.float32)
+        for part in (slice(i, i + rows) for i in range(0, len(h), rows)):
+            p = torch.addmm(b_, x[part], w_.T).float().sub_(lse[part, None]).exp_()
+            if target.is_floating_point(): p -= (1 - smoothing)*torch.addmm(b_, target[part].to(dtype), w_.T).float().softmax(-1)
+            else: p.scatter_add_(1, target[part, None], p.new_full((1, 1), smoothing - 1.).expand(len(p), 1))
+            if smoothing: p -= smoothing/p.shape[1]
+            p *= g[part, None]; q = p.to(dtype)
+            gh[part] = q @ w_; gw += q.T @ x[part]; gb += p.sum(0)
+        return gh, gw.to(w.dtype), gb.to(b.dtype), None, None, None
+
+def head_loss(
+    hidden:torch.Tensor, # (B, L, C) what the head sees
+    head:nn.Linear, # The model's head
+    target:torch.Tensor, # int64 (B, L) codes; or float (B, L, C), hidden states whose prediction is the target
+    smoothing:float=0. # Label smoothing
+) -> torch.Tensor: # (B, L), nats
+    "`token_loss` of the head's logits, without ever holding them all."
+    device = hidden.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+    with torch.autocast(device, enabled=False):
+        return _HeadLoss.apply(hidden.flatten(0, 1), head.weight, head.bias, target.flatten(0, 1).detach(), smoothing, dtype).view(hidden.shape[:2])
 
 # %% ../nbs/03_scale_ar.ipynb #220d5a4b
 def draw_schedule(

@@ -15,7 +15,8 @@ from .scale_ar import drop_labels, filter_logits, path_keep, pick
 from .tokenizer import Codebook, next_inputs, upsample_codes
 
 # %% auto #0
-__all__ = ['STREAMS', 'Batch', 'teacher_pass', 'rollout_guide', 'rollout', 'student_pass']
+__all__ = ['STREAMS', 'Batch', 'teacher_pass', 'rollout_guide', 'draw', 'rollout', 'unconditional', 'rollout_hidden',
+           'student_pass']
 
 # %% ../nbs/05_ssr.ipynb #fa6b9ce7
 STREAMS = {name: i for i, name in enumerate(('sample', 'flip', 'cond', 'path', 'rollout', 'cond2', 'path2'))}
@@ -46,10 +47,11 @@ def teacher_pass(
     model:nn.Module, # FlexVAR, possibly wrapped for several processes
     batch:Batch, # The batch
     cfg:TrainConfig, # Gives the share of withheld classes
-    model_cfg # `ModelConfig` of the model
+    model_cfg, # `ModelConfig` of the model
+    tail=None # See `FlexVAR.forward`: what to do with the hidden states instead of computing logits
 ) -> torch.Tensor: # (B, L, V): f^T
     "Logits of every scale from ground-truth inputs."
-    return model(batch.condition(cfg.cond_drop), batch.inputs, batch.scales, keep=batch.keep(model_cfg) if model.training else None)
+    return model(batch.condition(cfg.cond_drop), batch.inputs, batch.scales, keep=batch.keep(model_cfg) if model.training else None, tail=tail)
 
 def rollout_guide(
     cond:torch.Tensor, # (B, L, V) logits with class
@@ -61,30 +63,63 @@ def rollout_guide(
     t = cond.new_tensor([0.5*cfg*(1 + k/max(1, len(scales) - 1)) for k, p in enumerate(scales) for _ in range(p*p)])[:, None]
     return (1 + t)*cond - t*uncond
 
+def draw(
+    logits:torch.Tensor, # (B, L, V): f^T
+    uncond:torch.Tensor, # (B, L, V) without class, or None
+    noise:torch.Tensor, # (B, L) uniforms
+    cfg:TrainConfig, # `rollout`, `rollout_cfg`, `rollout_top_k`, `rollout_top_p`
+    scales:tuple # Side lengths
+) -> torch.Tensor: # int64 (B, L)
+    "One code a token: guidance, truncation, then the likeliest code or a drawn one."
+    check_choice('rollout', cfg.rollout, ('sample', 'argmax'))
+    if uncond is not None: logits = rollout_guide(logits, uncond, cfg.rollout_cfg, scales)
+    if cfg.rollout == 'argmax': return logits.argmax(-1)
+    return pick(filter_logits(logits, cfg.rollout_top_k, cfg.rollout_top_p), noise)
+
 @torch.no_grad()
 def rollout(
     model:nn.Module, # FlexVAR; only asked when there is guidance
     logits:torch.Tensor, # (B, L, V): f^T
     batch:Batch, # The batch
-    cfg:TrainConfig # `rollout`, `rollout_cfg`, `rollout_top_k`, `rollout_top_p`
+    cfg:TrainConfig # See `draw`
 ) -> torch.Tensor: # int64 (B, L)
     "One code a token from the teacher-forced predictions."
-    check_choice('rollout', cfg.rollout, ('sample', 'argmax'))
-    logits = logits.detach()
-    if cfg.rollout_cfg:
-        nobody = torch.full_like(batch.labels, batch.none)
-        uncond = model(nobody, batch.inputs, batch.scales)
-        logits = rollout_guide(logits, uncond, cfg.rollout_cfg, batch.scales)
-    if cfg.rollout == 'argmax': return logits.argmax(-1)
-    return pick(filter_logits(logits, cfg.rollout_top_k, cfg.rollout_top_p), batch.noise('rollout', logits.shape[1]))
+    uncond = model(torch.full_like(batch.labels, batch.none), batch.inputs, batch.scales) if cfg.rollout_cfg else None
+    return draw(logits.detach(), uncond, batch.noise('rollout', logits.shape[1]), cfg, batch.scales)
+
+@torch.no_grad()
+def unconditional(
+    model:nn.Module, # FlexVAR
+    batch:Batch, # The batch
+    cfg:TrainConfig # `rollout_cfg`
+): # (B, L, C) hidden states without class, or None where there is no guidance
+    "The pass that guidance needs; nothing is learnt from it."
+    return model(torch.full_like(batch.labels, batch.none), batch.inputs, batch.scales, tail=lambda h, head: h) if cfg.rollout_cfg else None
+
+@torch.no_grad()
+def rollout_hidden(
+    hidden:torch.Tensor, # (B, L, C): what the head makes f^T of
+    head:nn.Linear, # The model's head
+    other:torch.Tensor, # From `unconditional`
+    batch:Batch, # The batch
+    cfg:TrainConfig # See `draw`
+) -> torch.Tensor: # int64 (B, L)
+    "`rollout` as a tail of the model: a few pictures at a time, so that their logits stay in the cache."
+    B, L = hidden.shape[:2]
+    noise, few = batch.noise('rollout', L), max(1, (2**20 if hidden.device.type == 'cpu' else 2**27)//(L*head.out_features))
+    parts = [slice(i, i + few) for i in range(0, B, few)]
+    return torch.cat([draw(head(hidden[p]).float(), None if other is None else head(other[p].to(hidden.dtype)).float(), noise[p], cfg, batch.scales) for p in parts])
 
 # %% ../nbs/05_ssr.ipynb #8f2e20bd
+def _after(first, tail): return tail and (lambda h, head: tail(h[:, first:], head))
+
 def student_pass(
     model:nn.Module, # FlexVAR
     batch:Batch, # The batch
     codes:torch.Tensor, # int64 (B, L) from `rollout`
     cfg:TrainConfig, # `sf_scales`: 'all' or 'last'; `cond_shared`
-    model_cfg # `ModelConfig` of the model
+    model_cfg, # `ModelConfig` of the model
+    tail=None # As in `teacher_pass`; sees the hidden states of the predicted scales only
 ) -> tuple: # logits f^S (B, l, V), slice of the sequence they belong to
     "Logits of scales 2..N ('all') or N alone ('last') from the model's own codes."
     check_choice('sf_scales', cfg.sf_scales, ('all', 'last'))
@@ -93,8 +128,8 @@ def student_pass(
     first, p, last = batch.scales[0]**2, batch.scales[-2], batch.scales[-1]
     L = codes.shape[1]
     if cfg.sf_scales == 'all':
-        logits = model(labels, next_inputs(batch.book, codes, batch.scales), batch.scales, keep=keep)
-        return logits[:, first:], slice(first, L)
+        got = model(labels, next_inputs(batch.book, codes, batch.scales), batch.scales, keep=keep, tail=_after(first, tail))
+        return got if tail else got[:, first:], slice(first, L)
     before = codes[:, L - last**2 - p**2:L - last**2]
-    logits = model(labels, upsample_codes(batch.book.lookup(before), p, last), (1, last), start=False, keep=keep)
-    return logits[:, 1:], slice(L - last**2, L)
+    got = model(labels, upsample_codes(batch.book.lookup(before), p, last), (1, last), start=False, keep=keep, tail=_after(1, tail))
+    return got if tail else got[:, 1:], slice(L - last**2, L)

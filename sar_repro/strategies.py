@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .core import ROOT, SarError, TrainConfig, get_size, index_uniform, load_checkpoint, progress, run_record, save_json, to_grid
-from .csfl import csf_loss, sar_loss, tf_loss
+from .core import ROOT, TrainConfig, autocast, get_size, run_record, save_json
+from .csfl import sar_loss, tf_loss
 from .data import load_dataset
 from .evaluate import Reference, compare, image_features, sample_labels
-from .scale_ar import by_scale, generate, load_model, sample, token_loss
-from .ssr import Batch, rollout, student_pass, teacher_pass
+from .scale_ar import by_scale, generate, head_loss, load_model, sample
+from .ssr import Batch, rollout_hidden, teacher_pass, unconditional
 from .tokenizer import load_tokenizer, next_inputs, split_scales
 from .train import TokenData, heldout_loss, train
 
@@ -39,9 +39,8 @@ def _given(
 ) -> torch.Tensor: # (B, L) nats a token
     "Cross-entropy against ground truth in the context of any codes."
     plain = getattr(model, 'module', model)
-    x = next_inputs(batch.book, codes, batch.scales)
-    logits = model(batch.condition(cfg.cond_drop), x, batch.scales, keep=batch.keep(plain.cfg) if model.training else None)
-    return token_loss(logits, batch.tokens, cfg.label_smoothing)
+    return model(batch.condition(cfg.cond_drop), next_inputs(batch.book, codes, batch.scales), batch.scales, keep=batch.keep(plain.cfg) if model.training else None,
+                 tail=lambda h, head: head_loss(h, head, batch.tokens, cfg.label_smoothing))
 
 @torch.no_grad()
 def free_codes(
@@ -53,7 +52,7 @@ def free_codes(
     "Codes drawn scale by scale, each from the ones drawn before, without guidance."
     plain, end = getattr(model, 'module', model), sum(p*p for p in batch.scales[:given])
     was = plain.training; plain.eval()
-    codes = generate(plain, batch.book, batch.labels, seed=batch.seed + 7919, index=batch.index.tolist(), scales=batch.scales, prefix=batch.tokens[:, :end] if given else None)
+    with autocast(batch.tokens.device, cfg.precision): codes = generate(plain, batch.book, batch.labels, seed=batch.seed + 7919, index=batch.index.tolist(), scales=batch.scales, prefix=batch.tokens[:, :end] if given else None)
     plain.train(was)
     return codes
 
@@ -64,7 +63,8 @@ def one_step_codes(
     cfg:TrainConfig # The run
 ) -> torch.Tensor: # int64 (B, L)
     "Codes drawn from the teacher-forced predictions (the rollout of 05), by a pass without gradient."
-    return rollout(model, teacher_pass(model, batch, cfg, getattr(model, 'module', model).cfg), batch, cfg)
+    other, plain = unconditional(model, batch, cfg), getattr(model, 'module', model)
+    return teacher_pass(model, batch, cfg, plain.cfg, lambda h, head: rollout_hidden(h, head, other, batch, cfg))
 
 # %% ../nbs/10_strategies.ipynb #76727d36
 def sf_loss(model:nn.Module, batch:Batch, cfg:TrainConfig) -> Iterator:
@@ -126,16 +126,10 @@ def agreement(
 
 def sar_agree_loss(model:nn.Module, batch:Batch, cfg:TrainConfig) -> Iterator:
     "SAR with every token of pass 2 weighted by the agreement of the two contexts."
-    plain = getattr(model, 'module', model)
-    f_t = teacher_pass(model, batch, cfg, plain.cfg)
-    ce, detached = token_loss(f_t, batch.tokens, cfg.label_smoothing), f_t.detach()
-    yield 'tf', ce.mean(), by_scale(ce.detach(), batch.scales)
-    del f_t, ce
-    codes = rollout(model, detached, batch, cfg)
-    f_s, where = student_pass(model, batch, codes, cfg, plain.cfg)
-    w = agreement(codes, batch.tokens, batch.scales)
-    csf = csf_loss(f_s, detached[:, where], codes[:, where], cfg.target)*w/w.mean().clamp(min=1e-6)
-    yield 'csf', cfg.gamma*csf.mean(), by_scale(csf.detach(), batch.scales[1:])
+    def weigh(codes):
+        w = agreement(codes, batch.tokens, batch.scales)
+        return w/w.mean().clamp(min=1e-6)
+    yield from sar_loss(model, batch, replace(cfg, sf_scales='all'), weigh)
 
 class DDO:
     "Direct discriminative optimisation against a frozen copy of the start model."
@@ -146,8 +140,9 @@ class DDO:
         fake = free_codes(self.ref, replace(batch, labels=y), cfg)
         for name, codes, sign in (('tf', batch.tokens, 1), ('fake', fake, -1)): # one graph at a time
             x = next_inputs(batch.book, codes, batch.scales)
-            with torch.no_grad(): before = token_loss(self.ref(y, x, batch.scales), codes)
-            ce = token_loss(model(y, x, batch.scales, keep=batch.keep(plain.cfg, 'path' if sign > 0 else 'path2') if model.training else None), codes)
+            def cost(h, head): return head_loss(h, head, codes)
+            with torch.no_grad(), autocast(codes.device, cfg.precision): before = self.ref(y, x, batch.scales, tail=cost)
+            ce = model(y, x, batch.scales, keep=batch.keep(plain.cfg, 'path' if sign > 0 else 'path2') if model.training else None, tail=cost)
             ratio = (before - ce).sum(1)
             yield name, F.softplus(-sign*BETA*ratio).mean()/(BETA*ce.shape[1]), by_scale(ce.detach(), batch.scales)
 

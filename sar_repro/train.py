@@ -20,7 +20,7 @@ from .core import (PUBLISHED, ROOT, SarError, TrainConfig, atomic_path, autocast
                             mixed_precision, progress, save_checkpoint, save_json, save_tensors, shown, weights_path)
 from .csfl import get_loss
 from .data import ImageSet, latent_cache, seeded_crop, to_float
-from .scale_ar import FlexVAR, by_scale, draw_schedule, load_model, model_meta, token_loss
+from .scale_ar import FlexVAR, by_scale, draw_schedule, head_loss, load_model, model_meta
 from .ssr import STREAMS, Batch, teacher_pass
 from .tokenizer import FlexVAE, load_tokenizer
 
@@ -160,7 +160,7 @@ def heldout_loss(
     with autocast(device, precision):
         for ids in torch.arange(len(data)).split(batch_size or max(1, 16640//sum(p*p for p in data.scales))):
             batch = data.batch(ids, device=device)
-            ce = token_loss(teacher_pass(model, batch, TrainConfig(cond_drop=0.), model.cfg), batch.tokens)
+            ce = teacher_pass(model, batch, TrainConfig(cond_drop=0.), model.cfg, lambda h, head: head_loss(h, head, batch.tokens))
             total = total + by_scale(ce, data.scales).cpu()*len(ids)
     model.train(was)
     return total/len(data)
