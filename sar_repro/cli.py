@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'QUIET', 'Checkpoint', 'SizeName', 'home', 'find_notebook', 'read_parameters', 'parse_value',
            'check_parameters', 'join_pairs', 'output_path', 'run', 'execute_copy', 'execute', 'execute_in_place',
-           'class_labels', 'sample', 'class_names', 'evaluate', 'diagnose', 'parity', 'fetch', 'main']
+           'class_labels', 'sample', 'class_names', 'evaluate', 'diagnose', 'bench', 'parity', 'fetch', 'main']
 
 # %% ../nbs/90_cli.ipynb #c34a35a9
 import ast, os, sys
@@ -314,6 +314,25 @@ def diagnose(
     made = measure(probe, out, dict(cfg=spec.cfg, top_k=spec.top_k, top_p=spec.top_p), pd.read_csv(log) if log.is_file() else None,
                    size=size, dataset=dataset, checkpoint=shown(checkpoint) if checkpoint else 'shipped')
     typer.echo(f'written: {len(made)} tables and figures in {_near(out)}')
+
+@app.command()
+def bench(
+    size:SizeName='tiny',
+    device:Annotated[Optional[str], typer.Option(help='cpu or cuda; default what is there.')]=None,
+    batch:Annotated[Optional[int], typer.Option(min=1, help='Pictures a step.')]=None,
+    out:Annotated[Optional[Path], typer.Option(help='Where the numbers go; default bench-SIZE.json.')]=None,
+):
+    "Time training steps and sampling against the rate of a matrix product (notebook 09)."
+    import torch
+    from sar_repro.core import check_choice, get_size, save_json
+    get_size(size)
+    if device and check_choice('device', device, ('cpu', 'cuda')) == 'cuda' and not torch.cuda.is_available(): _fail('there is no CUDA device here: leave --device out to measure the CPU')
+    from sar_repro.speed import bench as measure
+    record = measure(size, device, batch)
+    typer.echo(f"R = {record['R_TFLOPs']} TFLOP/s, {record['precision']}, {record['batch']} pictures a step")
+    for k, r in record['steps'].items(): typer.echo(f"{k:24s} {r['seconds']:8.3f} s {r['ratio']:6.2f} x tf {r['TFLOP_R']:8.3f} TFLOP/R" + (f" {r['memory GB']:6.2f} GB" if 'memory GB' in r else ''))
+    typer.echo(f"{'a sample':24s} {record['sampling']['seconds']:8.3f} s {'':12s} {record['sampling']['TFLOP_R']:8.3f} TFLOP/R")
+    save_json(out or Path(f'bench-{size}.json'), record)
 
 @app.command()
 def parity(
