@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['app', 'QUIET', 'Checkpoint', 'SizeName', 'home', 'find_notebook', 'read_parameters', 'parse_value',
-           'check_parameters', 'join_pairs', 'output_path', 'run', 'execute_copy', 'execute', 'execute_in_place',
-           'class_labels', 'sample', 'class_names', 'evaluate', 'diagnose', 'bench', 'parity', 'fetch', 'main']
+           'check_parameters', 'join_pairs', 'output_path', 'run', 'execute_copy', 'execute', 'shrink_pictures',
+           'execute_in_place', 'class_labels', 'sample', 'class_names', 'evaluate', 'diagnose', 'bench', 'parity',
+           'fetch', 'main']
 
 # %% ../nbs/90_cli.ipynb #c34a35a9
 import ast, os, sys
@@ -183,6 +184,18 @@ def execute(
     sources = [find_notebook(n) for n in notebooks] if notebooks else sorted((home()/'nbs').glob('[!_.]*.ipynb'))
     for path in sources: execute_in_place(path)
 
+def shrink_pictures(
+    nb # A notebook, changed in place
+): # The same notebook
+    "Reduce PNG outputs to a palette of 256 colours where that saves bytes."
+    import base64, io
+    from PIL import Image
+    for data in (o['data'] for c in nb['cells'] for o in c.get('outputs', []) if 'image/png' in o.get('data', {})):
+        raw, small = base64.b64decode(data['image/png']), io.BytesIO()
+        Image.open(io.BytesIO(raw)).convert('RGB').quantize(256).save(small, 'PNG', optimize=True)
+        if small.tell() < len(raw): data['image/png'] = base64.b64encode(small.getvalue()).decode()
+    return nb
+
 def execute_in_place(
     path:Path # A notebook, replaced only if all of it ran
 ):
@@ -197,7 +210,7 @@ def execute_in_place(
     client.on_cell_start = lambda cell, cell_index: sys.stderr.write(f'\r{path.stem}: cell {cell_index + 1}/{len(nb.cells)} ')
     try: client.execute()
     except CellExecutionError as e: _fail(f'{path.stem} was left as it was: {e.ename}: {e.evalue}')
-    plain = json.loads(nbformat.writes(_drop_stderr(nb)))
+    plain = json.loads(nbformat.writes(shrink_pictures(_drop_stderr(nb))))
     clean_nb(plain, allowed_cell_metadata_keys=['tags'])
     temporary = path.with_name(f'_{path.stem}.tmp')
     write_nb(plain, temporary)

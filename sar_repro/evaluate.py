@@ -5,7 +5,6 @@
 # %% ../nbs/08_evaluate.ipynb #c85c6d90
 from __future__ import annotations
 from dataclasses import dataclass
-from functools import lru_cache
 import hashlib, json, time, zipfile
 from pathlib import Path
 
@@ -30,11 +29,12 @@ __all__ = ['EFFNET', 'EFFNET_SIDE', 'REFERENCES', 'QUOTED', 'register_effnet', '
 # %% ../nbs/08_evaluate.ipynb #1d3a782a
 EFFNET, EFFNET_SIDE = 'effnet-lite0', 96 # name for torch-fidelity, side in pixels that the network sees
 
-@lru_cache(1)
 def register_effnet() -> str: # The name it is registered under
-    "Make EfficientNet-Lite0 known to torch-fidelity as a feature extractor."
+    "Make EfficientNet-Lite0 known to torch-fidelity as a feature extractor, once a process."
     from torch_fidelity import register_feature_extractor
     from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+    from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
+    if EFFNET in FEATURE_EXTRACTORS_REGISTRY: return EFFNET
 
     class EffNetLite0(FeatureExtractorBase):
         "Pooled 1280 features and class logits of EfficientNet-Lite0 from uint8 pictures (B, 3, H, W)."
