@@ -48,8 +48,8 @@ def sar_loss(
 ) -> Iterator: # (name, loss to differentiate, per-scale means without gradient)
     "SAR: teacher forcing, then gamma times CSFL on the model's own rollout."
     check_choice('target', cfg.target, ('hard', 'soft', 'truth'))
-    other = unconditional(model, batch, cfg)
-    def first(h, head): return head_loss(h, head, batch.tokens, cfg.label_smoothing), rollout_hidden(h, head, other, batch, cfg), h.detach()
+    other, since = unconditional(model, batch, cfg), max(0, len(batch.scales) - 2) if cfg.sf_scales == 'last' else 0 # the last scale needs the codes of two
+    def first(h, head): return head_loss(h, head, batch.tokens, cfg.label_smoothing), rollout_hidden(h, head, other, batch, cfg, since), h.detach()
     ce, codes, hidden = teacher_pass(model, batch, cfg, _config(model), first)
     yield 'tf', ce.mean(), by_scale(ce.detach(), batch.scales)
     del ce # the first graph is not needed any more

@@ -343,7 +343,7 @@ def filter_logits(
 ) -> torch.Tensor: # (..., V) with -inf where removed
     "Top-k, then top-p (nucleus) truncation."
     if 0 < top_k < logits.shape[-1]:
-        logits = logits.masked_fill(logits < logits.topk(top_k, -1).values[..., -1:], -torch.inf)
+        logits = logits.masked_fill(logits < logits.topk(top_k, -1, sorted=False).values.amin(-1, keepdim=True), -torch.inf)
     if 0 < top_p < 1:
         ordered, order = logits.sort(-1)
         tail = ordered.softmax(-1).cumsum(-1) <= 1 - top_p
@@ -351,15 +351,35 @@ def filter_logits(
         logits = logits.masked_fill(tail.scatter(-1, order, tail), -torch.inf)
     return logits
 
+def _invert(cdf, u): # (n, V) cumulative, (n,) uniforms -> (n,) codes
+    return torch.searchsorted(cdf, u[:, None]*cdf[:, -1:], right=True)[:, 0].clamp_max(cdf.shape[-1] - 1)
+
+def _again(u, attempt): # the next uniforms after u, by mixing their 24 bits
+    z = ((u.double()*2**24).long() + 1)*0x2545F4914F6CDD1D + (attempt*0x1E3779B97F4A7C15 & 2**62 - 1)
+    for shift in (29, 32): z = (z ^ (z >> shift))*0x3F58476D1CE4E5B9
+    return (z >> 36 & 0xFFFFFF).float()/2**24
+
 def pick(
     logits:torch.Tensor, # (B, l, V)
-    noise:torch.Tensor=None # (B, l) uniforms; None = argmax
+    noise:torch.Tensor=None, # (B, l) uniforms; None = argmax
+    top_k:int=0, # See `filter_logits`
+    top_p:float=0. # See `filter_logits`
 ) -> torch.Tensor: # int64 (B, l)
-    "Draw a code for each token by inverting its cumulative distribution."
+    """Draw a code for each token by inverting its cumulative distribution, truncated.
+    A nucleus of at least half is not sorted for: a code is drawn from all, and drawn again while those likelier than it hold `top_p` or more."""
     if noise is None: return logits.argmax(-1)
-    cdf = logits.softmax(-1).cumsum(-1)
-    u = noise.to(logits.device)[..., None]*cdf[..., -1:]
-    return torch.searchsorted(cdf, u, right=True)[..., 0].clamp_max(logits.shape[-1] - 1)
+    reject = 0.5 <= top_p < 1
+    p = filter_logits(logits, top_k, 0. if reject else top_p).flatten(0, -2).softmax(-1)
+    cdf, u = p.cumsum(-1), noise.to(logits.device).flatten()
+    codes = _invert(cdf, u)
+    rows, tries = torch.arange(len(codes), device=codes.device), 0
+    while reject: # each round leaves less than half
+        likelier = ((p > p.gather(-1, codes[rows, None]))*p).sum(-1)
+        out = (likelier >= top_p).nonzero()[:, 0]
+        if not len(out): break
+        rows, p, cdf, tries = rows[out], p[out], cdf[out], tries + 1
+        codes[rows] = _invert(cdf, _again(u[rows], tries))
+    return codes.view(noise.shape)
 
 # %% ../nbs/03_scale_ar.ipynb #a95e5561
 RELEASED_SIDES = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 23, 24, 32) # the released sampler is greedy at any other side
@@ -404,7 +424,7 @@ def generate(
             logits = model.head(model.head_nm(h, cond)).float()
             if guided: logits = guide(logits[:B], logits[B:], cfg, k, len(scales), form, p > max_side)
             chosen = _released_draw(logits, p, max_side, top_k, top_p, rng) if released_seed is not None else \
-                     pick(filter_logits(logits, top_k, top_p) if noise is not None else logits, None if noise is None else noise[:, span])
+                     pick(logits, None if noise is None else noise[:, span], top_k, top_p)
         tokens.append(chosen)
         if k + 1 < len(scales):
             q = scales[k + 1]

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from .core import TrainConfig, check_choice, index_uniform
-from .scale_ar import drop_labels, filter_logits, path_keep, pick
+from .scale_ar import drop_labels, path_keep, pick
 from .tokenizer import Codebook, next_inputs, upsample_codes
 
 # %% auto #0
@@ -57,10 +57,11 @@ def rollout_guide(
     cond:torch.Tensor, # (B, L, V) logits with class
     uncond:torch.Tensor, # (B, L, V) logits without
     cfg:float, # Strength
-    scales:tuple # Side lengths
+    scales:tuple, # Side lengths
+    since:int=0 # Scales left out of both
 ) -> torch.Tensor: # (B, L, V)
     "Guidance of the rollout, strength rising from cfg/2 to cfg over the scales."
-    t = cond.new_tensor([0.5*cfg*(1 + k/max(1, len(scales) - 1)) for k, p in enumerate(scales) for _ in range(p*p)])[:, None]
+    t = cond.new_tensor([0.5*cfg*(1 + k/max(1, len(scales) - 1)) for k, p in enumerate(scales) for _ in range(p*p) if k >= since])[:, None]
     return (1 + t)*cond - t*uncond
 
 def draw(
@@ -68,13 +69,14 @@ def draw(
     uncond:torch.Tensor, # (B, L, V) without class, or None
     noise:torch.Tensor, # (B, L) uniforms
     cfg:TrainConfig, # `rollout`, `rollout_cfg`, `rollout_top_k`, `rollout_top_p`
-    scales:tuple # Side lengths
+    scales:tuple, # Side lengths
+    since:int=0 # Scales left out of `logits`, `uncond` and `noise`
 ) -> torch.Tensor: # int64 (B, L)
     "One code a token: guidance, truncation, then the likeliest code or a drawn one."
     check_choice('rollout', cfg.rollout, ('sample', 'argmax'))
-    if uncond is not None: logits = rollout_guide(logits, uncond, cfg.rollout_cfg, scales)
+    if uncond is not None: logits = rollout_guide(logits, uncond, cfg.rollout_cfg, scales, since)
     if cfg.rollout == 'argmax': return logits.argmax(-1)
-    return pick(filter_logits(logits, cfg.rollout_top_k, cfg.rollout_top_p), noise)
+    return pick(logits, noise, cfg.rollout_top_k, cfg.rollout_top_p)
 
 @torch.no_grad()
 def rollout(
@@ -102,13 +104,15 @@ def rollout_hidden(
     head:nn.Linear, # The model's head
     other:torch.Tensor, # From `unconditional`
     batch:Batch, # The batch
-    cfg:TrainConfig # See `draw`
+    cfg:TrainConfig, # See `draw`
+    since:int=0 # The codes of this many first scales are not needed: ground truth stands in
 ) -> torch.Tensor: # int64 (B, L)
     "`rollout` as a tail of the model: a few pictures at a time, so that their logits stay in the cache."
-    B, L = hidden.shape[:2]
-    noise, few = batch.noise('rollout', L), max(1, (2**20 if hidden.device.type == 'cpu' else 2**27)//(L*head.out_features))
-    parts = [slice(i, i + few) for i in range(0, B, few)]
-    return torch.cat([draw(head(hidden[p]).float(), None if other is None else head(other[p].to(hidden.dtype)).float(), noise[p], cfg, batch.scales) for p in parts])
+    B, L, at = *hidden.shape[:2], sum(p*p for p in batch.scales[:since])
+    noise, few = batch.noise('rollout', L), max(1, (2**20 if hidden.device.type == 'cpu' else 2**27)//((L - at)*head.out_features))
+    parts = [(slice(i, i + few), slice(at, None)) for i in range(0, B, few)]
+    drawn = [draw(head(hidden[p]).float(), None if other is None else head(other[p].to(hidden.dtype)).float(), noise[p], cfg, batch.scales, since) for p in parts]
+    return torch.cat([batch.tokens[:, :at], torch.cat(drawn)], 1)
 
 # %% ../nbs/05_ssr.ipynb #8f2e20bd
 def _after(first, tail): return tail and (lambda h, head: tail(h[:, first:], head))
