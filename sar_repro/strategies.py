@@ -177,11 +177,12 @@ class Study:
         model = copy.deepcopy(self.start)
         if method == 'base': return model, 0., None
         path = self.folder/self.name(method, seed, epochs, **change)
-        begun, weights = time.time(), path/'model.safetensors'
+        clock = time.time if torch.cuda.is_available() else lambda: time.process_time()/torch.get_num_threads() # on a CPU a pause or a neighbour costs nothing
+        begun, weights = clock(), path/'model.safetensors'
         if not weights.is_file():
             train(model, self.data, TrainConfig(method=method, seed=seed, epochs=epochs, **change), path, save_every=400)
             for state in path.glob('state-*.pt'): state.unlink() # weights are enough from here on
-            save_json(path/'time.json', dict(seconds=time.time() - begun))
+            save_json(path/'time.json', dict(seconds=clock() - begun))
         known = path/'time.json'
         return load_model(self.size, weights), json.loads(known.read_text())['seconds'] if known.is_file() else float('nan'), pd.read_csv(path/'log.csv')
 
