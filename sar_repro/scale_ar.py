@@ -15,16 +15,16 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from .core import (PUBLISHED, SIZES, ModelConfig, SarError, autocast, get_size, index_uniform, load_weights, progress,
+from .core import (PUBLISHED, SIZES, ModelConfig, SarError, autocast, default_device, get_size, index_uniform, load_weights, progress,
                             read_weights, shown, weights_path)
 from .data import to_uint8
 from .tokenizer import FlexVAE, load_tokenizer, split_scales, upsample_codes
 
 # %% auto #0
 __all__ = ['MAX_LOG_SCALE', 'RELEASED_SIDES', 'scale_index', 'causal_mask', 'attend', 'SelfAttention', 'MLP', 'Block',
-           'position_table', 'AdaHead', 'FlexVAR', 'init_weights', 'name_seeded', 'drop_labels', 'path_keep',
-           'token_loss', 'by_scale', 'head_loss', 'draw_schedule', 'KVCache', 'guide', 'filter_logits', 'pick',
-           'generate', 'model_meta', 'model_config', 'load_model', 'load_models', 'group_size', 'sample']
+           'position_table', 'AdaHead', 'can_compile', 'FlexVAR', 'init_weights', 'name_seeded', 'drop_labels',
+           'path_keep', 'token_loss', 'by_scale', 'head_loss', 'draw_schedule', 'KVCache', 'guide', 'filter_logits',
+           'pick', 'generate', 'model_meta', 'model_config', 'load_model', 'load_models', 'group_size', 'sample']
 
 # %% ../nbs/03_scale_ar.ipynb #ced36143
 def scale_index(
@@ -137,6 +137,14 @@ class AdaHead(nn.Module):
         self.ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(dim, 2*dim))
     def forward(self, x, cond): return _modulate(x, *self.ada_lin(cond)[:, None].chunk(2, -1))
 
+@lru_cache(None)
+def can_compile(
+    device:str=None # Type of device; None = default
+) -> bool:
+    "Does torch.compile work on this machine? Tried on a function of one line."
+    try: return torch.compile(lambda x: x.sin() + 1)(torch.zeros(8, device=device or default_device())).sum().item() == 8
+    except Exception: return False # whatever a missing compiler, header or driver raises
+
 class FlexVAR(nn.Module):
     "Scale-wise autoregressive transformer (FlexVAR; method of arXiv 2502.20313)."
     def __init__(self,
@@ -150,7 +158,7 @@ class FlexVAR(nn.Module):
         self.class_emb = nn.Embedding(cfg.num_classes + 1, D)
         self.blocks = nn.ModuleList(Block(cfg) for _ in range(cfg.depth))
         self.head_nm, self.head = AdaHead(D), nn.Linear(D, cfg.vocab_size)
-        self.recompute = False # trade time for memory in the backward pass
+        self.recompute, self.compiled = False, None # trade time for memory in the backward pass; see `compile_blocks`
         init_weights(self)
 
     def positions(self, scales) -> torch.Tensor: # (1, L, C)
@@ -167,8 +175,15 @@ class FlexVAR(nn.Module):
         "All blocks. `keep` (2 depth, B) holds drop-path factors; None outside training."
         for i, block in enumerate(self.blocks):
             args = x, cond, mask, None if caches is None else caches[i], (None, None) if keep is None else keep[2*i:2*i + 2]
+            if self.compiled and self.training and caches is None: block = self.compiled[i]
             x = checkpoint(block, *args, use_reentrant=False) if self.recompute and torch.is_grad_enabled() else block(*args)
         return x
+
+    def compile_blocks(self, on:bool=True):
+        "Let torch.compile fuse the blocks of training passes (sampling stays as it is); `on=False` undoes it."
+        if on and not can_compile(self.head.weight.device.type):
+            raise SarError('torch.compile does not work here: on a CPU it needs a C++ compiler (g++, or CXX names another); install one, or leave compile out')
+        self.compiled = [torch.compile(b) for b in self.blocks] if on else None # a plain list: the weights keep their names
 
     def forward(self, labels, inputs, scales=None, start=True, keep=None, tail=None) -> torch.Tensor: # (B, L, V)
         "Logits of all scales. labels (B,); inputs (B, L-1, C_latent) for scales 2..N. `tail(hidden, head)` replaces the logits by what it returns."

@@ -61,11 +61,12 @@ BATCH = dict(tiny=64, small=8, d16=2, d20=1, d24=1) # pictures a step on a CPU
 
 class Stand:
     "A model with random weights and tokens, to be stepped."
-    def __init__(self, size='tiny', batch=None, device=None, precision='auto'):
+    def __init__(self, size='tiny', batch=None, device=None, precision='auto', compile=False):
         self.cfg, self.device, self.precision, self.count = get_size(size).model, torch.device(device or default_device()), precision, 0
         self.batch = batch or BATCH[size]*(1 if self.device.type == 'cpu' else 32)
         torch.manual_seed(0)
         self.model = FlexVAR(self.cfg).to(self.device).train()
+        if compile: self.model.compile_blocks()
         self.book = Codebook(self.cfg.vocab_size, self.cfg.latent_channels).to(self.device).requires_grad_(False)
         self.tokens = torch.randint(self.cfg.vocab_size, (self.batch, self.cfg.seq_len), device=self.device)
         self.labels = torch.randint(self.cfg.num_classes, (self.batch,), device=self.device)

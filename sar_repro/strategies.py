@@ -160,14 +160,15 @@ class Study:
         checkpoint=None, # Start; None = the shipped model
         limit:int=None, # Pictures of each split (None = all)
         folder=None, # Where trials train; None = runs/study
-        records=None # Where records go; None = results/strategies
+        records=None, # Where records go; None = results/strategies
+        **fixed # Fields of `TrainConfig` that all trials share, e.g. `compile`
     ):
         self.size, self.spec, self.dataset = size, get_size(size), dataset
         self.folder, self.records = Path(folder or ROOT/'runs/study'), Path(records or ROOT/'results/strategies')
         self.vae, self.start = load_tokenizer(size, tokenizer), load_model(size, checkpoint)
         self.images, self.test = (load_dataset(dataset, self.spec.image_size, s, root, limit=limit) for s in ('train', 'test'))
         self.data, self.held = (TokenData(self.vae, d, self.start.cfg.scales, ROOT/'cache') for d in (self.images, self.test))
-        self.reference, self.limit = None, limit
+        self.reference, self.limit, self.fixed = None, limit, fixed
 
     def name(self, method, seed=0, epochs=3, **change): # names the folder and the record of a trial
         more = ''.join(f'-{k}={v}' for k, v in sorted(change.items()))
@@ -180,7 +181,7 @@ class Study:
         clock = time.time if torch.cuda.is_available() else lambda: time.process_time()/torch.get_num_threads() # on a CPU a pause or a neighbour costs nothing
         begun, weights = clock(), path/'model.safetensors'
         if not weights.is_file():
-            train(model, self.data, TrainConfig(method=method, seed=seed, epochs=epochs, **change), path, save_every=400)
+            train(model, self.data, TrainConfig(method=method, seed=seed, epochs=epochs, **self.fixed | change), path, save_every=400)
             for state in path.glob('state-*.pt'): state.unlink() # weights are enough from here on
             save_json(path/'time.json', dict(seconds=clock() - begun))
         known = path/'time.json'
@@ -213,7 +214,7 @@ class Study:
         if not record:
             loss = heldout_loss(model, self.held)
             weight = torch.tensor([p*p for p in self.held.scales], dtype=torch.float)
-            record = run_record(method=method, seed=seed, size=self.size, dataset=self.dataset, epochs=0 if method == 'base' else epochs, change=change, seconds=round(seconds, 1),
+            record = run_record(method=method, seed=seed, size=self.size, dataset=self.dataset, epochs=0 if method == 'base' else epochs, change=change, fixed=self.fixed, seconds=round(seconds, 1),
                                 heldout=(loss*weight).sum().item()/weight.sum().item(), heldout_by_scale=loss.tolist(), gap_by_scale=self.gap(model), rows=[])
         for s in todo:
             record['rows'].append({k: round(v, 5) for k, v in self.judged(model, seed, n, *s).items()})

@@ -20,7 +20,7 @@ from .core import (PUBLISHED, ROOT, SarError, TrainConfig, atomic_path, autocast
                             mixed_precision, progress, save_checkpoint, save_json, save_tensors, shown, weights_path)
 from .csfl import get_loss
 from .data import ImageSet, latent_cache, seeded_crop, to_float
-from .scale_ar import FlexVAR, by_scale, draw_schedule, head_loss, load_model, model_meta
+from .scale_ar import FlexVAR, by_scale, can_compile, draw_schedule, head_loss, load_model, model_meta
 from .ssr import STREAMS, Batch, teacher_pass
 from .tokenizer import FlexVAE, load_tokenizer
 
@@ -225,6 +225,7 @@ def train(
     state = folder.resume() or dict(step=0, log=[], sums={}, seconds=0.)
     if 'model' in state: model.load_state_dict(state['model'])
     model.train().requires_grad_(True); model.recompute = cfg.recompute
+    model.compile_blocks(cfg.compile)
     opt = torch.optim.AdamW(param_groups(model, cfg.weight_decay), lr=cfg.lr, betas=cfg.betas, fused=True)
     model_, opt = acc.prepare(model, opt)
     if 'opt' in state: opt.load_state_dict(state['opt'])
@@ -264,7 +265,7 @@ def train(
             if tracker: acc.log(row, step=step + 1)
             if live: live(pd.DataFrame(log))
         if (step + 1) % save_every == 0 or step + 1 == total: save(step + 1)
-    bar.close(); model.eval().requires_grad_(False)
+    bar.close(); model.eval().requires_grad_(False); model.compile_blocks(False)
     if tracker: acc.end_training()
     if acc.is_main_process and keep:
         save_tensors(folder.weights, model.state_dict(), **model_meta(model.cfg, train=asdict(cfg), data=data.stamp))
