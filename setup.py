@@ -8,7 +8,7 @@ parser = ConfigParser(delimiters=['='], interpolation=None)
 parser.read(here/'settings.ini', encoding='utf-8')
 cfg = parser['DEFAULT']
 readme = here/'README.md'
-notebooks, dev = cfg['notebook_requirements'].split(), cfg['dev_requirements'].split()
+notebooks, dev, trackers = (cfg[f'{k}_requirements'].split() for k in ('notebook', 'dev', 'tracker'))
 
 setup(
     name=cfg['lib_name'], version=cfg['version'], description=cfg['description'], keywords=cfg['keywords'].split(),
@@ -19,5 +19,5 @@ setup(
     packages=find_packages(include=[cfg['lib_path'], f"{cfg['lib_path']}.*"]),
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg['requirements'].split(),
-    extras_require=dict(notebooks=notebooks, dev=dev, all=notebooks + dev),
+    extras_require=dict(notebooks=notebooks, dev=dev, trackers=trackers, all=notebooks + dev),
     entry_points=dict(console_scripts=cfg['console_scripts'].split(), nbdev=[f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"]))

@@ -4,23 +4,24 @@
 
 # %% ../nbs/09_speed.ipynb #6ae16731
 from __future__ import annotations
-import json, os, statistics, subprocess, sys, time
+import json, math, os, statistics, subprocess, sys, time
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import torch
+import torch.nn.functional as F
 
 from .core import ROOT, SarError, ModelConfig, TrainConfig, autocast, default_device, get_size, keep_memory, mixed_precision, progress, run_record
 from .csfl import get_loss
-from .scale_ar import FlexVAR, group_size, sample
+from .scale_ar import FlexVAR, causal_mask, generate, group_size, head_loss, sample
 from .ssr import Batch
-from .tokenizer import Codebook
+from .tokenizer import Codebook, next_inputs
 from .train import param_groups, start_models
 
 # %% auto #0
-__all__ = ['PASSES', 'KINDS', 'BATCH', 'GROUPS', 'flops', 'matmul_rate', 'Stand', 'step_times', 'peak_memory', 'sampling_time',
-           'profile_step', 'cost_table', 'bench']
+__all__ = ['PASSES', 'KINDS', 'BATCH', 'flops', 'matmul_rate', 'Stand', 'step_times', 'peak_memory', 'sampling_time',
+           'step_parts', 'bf16_cost', 'traffic', 'memory_rate', 'cost_table', 'bench']
 
 # %% ../nbs/09_speed.ipynb #2b8b5fd3
 def flops(
@@ -128,25 +129,75 @@ def sampling_time(
     return min(times[1:])
 
 # %% ../nbs/09_speed.ipynb #f2d1749c
-GROUPS = {'matrix products': ('mm', 'addmm', 'bmm', 'linear', 'baddbmm'), 'attention': ('scaled_dot_product', 'flash'), 'softmax, loss': ('softmax', 'logsumexp', 'exp', 'gather', 'scatter', 'cumsum', 'sort', 'topk', 'searchsorted'),
-          'optimizer': ('adamw', 'foreach', 'norm_'), 'copies and casts': ('copy_', 'cat', 'fill_', 'zero_', 'clone')}
+def step_parts(
+    stand:Stand, # What to take apart
+    reps:int=5 # Times each part is run, after two that are not counted
+) -> pd.Series: # Seconds of the parts of a teacher-forced step, forward and backward
+    "Parts run by themselves; what they leave of the whole step is `rest`."
+    model, cfg, B = stand.model, stand.cfg, stand.batch
+    L, block, shape = cfg.seq_len, model.blocks[0], (B, cfg.seq_len, cfg.embed_dim)
+    x, cond = (torch.randn(*s, device=stand.device, requires_grad=True) for s in (shape, shape[::2]))
+    mask = causal_mask(cfg.scales, stand.device)
+    def median(fn):
+        times = []
+        for _ in range(reps + 2):
+            start = _now(stand.device)
+            with autocast(stand.device, stand.precision): out = fn()
+            if out is not None: out.sum().backward()
+            times.append(_now(stand.device) - start); x.grad = cond.grad = None
+        return statistics.median(times[2:])
+    def update(): torch.nn.utils.clip_grad_norm_(model.parameters(), 2.); stand.opt.step()
+    attention, mlp, whole = (cfg.depth*median(f) for f in (lambda: block.attn(x, mask), lambda: block.ffn(x), lambda: (model.compiled or model.blocks)[0](x, cond, mask)))
+    head, optimizer, step = median(lambda: head_loss(x, model.head, stand.tokens)), median(update), statistics.median(stand.step('tf') for _ in range(reps))
+    parts = {'blocks': whole} if model.compiled else dict(attention=attention, MLP=mlp) | {'modulation, gates': whole - attention - mlp}
+    parts |= {'head and loss': head, 'optimizer': optimizer}
+    return pd.Series(parts | dict(rest=step - sum(parts.values())))
 
-def profile_step(
-    stand:Stand, # What to step
-    kind:str='sar' # A name in `KINDS`
-) -> pd.Series: # Share of time by group
-    "Self time of operators, in groups; what fits none is elementwise arithmetic."
-    from torch.profiler import ProfilerActivity, profile
-    stand.step(kind)
-    cuda = stand.device.type == 'cuda'
-    with profile(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA]*cuda) as p: stand.step(kind)
-    cost = lambda e: e.self_device_time_total if cuda else e.self_cpu_time_total
-    shares = {}
-    for e in p.key_averages():
-        name = e.key.split('::')[-1].lower()
-        group = next((g for g, words in GROUPS.items() if any(name == w or (len(w) > 4 and w in name) for w in words)), 'elementwise and the rest')
-        shares[group] = shares.get(group, 0) + cost(e)
-    return pd.Series(shares).div(sum(shares.values())).sort_values(ascending=False)
+# %% ../nbs/09_speed.ipynb #09428944
+@torch.no_grad()
+def bf16_cost(
+    model:FlexVAR, # In evaluation mode
+    book, # `Codebook` of the tokenizer
+    n:int=64, # Pictures
+    cfg:float=0. # Guidance of the greedy pictures
+) -> dict: # KL in bits a token, agreement of greedy codes in the same context, and of greedy pictures
+    "Predictions in bf16 against those in fp32."
+    device, y = model.head.weight.device, torch.arange(n) % model.cfg.num_classes
+    codes = {}
+    for precision in ('fp32', 'bf16'):
+        with autocast(device, precision): codes[precision] = generate(model, book, y, cfg=cfg, seed=None)
+    x, logits = next_inputs(book, codes['fp32'], model.cfg.scales), {}
+    for precision in codes:
+        with autocast(device, precision): logits[precision] = model(y.to(device), x, model.cfg.scales).float()
+    kl = F.kl_div(logits['bf16'].log_softmax(-1), logits['fp32'].log_softmax(-1), log_target=True, reduction='none').sum(-1).mean()/math.log(2)
+    return {'KL, bits a token': kl.item(), 'greedy code, same context': (logits['fp32'].argmax(-1) == logits['bf16'].argmax(-1)).float().mean().item(),
+            'greedy code, own context': (codes['fp32'] == codes['bf16']).float().mean().item()}
+
+# %% ../nbs/09_speed.ipynb #20e14c05
+def traffic(
+    cfg:ModelConfig, # Sizes
+    batch:int=1, # Pictures
+    scales:tuple=None, # Schedule; None = the model's
+    size:int=2 # Bytes a number
+) -> float: # Bytes
+    "Least memory traffic of an unfused forward pass of all scales: each result is written and read once."
+    scales = tuple(scales or cfg.scales); L, D = sum(p*p for p in scales), cfg.embed_dim
+    weights = cfg.depth*(12 + 6)*D*D + D*cfg.vocab_size
+    block = L*(16 + 2*cfg.mlp_ratio)*D + 2*cfg.num_heads*L*L
+    return 2*size*batch*(cfg.depth*block + 2*L*cfg.vocab_size) + 4*weights
+
+def memory_rate(
+    device=None, # torch.device; None = default
+    n:int=2**26, # Numbers
+    reps:int=7 # Copies
+) -> float: # Bytes a second, read and written
+    "How fast this machine copies (median)."
+    device = torch.device(device or default_device())
+    a, times = torch.ones(n, device=device), []
+    b = torch.empty_like(a)
+    for _ in range(reps + 2):
+        start = _now(device); b.copy_(a); times.append(_now(device) - start)
+    return 8*n/statistics.median(times[2:])
 
 # %% ../nbs/09_speed.ipynb #d92df3c2
 def cost_table(

@@ -217,7 +217,7 @@ def train(
     from accelerate.state import AcceleratorState
     AcceleratorState._reset_state(reset_partial_state=False) # a notebook may train twice, in different precisions
     acc = Accelerator(mixed_precision=mixed_precision(cfg.precision), cpu=not torch.cuda.is_available(), log_with=tracker_name(tracker), project_dir=str(out_dir))
-    if tracker: acc.init_trackers('sar_repro', {k: v if isinstance(v, (int, float, str, bool)) else str(v) for k, v in asdict(cfg).items()})
+    if tracker: acc.init_trackers('sar_repro', {k: v if isinstance(v, (int, float, str, bool)) else str(v) for k, v in asdict(cfg).items()}, {'wandb': dict(dir=str(out_dir))})
     folder = RunFolder(out_dir, dict(asdict(cfg), data=data.stamp, start=weights_hash(model), **{'depth': model.cfg.depth, 'embed_dim': model.cfg.embed_dim}), acc.is_main_process)
     loss_fn = loss_fn or get_loss(cfg.method)
     if hasattr(loss_fn, 'prepare'): loss_fn = loss_fn.prepare(model) # some compare with the start
@@ -291,7 +291,7 @@ def tracker_name(
     "Check that a tracker is known and installed."
     if not tracker: return None
     check_choice('tracker', tracker, ('tensorboard', 'wandb'))
-    if not find_spec(tracker): raise SarError(f'tracker {tracker} is not installed: pip install {tracker}, or leave it out; log.csv is always written')
+    if not find_spec(tracker): raise SarError(f'tracker {tracker} is not installed: pip install {tracker}, or leave tracker out; log.csv is always written')
     return tracker
 
 def weights_hash(
