@@ -45,19 +45,21 @@ def test_twenty_kills_at_random_moments_change_nothing(tmp_path):
         folder, rng, kills, begun = Path(sys.argv[1]), random.Random(0), 0, time.time()
         pid = child(lambda: print(run(folder/'whole'), flush=True)); assert os.waitpid(pid, 0)[1] == 0
         whole = time.time() - begun
-        while True: # from the first step to the last write: each attempt lives for a random part of what a run takes
-            pid, until = child(lambda: print(run(folder/'killed'), flush=True)), time.time() + rng.uniform(0.01, 0.13)*whole
-            while not (over := os.waitpid(pid, os.WNOHANG)[0]) and (kills >= 20 or time.time() < until): time.sleep(0.002)
-            if over: break
-            os.kill(pid, signal.SIGKILL); os.waitpid(pid, 0); kills += 1
+        while kills < 20: # on a quick machine one run may be over sooner: the next one takes the rest of the kills
+            folder = folder/'killed'
+            while True: # from the first step to the last write: each attempt lives for a random part of what a run takes
+                pid, until = child(lambda: print(run(folder), flush=True)), time.time() + rng.uniform(0.01, 0.11)*whole
+                while not (over := os.waitpid(pid, os.WNOHANG)[0]) and (kills >= 20 or time.time() < until): time.sleep(0.002)
+                if over: break
+                os.kill(pid, signal.SIGKILL); os.waitpid(pid, 0); kills += 1
         print(kills)
     ''', tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
-    whole, killed, kills = done.stdout.split()
-    assert int(kills) >= 20, f'the run was over after {kills} kills: the test shows too little'
-    assert whole == killed
-    assert (tmp_path/'whole/log.csv').read_bytes() == (tmp_path/'killed/log.csv').read_bytes()
-    assert not list((tmp_path/'killed').glob('.*.tmp')) or len(list((tmp_path/'killed').glob('state-*.pt'))) <= 3
+    whole, *killed, kills = done.stdout.split()
+    assert int(kills) >= 20 and set(killed) == {whole} and len(killed) == len(list(tmp_path.rglob('killed'))), (done.stdout, done.stderr[-2000:])
+    for folder in tmp_path.rglob('killed'):
+        assert (tmp_path/'whole/log.csv').read_bytes() == (folder/'log.csv').read_bytes()
+        assert not list(folder.glob('.*.tmp')) or len(list(folder.glob('state-*.pt'))) <= 3
 
 def test_full_disk_stops_with_the_last_good_state_in_place(tmp_path):
     done = python('''
