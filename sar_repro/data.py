@@ -29,8 +29,9 @@ from .core import ROOT, SarError, atomic_path, check_choice, progress, save_json
 __all__ = ['EMOJI_SOURCES', 'EMOJI_COLUMNS', 'IN_MEMORY', 'FASHION_FILES', 'FASHION_DEBIAN', 'LOADERS', 'on_white', 'emoji_key',
            'emoji_files', 'heldout_code_points', 'build_emoji64', 'emoji_table', 'to_float', 'to_uint8',
            'resize_square', 'eval_transform', 'RandomShortSide', 'train_transform', 'seeded_crop', 'read_image',
-           'ImageSet', 'load_emoji64', 'read_idx', 'fetch', 'load_fashion_mnist', 'load_cifar10', 'list_images',
-           'in_test', 'find_broken', 'load_folder', 'load_imagenet', 'load_dataset', 'latent_cache', 'encode_block']
+           'ImageSet', 'load_emoji64', 'read_idx', 'fetch', 'load_fashion_mnist', 'load_fashion_white', 'load_cifar10',
+           'list_images', 'in_test', 'find_broken', 'load_folder', 'load_imagenet', 'load_dataset', 'latent_cache',
+           'encode_block']
 
 # %% ../nbs/01_data.ipynb #d4d3a3f1
 EMOJI_SOURCES = {
@@ -329,6 +330,14 @@ def load_fashion_mnist(
     images, labels = (torch.from_numpy(read_idx(f).copy()) for f in files)
     return dict(classes=tv_datasets.FashionMNIST.classes, labels=labels.long(), source=F.pad(images, (2,)*4)[:, None].repeat(1, 3, 1, 1))
 
+def load_fashion_white(
+    root, # As for `load_fashion_mnist`
+    split:str # 'train' or 'test'
+) -> dict: # Arguments of `ImageSet`
+    "Negatives of Fashion-MNIST: dark on white like the emoji, so that their tokenizer serves both."
+    parts = load_fashion_mnist(root, split)
+    return parts | dict(source=255 - parts['source'])
+
 def load_cifar10(
     root, # Folder that holds, or will hold, cifar-10-batches-py; None = the repository's data/
     split:str # 'train' or 'test'
@@ -416,7 +425,7 @@ def load_imagenet(
     return load_folder(root, split, heldout=('val',), memory=ROOT/'cache')
 
 # %% ../nbs/01_data.ipynb #d994e29d
-LOADERS = dict(emoji64=load_emoji64, fashion_mnist=load_fashion_mnist, cifar10=load_cifar10, imagenet=load_imagenet)
+LOADERS = dict(emoji64=load_emoji64, fashion_mnist=load_fashion_mnist, fashion_white=load_fashion_white, cifar10=load_cifar10, imagenet=load_imagenet)
 
 def load_dataset(
     name:str, # One of `LOADERS`, or the path of a folder of pictures
