@@ -5,7 +5,7 @@
 # %% ../nbs/00_core.ipynb #d9f7ce8d
 from __future__ import annotations
 from argparse import Namespace
-import ctypes, json, os, platform, socket, subprocess, sys, zipfile
+import ctypes, json, os, platform, re, socket, subprocess, sys, zipfile
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,10 +21,10 @@ from tqdm.std import tqdm
 # %% auto #0
 __all__ = ['ROOT', 'SIZES', 'PUBLISHED', 'NESTS', 'SarError', 'check_choice', 'keep_memory', 'is_test', 'shown',
            'TokenizerConfig', 'ModelConfig', 'TrainConfig', 'Size', 'get_size', 'PublishedFile', 'weights_path',
-           'fetch_published', 'index_uniform', 'atomic_path', 'save_json', 'save_tensors', 'load_tensors',
-           'read_weights', 'load_weights', 'save_checkpoint', 'load_checkpoint', 'default_device', 'fast_bf16',
-           'mixed_precision', 'autocast', 'git_commit', 'machine_class', 'run_record', 'plot_style', 'progress',
-           'to_grid', 'show_images', 'save_figure']
+           'fetch_published', 'index_uniform', 'atomic_path', 'remove_stale', 'save_json', 'save_tensors',
+           'load_tensors', 'read_weights', 'load_weights', 'save_checkpoint', 'load_checkpoint', 'default_device',
+           'fast_bf16', 'mixed_precision', 'autocast', 'git_commit', 'machine_class', 'run_record', 'plot_style',
+           'progress', 'to_grid', 'show_images', 'save_figure']
 
 # %% ../nbs/00_core.ipynb #fb0d372b
 class SarError(Exception):
@@ -236,8 +236,31 @@ def atomic_path(
         yield tmp
         with open(tmp, 'rb') as f: os.fsync(f.fileno())
         os.replace(tmp, path)
+        _sync_folder(path.parent)
     except OSError as e: raise SarError(f'cannot write {shown(path)}: {e.strerror or e}; check permission and free space, then run again') from e
     finally: tmp.unlink(missing_ok=True) if tmp.parent.is_dir() else None
+
+def _sync_folder(folder): # the new name, too, is on disk only when its folder is; not every system can do it
+    try: fd = os.open(folder, os.O_RDONLY)
+    except OSError: return
+    try: os.fsync(fd)
+    except OSError: pass
+    finally: os.close(fd)
+
+def _alive(pid): # is a process of this number running?
+    try: os.kill(pid, 0)
+    except ProcessLookupError: return False
+    except (OSError, OverflowError): pass # somebody else's, or not to be known
+    return True
+
+def remove_stale(
+    folder # Folder that this process alone writes into, and is not writing into now
+) -> list: # Names of the files that were removed
+    "Remove the temporary files that killed writers of `atomic_path` left behind."
+    found = [(p, re.fullmatch(r'\..+\.(\d+)\.tmp', p.name)) for p in Path(folder).glob('.*.tmp')]
+    stale = [p for p, m in found if m and (int(m[1]) == os.getpid() or not _alive(int(m[1])))] # a container gives a new process its predecessor's number
+    for p in stale: p.unlink(missing_ok=True)
+    return sorted(p.name for p in stale)
 
 def save_json(
     path, # File to write
@@ -312,7 +335,7 @@ def load_weights(
         if k in own and own[k].shape != v.shape: raise SarError(f'{what}: {k} has shape {tuple(v.shape)}, this model wants {tuple(own[k].shape)}; {cause}')
     missing, extra = own.keys() - tensors.keys(), tensors.keys() - own.keys() - set(ignore)
     if missing or extra:
-        raise SarError(f'{what}: {len(missing)} tensors missing ({", ".join(sorted(missing)[:3])}), {len(extra)} unknown ({", ".join(sorted(extra)[:3])}); it is not a checkpoint of this kind of model')
+        raise SarError(f'{what}: {len(missing)} tensors missing ({", ".join(sorted(missing)[:3])}), {len(extra)} unknown ({", ".join(sorted(extra)[:3])}); {cause}')
     bad = [k for k in own if tensors[k].is_floating_point() and not tensors[k].isfinite().all()]
     if bad: raise SarError(f'{what}: {bad[0]} holds values that are not finite; the file is damaged or the training diverged')
     model.load_state_dict({k: v for k, v in tensors.items() if k in own})
@@ -339,8 +362,9 @@ def load_checkpoint(
 
 # %% ../nbs/00_core.ipynb #89019409
 def default_device() -> torch.device:
-    "CUDA if there is one, else the CPU."
-    return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    "CUDA if there is one, else the CPU; where several processes share a machine, each has its own GPU."
+    if not torch.cuda.is_available(): return torch.device('cpu')
+    return torch.device('cuda', int(os.environ.get('LOCAL_RANK', 0)) % max(1, torch.cuda.device_count())) # as accelerate counts
 
 def fast_bf16(
     device=None # torch.device; None = default

@@ -5,6 +5,7 @@
 # %% ../nbs/08_evaluate.ipynb #c85c6d90
 from __future__ import annotations
 from dataclasses import dataclass
+from datetime import date
 import hashlib, json, time, zipfile
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 
 from .core import (PUBLISHED, ROOT, SarError, atomic_path, default_device, get_size, mixed_precision, progress, read_weights, run_record, save_json,
-                            shown)
+                            shown, weights_path)
 from .data import ImageSet, find_broken, list_images, load_dataset, to_float, to_uint8
 from .scale_ar import group_size, load_models, sample
 from .tokenizer import effnet_lite0, imagenet_input, reconstruct
@@ -24,7 +25,7 @@ from .train import weights_hash
 __all__ = ['EFFNET', 'EFFNET_SIDE', 'REFERENCES', 'QUOTED', 'register_effnet', 'feature_extractor', 'image_features', 'compare',
            'inception_score', 'Reference', 'distance_table', 'sample_labels', 'balanced_labels', 'ShardSet',
            'sample_shards', 'pack_npz', 'RealPictures', 'load_reference', 'make_reference_stats', 'judge',
-           'paper_table', 'evaluate_model', 'evaluate_published']
+           'paper_table', 'evaluate_model', 'protocol_of', 'method_of', 'evaluate_published']
 
 # %% ../nbs/08_evaluate.ipynb #1d3a782a
 EFFNET, EFFNET_SIDE = 'effnet-lite0', 96 # name for torch-fidelity, side in pixels that the network sees
@@ -358,7 +359,7 @@ def _measured(size, method, folder): # the newest record of the published protoc
     records = [json.loads(f.read_text()) for f in sorted(folder.glob('*.json'))]
     found = [r for r in records if isinstance(r, dict) and (r.get('protocol'), r.get('size'), r.get('method')) == ('imagenet256', size, method)]
     if not found: return dict(status='measured', settings='not measured here')
-    r = max(found, key=lambda r: str(r.get('date', '')))
+    r = max(found, key=lambda r: str(r.get('date', ''))) # ISO days sort as text
     return dict(status='measured', FID=r['FID'], IS=r['IS'], N=r['n'], settings=f"cfg {r['cfg']}, top_k {r['top_k']}, top_p {r['top_p']}, against {r['reference']}, commit {r.get('commit', '?')}")
 
 # %% ../nbs/08_evaluate.ipynb #6f14232e
@@ -390,6 +391,23 @@ def evaluate_model(
     return table, record, pictures
 
 # %% ../nbs/08_evaluate.ipynb #fad5635c
+def protocol_of(
+    size:str, # A name in `SIZES`
+    n:int, # Samples
+    num_classes:int, # Classes of the model
+    row:dict # From `judge`
+) -> dict: # {'protocol': 'imagenet256'}, or nothing
+    "The mark that puts a record into the paper's table: a published size, Inception's FID, 50 samples a class."
+    return dict(protocol='imagenet256') if size in PUBLISHED and 'FID' in row and n == 50*num_classes else {}
+
+def method_of(
+    path # Weights, ours or published
+) -> str: # 'base', 'sar', 'control', or a strategy's name
+    "How weights were made: our files say it in their header, published ones by their name."
+    method = read_weights(path)[1].get('train', {}).get('method')
+    if method is None: return 'sar' if Path(path).stem.startswith('SAR') else 'base'
+    return 'control' if method == 'tf' else method
+
 def evaluate_published(
     reference, # See `load_reference`
     size:str='d16', # A name in `SIZES`
@@ -411,11 +429,11 @@ def evaluate_published(
     vae, model = (m.to(default_device()) for m in load_models(size, checkpoint))
     n = n or 50*model.cfg.num_classes
     how = dict(cfg=spec.cfg if cfg is None else cfg, top_k=spec.top_k if top_k is None else top_k, top_p=spec.top_p if top_p is None else top_p)
-    name = Path(checkpoint).stem if checkpoint else 'own'
+    weights = Path(checkpoint or weights_path(size, 'model')); name = weights.stem
     shards = sample_shards(model, vae, balanced_labels(model.cfg.num_classes, -(-n//model.cfg.num_classes))[:n], folder or ROOT/f'runs/samples-{size}-{name}', seed=seed, process=process, processes=processes, **how)
     if wait: wait()
     if process: return None
     if missing := [i for i in range(shards.count) if not shards.whole(i)]: raise SarError(f'{len(missing)} of {shards.count} shards are not there yet: wait for the other processes, then run again')
     row = judge(shards, judge_by, inception_weights, seed)
-    protocol = dict(protocol='imagenet256') if size in PUBLISHED and 'FID' in row and n == 50*model.cfg.num_classes else {}
-    return run_record(**protocol, size=size, method='sar' if name.startswith('SAR') else 'base', checkpoint=name, seed=seed, **how, reference=Path(str(reference)).name, seconds=round(time.time() - start, 1), **row)
+    where = dict(size=size, method=method_of(weights) if checkpoint else 'base', checkpoint=name, date=f'{date.today()}')
+    return run_record(**protocol_of(size, n, model.cfg.num_classes, row), **where, seed=seed, **how, reference=Path(str(reference)).name, seconds=round(time.time() - start, 1), **row)

@@ -4,8 +4,8 @@
 
 # %% ../nbs/04_exposure_bias.ipynb #4f5503c3
 from __future__ import annotations
-from dataclasses import dataclass
-import math
+from dataclasses import dataclass, replace
+import json, math, warnings
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -14,23 +14,26 @@ import pandas as pd
 import seaborn as sns
 import torch
 import torch.nn.functional as F
+from scipy.stats import t as student_t
 
-from .core import ROOT, SarError, atomic_path, autocast, default_device, get_size, index_uniform, progress, run_record, save_json
+from .core import ROOT, SarError, atomic_path, autocast, default_device, get_size, index_uniform, progress, run_record, save_json, shown
 from .csfl import csf_loss
-from .data import ImageSet, load_dataset, to_float, to_uint8
-from .evaluate import Reference, compare, image_features
+from .data import ImageSet, emoji_table, load_dataset, to_float, to_uint8
+from .evaluate import Reference, image_features
 from .scale_ar import FlexVAR, generate, load_model, pick, token_loss
 from .ssr import Batch
 from .tokenizer import FlexVAE, load_tokenizer, next_inputs, psnr, split_scales
-from .train import TokenData
+from .train import TokenData, weights_hash
 
 # %% auto #0
-__all__ = ['Probe', 'check_probe', 'load_probe', 'per_picture', 'interval', 'tidy', 'logits_from', 'unigram_bits', 'difficulty',
-           'plot_difficulty', 'training_curves', 'flat_gradient', 'batches', 'gradient_table', 'plot_dynamics',
-           'contexts', 'gap', 'plot_gap', 'consistency', 'pair_features', 'auc', 'two_sample_auc', 'same_classes',
-           'exposure_auc', 'own_likelihood', 'plot_error', 'oracle_prefix', 'plot_prefix', 'sensitivity',
-           'plot_sensitivity', 'pyramid_pictures', 'linear_probe', 'supervision', 'plot_supervision', 'conflict',
-           'plot_conflict', 'verdict', 'diagnose']
+__all__ = ['STRENGTHS', 'Probe', 'check_probe', 'picture_groups', 'load_probe', 'later_probe', 'per_picture', 'resample',
+           'interval', 't_interval', 'tidy', 'bars', 'logits_from', 'unigram_bits', 'difficulty', 'plot_difficulty',
+           'training_curves', 'flat_gradient', 'batches', 'gradient_table', 'over_batches', 'plot_dynamics', 'contexts',
+           'finish', 'same_classes', 'other_pictures', 'gap', 'plot_gap', 'round_trip', 'consistency', 'pair_features',
+           'judge_scores', 'auc', 'exposure_auc', 'own_likelihood', 'plot_error', 'kid_pairs', 'kid_by_picture',
+           'fd_interval', 'prefixes', 'oracle_prefix', 'plot_prefix', 'random_codes', 'rises', 'sensitivity', 'reach',
+           'sensitivities', 'plot_sensitivity', 'pyramid_pictures', 'linear_probe', 'supervision', 'plot_supervision',
+           'student_losses', 'conflict', 'plot_conflict', 'verdict', 'diagnose']
 
 # %% ../nbs/04_exposure_bias.ipynb #6124a995
 @dataclass
@@ -43,6 +46,7 @@ class Probe:
     test:ImageSet # Held-out pictures
     train:ImageSet # Training pictures
     seed:int = 0 # Of every draw
+    groups:torch.Tensor = None # int64 (B,): held-out pictures of one number are resampled together; None = each by itself
 
     @property
     def scales(self): return self.held.scales
@@ -50,18 +54,33 @@ class Probe:
     def names(self): return [f'{p}x{p}' for p in self.scales]
     @property
     def tokens(self): return self.held.tokens[:, 0].long()
+    @property
+    def ends(self): return np.cumsum([0] + [p*p for p in self.scales]) # where scales begin and end in the sequence
 
 def check_probe(
-    model:FlexVAR, # A model
+    model:FlexVAR, # A model; `.facts` of its file, if it has any, are compared
     vae:FlexVAE, # A tokenizer
-    num_classes:int # Classes of the data
+    num_classes:int, # Classes of the data
+    stamp:str=None # Fingerprint of the training pictures; None = do not compare
 ):
-    "Refuse what cannot be measured together."
-    m, t = model.cfg, vae.cfg
+    "Refuse what cannot be measured together, and warn of what should not be."
+    m, t, facts = model.cfg, vae.cfg, getattr(model, 'facts', {})
     if (m.vocab_size, m.latent_channels) != (t.vocab_size, t.latent_channels):
         raise SarError(f'the model was trained with another tokenizer: it expects {m.vocab_size} codes of width {m.latent_channels}, this one has {t.vocab_size} of width {t.latent_channels}; pass the tokenizer of its size')
+    if facts.get('tokenizer') not in (None, key := getattr(vae, 'key', None)): # the shapes agree, the codes do not
+        raise SarError(f"the model was trained with another tokenizer: its file names {facts['tokenizer']}, this one is {key}; put back the tokenizer it was trained with")
     if m.num_classes != num_classes: raise SarError(f'the model knows {m.num_classes} classes, the data have {num_classes}: measure it on the data it was trained on')
     if len(m.scales) < 2: raise SarError(f'the schedule {m.scales} has one scale only: exposure bias needs a scale that is predicted from another')
+    if stamp and facts.get('data', stamp).split()[0] != stamp: warnings.warn('the model was trained on other pictures than these: what is called seen was not seen, and differences between the data count as errors of the model', stacklevel=2)
+
+def picture_groups(
+    data:ImageSet, # Pictures
+    root=None # Where the data lie
+) -> torch.Tensor: # int64 (n,)
+    "Pictures that belong together: the drawings of one emoji; elsewhere each stands alone."
+    if data.name != 'emoji64': return torch.arange(len(data))
+    codes = emoji_table(root, ['code_point', 'split'], data.split).code_point.to_numpy()
+    return torch.from_numpy(pd.factorize(codes[[i*len(codes)//len(data) for i in range(len(data))]])[0]).long() # as `load_dataset` thins them
 
 def load_probe(
     size:str='tiny', # A name in `SIZES`
@@ -76,9 +95,22 @@ def load_probe(
     spec, device = get_size(size), default_device()
     vae, model = load_tokenizer(size).to(device), load_model(size, checkpoint or None).to(device)
     train, test = (load_dataset(dataset, spec.image_size, split, root, limit=k) for split, k in (('train', n_seen), ('test', n)))
-    check_probe(model, vae, train.num_classes)
+    check_probe(model, vae, train.num_classes, None if n_seen else train.fingerprint)
     held, seen = (TokenData(vae, data, model.cfg.scales, ROOT/'cache') for data in (test, train))
-    return Probe(model, vae, held, seen, test, train, seed)
+    return Probe(model, vae, held, seen, test, train, seed, picture_groups(test, root))
+
+def later_probe(
+    probe:Probe, # Before
+    size:str, # A name in `SIZES`
+    checkpoint # Weights that were trained on from those of `probe`
+) -> Probe: # The same data and draws, the other model
+    "The same measurements for a model that was trained further; a run that says it began elsewhere is refused."
+    try: start = json.loads(Path(checkpoint).with_name('run.json').read_text()).get('start')
+    except (OSError, ValueError): start = None # weights without their run: nothing to compare
+    if start not in (None, weights_hash(probe.model)): raise SarError(f'{shown(checkpoint)} was not trained from the weights that are measured here (its run began at {start}); pass a run that began there, or leave it out')
+    model = load_model(size, checkpoint).to(probe.model.head.weight.device)
+    check_probe(model, probe.vae, probe.held.num_classes)
+    return replace(probe, model=model)
 
 # %% ../nbs/04_exposure_bias.ipynb #14677f2b
 def per_picture(
@@ -88,26 +120,58 @@ def per_picture(
     "Mean over the tokens of each scale, picture by picture."
     return torch.stack([v.float().mean(1) for v in split_scales(values, scales)], 1)
 
+def resample(
+    n:int, # Pictures
+    groups:torch.Tensor=None, # int64 (n,) pictures that are drawn together; None = each by itself
+    reps:int=1000, # Resamplings
+    seed:int=0 # Of the resampling
+) -> torch.Tensor: # (reps, n), rows sum to 1
+    "Weights of pictures in bootstrap resamplings of groups."
+    g = torch.arange(n) if groups is None else groups.unique(return_inverse=True)[1]
+    G = int(g.max()) + 1
+    draws = torch.randint(G, (reps, G), generator=torch.Generator().manual_seed(seed))
+    weight = torch.stack([torch.bincount(d, minlength=G) for d in draws]).double()[:, g]
+    return weight/weight.sum(1, keepdim=True)
+
 def interval(
     values, # (B, ...) one row a picture
     reps:int=1000, # Resamplings
-    seed:int=0 # Of the resampling
+    seed:int=0, # Of the resampling
+    groups:torch.Tensor=None # See `resample`
 ) -> tuple: # mean, low, high, each (...)
     "Mean over pictures with a 95 % bootstrap interval."
     x = torch.as_tensor(values).double()
-    draws = torch.randint(len(x), (reps, len(x)), generator=torch.Generator().manual_seed(seed))
-    weight = F.one_hot(draws, len(x)).sum(1).double()/len(x) if len(x) <= 64 else torch.stack([torch.bincount(d, minlength=len(x)) for d in draws]).double()/len(x)
-    means = weight @ x.flatten(1)
+    means = resample(len(x), groups, reps, seed) @ x.flatten(1)
     mean, low, high = x.flatten(1).mean(0), means.quantile(0.025, 0), means.quantile(0.975, 0)
     return tuple(t.view(x.shape[1:]) for t in (mean, torch.minimum(low, mean), torch.maximum(high, mean))) # equal values: rounding must not put the mean outside
+
+def t_interval(
+    values # (n,) one number a batch
+) -> tuple: # mean, low, high
+    "Mean of a few independent numbers with Student's 95 % interval."
+    x = np.asarray(values, float)
+    half = student_t.ppf(0.975, len(x) - 1)*x.std(ddof=1)/math.sqrt(len(x)) if len(x) > 1 else math.inf # one number tells nothing of its spread
+    return x.mean(), x.mean() - half, x.mean() + half
 
 def tidy(
     values:torch.Tensor, # (B, N) picture by picture
     names:list, # Names of the N scales
+    groups:torch.Tensor=None, # See `resample`
     **facts # Further columns
 ) -> pd.DataFrame: # One row a scale: scale, value, low, high, ...
     "A table of means with intervals."
-    return pd.DataFrame([dict(facts, scale=s, value=m, low=a, high=b) for s, m, a, b in zip(names, *(t.tolist() for t in interval(values)))])
+    return pd.DataFrame([dict(facts, scale=s, value=m, low=a, high=b) for s, m, a, b in zip(names, *(t.tolist() for t in interval(values, groups=groups)))])
+
+def bars(
+    ax, # Axes
+    table:pd.DataFrame, # x, value, low, high
+    label:str=None, # For the legend
+    look:int=0, # Which marker, dash and colour
+    x:str='scale' # Column of the horizontal axis
+):
+    "One line with error bars; lines differ in marker and dash as well as in colour."
+    mark, style = (('o', '-'), ('s', '--'), ('^', '-.'), ('v', ':'), ('D', '-'))[look % 5]
+    ax.errorbar(table[x], table.value, [table.value - table.low, table.high - table.value], marker=mark, ls=style, color=f'C{look}', ms=5, capsize=3, label=label)
 
 # %% ../nbs/04_exposure_bias.ipynb #fa06fd75
 @torch.no_grad()
@@ -125,20 +189,37 @@ def logits_from(
         yield part, logits.float().cpu()
 
 # %% ../nbs/04_exposure_bias.ipynb #de7678ce
+STRENGTHS = (2., 10., 50., 200., 1000., 5000.) # Pseudo-counts to choose from
+
+def _spread(counts, prior, strength): # counts (..., V), prior (..., V): smoothed probabilities
+    return (counts + strength*prior)/(counts.sum(-1, keepdim=True) + strength)
+
+def _class_counts(codes, labels, K, V): # codes (B, l), labels (B,) -> (K, V)
+    return torch.bincount((labels[:, None]*V + codes).flatten(), minlength=K*V).view(K, V).double()
+
+def _unigram(codes, labels, K, V, by_class, strengths): # -> (K, V) probabilities
+    count = _class_counts(codes, labels, K, V)
+    p = _spread(count.sum(0), torch.full((V,), 1/V, dtype=torch.float64), strengths[0])
+    return _spread(count, p, strengths[1]) if by_class else p.expand(K, V)
+
+def _best(codes, labels, K, V, by_class): # strengths that code the last fifth best, one after the other
+    last, cost, chosen = torch.arange(len(codes)) % 5 == 4, {}, [STRENGTHS[-1]]*2
+    for i in range(2 if by_class else 1):
+        for s in STRENGTHS:
+            trial = [s, chosen[1]] if i == 0 else [chosen[0], s]
+            p = _unigram(codes[~last], labels[~last], K, V, i == 1, trial)
+            cost[s] = -p.log()[labels[last][:, None], codes[last]].mean().item()
+        chosen[i] = min(cost, key=cost.get)
+    return chosen
+
 def unigram_bits(
     probe:Probe, # Training tokens to count, held-out tokens to code
-    by_class:bool=False, # Count for each class
-    strength:float=200. # Pseudo-counts: of the uniform, and of the unigram behind each class
+    by_class:bool=False # Count for each class
 ) -> torch.Tensor: # (B, N) bits a token
-    "Cost of held-out codes under counts of the training codes of the same scale."
-    V, out = probe.vae.cfg.vocab_size, []
+    "Cost of held-out codes under counts of the training codes of the same scale; smoothing is chosen on training codes."
+    V, K, out = probe.vae.cfg.vocab_size, probe.seen.num_classes, []
     for seen, held in zip(split_scales(probe.seen.tokens[:, 0].long(), probe.scales), split_scales(probe.tokens, probe.scales)):
-        count = torch.bincount(seen.flatten(), minlength=V).double()
-        p = ((count + strength/V)/(count.sum() + strength)).expand(probe.seen.num_classes, V).clone()
-        if by_class:
-            for c in range(len(p)):
-                own = torch.bincount(seen[probe.seen.labels == c].flatten(), minlength=V).double()
-                p[c] = (own + strength*p[c])/(own.sum() + strength)
+        p = _unigram(seen, probe.seen.labels, K, V, by_class, _best(seen, probe.seen.labels, K, V, by_class))
         out.append(-p.log2()[probe.held.labels[:, None], held].mean(1))
     return torch.stack(out, 1)
 
@@ -146,15 +227,17 @@ def difficulty(
     probe:Probe # What to measure
 ) -> pd.DataFrame: # scale, measure, value, low, high, group
     "Cost, accuracy and perplexity of each scale beside chance and two unigrams (part 1)."
-    bits, hits = [], []
+    bits, hits, table = [], [], lambda v, **facts: tidy(v, probe.names, probe.groups, **facts)
     for part, logits in logits_from(probe, probe.tokens, probe.held.labels):
         truth = probe.tokens[part]
         bits.append(per_picture(token_loss(logits, truth)/math.log(2), probe.scales)); hits.append(per_picture(logits.argmax(-1) == truth, probe.scales))
     bits = torch.cat(bits)
-    rows = [tidy(b, probe.names, measure='bits a token', group=g) for g, b in (('model', bits), ('unigram', unigram_bits(probe)), ('class unigram', unigram_bits(probe, True)))]
-    rows.append(tidy(torch.full_like(bits, math.log2(probe.vae.cfg.vocab_size)), probe.names, measure='bits a token', group='chance'))
+    rows = [table(b, measure='bits a token', group=g) for g, b in (('model', bits), ('unigram', unigram_bits(probe)), ('class unigram', unigram_bits(probe, True)))]
+    rows.append(table(torch.full_like(bits, math.log2(probe.vae.cfg.vocab_size)), measure='bits a token', group='chance'))
     power = rows[0].assign(measure='perplexity', **{k: 2**rows[0][k] for k in ('value', 'low', 'high')})
-    return pd.concat([*rows, tidy(torch.cat(hits), probe.names, measure='accuracy', group='model'), power], ignore_index=True)
+    steps = torch.arange(len(probe.scales)).double(); steps = (steps - steps.mean())/(steps - steps.mean()).square().sum()
+    order = tidy(torch.stack([bits[:, 0] - bits[:, 1:].mean(1), -(bits.double() @ steps)], 1), ['first minus the rest', 'fall a scale'], probe.groups, measure='bits a token, ordering', group='model')
+    return pd.concat([*rows, table(torch.cat(hits), measure='accuracy', group='model'), power, order], ignore_index=True)
 
 def plot_difficulty(
     table:pd.DataFrame # From `difficulty`
@@ -162,32 +245,34 @@ def plot_difficulty(
     "Bits by scale beside the yardsticks, accuracy, and the share that context explains."
     fig, axs = plt.subplots(1, 3, figsize=(10, 2.8), layout='constrained')
     bits, hits = table[table.measure == 'bits a token'], table[table.measure == 'accuracy']
-    for (g, t), (mark, style) in zip(bits.groupby('group', sort=False), (('o', '-'), ('s', '--'), ('^', '-.'), ('', ':'))):
-        axs[0].errorbar(t.scale, t.value, [t.value - t.low, t.high - t.value], label=g, marker=mark, ls=style, capsize=3)
+    for i, (g, t) in enumerate(bits.groupby('group', sort=False)): bars(axs[0], t, g, i)
     axs[0].set(ylabel='bits a token', xlabel='scale', title='Cost of a held-out code', ylim=(0, None)); axs[0].legend(fontsize=7)
     axs[1].bar(hits.scale, hits.value, yerr=[hits.value - hits.low, hits.high - hits.value], capsize=3, color='C0'); axs[1].set(ylabel='share of codes', xlabel='scale', title='Likeliest code is the true one')
     wide = bits.pivot(index='scale', columns='group', values='value').loc[hits.scale]
-    parts = pd.DataFrame({'frequency': wide.chance - wide.unigram, 'class': wide.unigram - wide['class unigram'], 'context and shape of the model': wide['class unigram'] - wide.model, 'left over': wide.model})
-    parts.clip(lower=0).plot.bar(stacked=True, ax=axs[2], colormap='cividis', width=.8, edgecolor='white'); axs[2].set(ylabel='bits a token', xlabel='scale', title='What explains them', ylim=(0, 1.45*wide.chance.max())); axs[2].tick_params(axis='x', rotation=0); axs[2].legend(fontsize=6, ncol=2, loc='upper center')
+    known = wide[['unigram', 'class unigram']].min(1).clip(upper=wide.chance) # the better of two counts
+    parts = pd.DataFrame({'frequency and class': wide.chance - known, 'context': (known - wide.model).clip(lower=0), 'left over': np.minimum(wide.model, known)})
+    parts.plot.bar(stacked=True, ax=axs[2], colormap='cividis', width=.8, edgecolor='white'); axs[2].axhline(wide.chance.iloc[0], color='k', lw=.8, ls=':')
+    axs[2].set(ylabel='bits a token', xlabel='scale', title='What explains them (dots: chance)', ylim=(0, 1.4*wide.chance.max())); axs[2].tick_params(axis='x', rotation=0); axs[2].legend(fontsize=7, ncol=2, loc='upper center')
     return fig
 
 # %% ../nbs/04_exposure_bias.ipynb #5419833f
 def training_curves(
-    log:pd.DataFrame # Log of a run: epoch, test_1x1, ...
-) -> pd.DataFrame: # epoch, scale, nats, relative
-    "Held-out loss by scale along training, and over its last value (part 2)."
-    tidy = log.melt('epoch', [c for c in log if c.startswith('test_')], 'scale', 'nats')
+    log:pd.DataFrame # Log of a run: epoch, test_1x1, ..., and grad if it was kept
+) -> pd.DataFrame: # epoch, grad, scale, nats, relative
+    "Held-out loss by scale along training, and over its last value; the norm of the whole gradient beside it (part 2)."
+    log = log.assign(grad=log.grad if 'grad' in log else np.nan)
+    tidy = log.melt(['epoch', 'grad'], [c for c in log if c.startswith('test_')], 'scale', 'nats')
     tidy['scale'] = tidy.scale.str.removeprefix('test_')
     return tidy.assign(relative=tidy.nats/tidy.groupby('scale').nats.transform('last'))
 
 def flat_gradient(
     model:torch.nn.Module, # The model
     loss:torch.Tensor # Scalar
-) -> torch.Tensor: # (parameters,)
+) -> torch.Tensor: # float64 (parameters,)
     "Gradient of a loss as one vector; the graph is kept."
     params = [p for p in model.parameters() if p.requires_grad]
     grads = torch.autograd.grad(loss, params, retain_graph=True, allow_unused=True)
-    return torch.cat([torch.zeros(p.numel(), device=p.device) if g is None else g.flatten() for p, g in zip(params, grads)])
+    return torch.cat([torch.zeros(p.numel(), device=p.device) if g is None else g.flatten() for p, g in zip(params, grads)]).double()
 
 def batches(
     data:TokenData, # Tokens
@@ -202,33 +287,51 @@ def batches(
 def gradient_table(
     model:FlexVAR, # A model
     parts:list # of `Batch`
-) -> pd.DataFrame: # batch, i, j, cosine, norm (of i)
-    "Cosine between the gradients of every two scales' losses (part 2)."
+) -> pd.DataFrame: # batch, i, j, cosine, norm (of i), weighted (share of i in the gradient of the whole loss)
+    "Cosine between the gradients of every two scales' losses, and their norms (part 2)."
     rows, device = [], model.head.weight.device
     model.requires_grad_(True)
     for b, batch in enumerate(parts):
         logits = model(batch.labels.to(device), batch.inputs.to(device), batch.scales)
         losses = [c.mean() for c in split_scales(token_loss(logits, batch.tokens.to(device)), batch.scales)]
         g = torch.stack([flat_gradient(model, l) for l in losses])
-        cos = F.normalize(g, dim=1) @ F.normalize(g, dim=1).T
-        names = [f'{p}x{p}' for p in batch.scales]
-        rows += [dict(batch=b, i=a, j=c, cosine=cos[x, y].item(), norm=g[x].norm().item()) for x, a in enumerate(names) for y, c in enumerate(names)]
+        cos, names = F.normalize(g, dim=1) @ F.normalize(g, dim=1).T, [f'{p}x{p}' for p in batch.scales]
+        weight = np.array(batch.scales)**2/sum(p*p for p in batch.scales)
+        rows += [dict(batch=b, i=a, j=c, cosine=cos[x, y].item(), norm=g[x].norm().item(), weighted=weight[x]*g[x].norm().item()) for x, a in enumerate(names) for y, c in enumerate(names)]
     model.requires_grad_(False)
     return pd.DataFrame(rows)
 
+def over_batches(
+    table:pd.DataFrame, # One row a batch and group
+    by:list, # Columns that make a group
+    value:str # Column to average
+) -> pd.DataFrame: # by, value, low, high
+    "Means over batches with Student's intervals."
+    return pd.DataFrame([dict(zip((*by, 'value', 'low', 'high'), (*k, *t_interval(g[value])))) for k, g in table.groupby(by, sort=False)])
+
+def _plot_curves(axs, curves, order): # pace, losses, and the whole gradient's norm
+    colours = sns.color_palette('cividis', len(order))
+    for i, (s, colour) in enumerate(zip(order, colours)):
+        t = curves[curves.scale == s]
+        axs[0].plot(t.epoch, t.relative, color=colour, marker='osv^Dp'[i % 6], markevery=(i, 6), ms=4)
+        axs[0].annotate(s, (t.epoch.iloc[len(t)*i//(2*len(order))], t.relative.iloc[len(t)*i//(2*len(order))]), fontsize=7, color=colour, xytext=(3, 3), textcoords='offset points')
+    axs[0].set(yscale='log', xlabel='epoch', ylabel='held-out loss over its last value', title='Pace of learning'); axs[0].yaxis.set_major_formatter('{x:.1f}'); axs[0].yaxis.set_minor_formatter('{x:.1f}'); axs[0].tick_params(axis='y', which='both', labelsize=7)
+    sns.heatmap(curves.pivot(index='scale', columns='epoch', values='nats').loc[order], cmap='cividis', ax=axs[1], cbar_kws=dict(label='nats a token')); axs[1].set(title='Held-out loss', ylabel='scale')
+    whole = curves.drop_duplicates('epoch'); axs[2].plot(whole.epoch, whole.grad, marker='o', ms=3); axs[2].set(title='Gradient along training', xlabel='epoch', ylabel='norm, mean of the epoch', ylim=(0, None))
+
 def plot_dynamics(
-    curves:pd.DataFrame, # From `training_curves`
+    curves, # From `training_curves`, or None where there is no log
     gradients:pd.DataFrame # From `gradient_table`
 ):
-    "Pace of every scale, as curves and as a map, and agreement of their gradients."
-    order = list(dict.fromkeys(gradients.i))
-    fig, axs = plt.subplots(1, 4, figsize=(14, 3), layout='constrained', width_ratios=[1.1, 1.2, 1, .8])
-    sns.lineplot(curves, x='epoch', y='relative', hue='scale', style='scale', hue_order=order, style_order=order, palette='cividis', ax=axs[0]).set(ylabel='held-out loss over its last value', title='Pace of learning'); axs[0].legend(fontsize=6)
-    sns.heatmap(curves.pivot(index='scale', columns='epoch', values='nats').loc[order], cmap='cividis', ax=axs[1], cbar_kws=dict(label='nats a token')); axs[1].set(title='Held-out loss', ylabel='scale')
+    "Pace of every scale, agreement of their gradients, and what each contributes."
+    order, more = list(dict.fromkeys(gradients.i)), 0 if curves is None else 3
+    fig, axs = plt.subplots(1, 2 + more, figsize=(5.4 + 3*more, 3), layout='constrained')
+    if more: _plot_curves(axs, curves, order)
     cos = gradients.groupby(['i', 'j']).cosine.mean().unstack().loc[order, order]
-    sns.heatmap(cos, cmap='cividis', vmin=-.2, vmax=1, annot=True, fmt='.2f', annot_kws=dict(fontsize=7), ax=axs[2]); axs[2].set(title='Cosine of gradients', xlabel='scale', ylabel='scale')
+    sns.heatmap(cos, cmap='cividis', vmin=-.2, vmax=1, annot=True, fmt='.2f', annot_kws=dict(fontsize=6), cbar=False, ax=axs[-2]); axs[-2].set(title='Cosine of gradients', xlabel='scale', ylabel='scale')
     norms = gradients[gradients.i == gradients.j]
-    sns.barplot(norms, x='i', y='norm', order=order, color='C0', errorbar=('ci', 95), capsize=.3, ax=axs[3]).set(title='Gradient norm', xlabel='scale', ylabel='norm')
+    for i, (k, label) in enumerate((('norm', 'of the scale alone'), ('weighted', 'as part of the loss'))): bars(axs[-1], over_batches(norms, ['i'], k), label, i, 'i')
+    axs[-1].set(title='Gradient norm by scale', xlabel='scale', ylabel='norm', yscale='log'); axs[-1].legend(fontsize=7)
     return fig
 
 # %% ../nbs/04_exposure_bias.ipynb #4a6bc5e7
@@ -241,97 +344,19 @@ def contexts(
     for part, logits in logits_from(probe, probe.tokens, probe.held.labels):
         ids = range(part.start, part.start + len(logits))
         drawn.append(pick(logits, index_uniform(probe.seed, ids, L, stream=101)))
-    with autocast(probe.model.head.weight.device):
-        free = torch.cat([generate(probe.model, probe.vae.quantize, probe.held.labels[i:i + 100], seed=probe.seed + 1, index=range(i, i + len(probe.held.labels[i:i + 100]))).cpu() for i in range(0, len(probe.held), 100)])
-    return {'truth': probe.tokens, 'one-step rollout': torch.cat(drawn), 'free running': free}
+    return {'truth': probe.tokens, 'one-step rollout': torch.cat(drawn), 'free running': finish(probe, seed=probe.seed + 1)}
 
-def gap(
-    probe:Probe, # What to measure
-    codes:dict # From `contexts`
-) -> pd.DataFrame: # scale, context, measure, value, low, high
-    "Cost of each context against the true one (part 3)."
-    V, rows = probe.vae.cfg.vocab_size, []
-    inputs = lambda c: F.pad(next_inputs(probe.vae.quantize, c, probe.scales).cpu(), (0, 0, probe.scales[0]**2, 0))
-    for name, mine in list(codes.items())[1:]:
-        found = {k: [] for k in ('rise in cross-entropy, bits', 'KL from teacher-forced, bits', 'same likeliest code, share')}
-        for (part, t), (_, s) in zip(logits_from(probe, probe.tokens, probe.held.labels), logits_from(probe, mine, probe.held.labels)):
-            truth, lt, ls = probe.tokens[part], t.log_softmax(-1), s.log_softmax(-1)
-            per = lambda x: per_picture(x, probe.scales)
-            for k, x in zip(found, ((token_loss(s, truth) - token_loss(t, truth))/math.log(2), (lt.exp()*(lt - ls)).sum(-1)/math.log(2), t.argmax(-1) == s.argmax(-1))): found[k].append(per(x))
-        rows += [tidy(torch.cat(v), probe.names, context=name, measure=k) for k, v in found.items()]
-        rows.append(tidy(per_picture((inputs(mine) - inputs(probe.tokens)).norm(dim=-1), probe.scales), probe.names, context=name, measure='distance of inputs'))
-    return pd.concat(rows, ignore_index=True)
-
-def plot_gap(
-    table:pd.DataFrame # From `gap`
-):
-    "Four measures by scale, a line a context."
-    fig, axs = plt.subplots(1, 4, figsize=(13, 2.8), layout='constrained')
-    for ax, (m, t) in zip(axs, table.groupby('measure', sort=False)):
-        for (c, g), (mark, style) in zip(t.groupby('context', sort=False), (('o', '-'), ('s', '--'))):
-            ax.errorbar(g.scale, g.value, [g.value - g.low, g.high - g.value], marker=mark, ls=style, capsize=3, label=c)
-        ax.axhline(0, color='grey', lw=.8); ax.set(title=m, xlabel='scale', ylabel=m.split(', ')[-1] if ', ' in m else 'norm')
-    axs[0].legend(fontsize=7)
-    return fig
-
-# %% ../nbs/04_exposure_bias.ipynb #5b232425
 @torch.no_grad()
-def consistency(
-    probe:Probe, # Model and tokenizer
-    codes:dict # name -> codes (B, L)
-) -> pd.DataFrame: # scale, pictures, measure, value, low, high
-    "Codes against those of the decoded and re-encoded picture (part 3a)."
-    rows, device, book = [], probe.model.head.weight.device, probe.vae.quantize
-    for name, mine in codes.items():
-        again = torch.cat([probe.vae.tokenize(probe.vae.encode(probe.vae.decode(c[:, -probe.scales[-1]**2:].to(device))), probe.scales).cpu() for c in mine.split(64)])
-        near = (book.lookup(mine.to(device))*book.lookup(again.to(device))).sum(-1).cpu()
-        rows += [tidy(per_picture(mine == again, probe.scales), probe.names, pictures=name, measure='same code, share'), tidy(per_picture(near, probe.scales), probe.names, pictures=name, measure='cosine of codes')]
-    return pd.concat(rows, ignore_index=True)
-
-# %% ../nbs/04_exposure_bias.ipynb #e7ab492a
-def pair_features(
-    probe:Probe, # Tokenizer and schedule
-    codes:torch.Tensor, # int64 (B, L)
-    labels:torch.Tensor # int64 (B,)
-) -> list: # N tensors (B, D)
-    "Fixed features of (context, codes) of every scale."
-    book = probe.vae.quantize
-    e = split_scales(book.lookup(codes.to(book.embedding.weight.device)).cpu(), probe.scales)
-    ctx = split_scales(F.pad(next_inputs(book, codes.to(book.embedding.weight.device), probe.scales).cpu(), (0, 0, probe.scales[0]**2, 0)), probe.scales)
-    onehot = F.one_hot(labels, probe.held.num_classes).float()
-    return [torch.cat([x.mean(1), x.std(1, correction=0), c.mean(1), c.std(1, correction=0), (x*c).mean(1), (x - c).square().mean(1), onehot], 1) for x, c in zip(e, ctx)]
-
-def auc(
-    score:torch.Tensor, # (B,) larger = more likely of the second kind
-    kind:torch.Tensor # (B,) 0 or 1
-) -> float:
-    "Area under the ROC curve, ties counted half."
-    ranks = torch.from_numpy(pd.Series(score.numpy()).rank().to_numpy())
-    ones = kind.sum().item(); zeros = len(kind) - ones
-    return ((ranks[kind == 1].sum().item() - ones*(ones + 1)/2)/(ones*zeros))
-
-def two_sample_auc(
-    a:torch.Tensor, # (n, D) features of one set
-    b:torch.Tensor, # (m, D) of the other
-    folds:int=5, # Cross-validation
-    decay:float=1e-2, # L2 on the weights
-    seed:int=0 # Of folds and resampling
-) -> tuple: # AUC, low, high
-    "Cross-validated AUC of a logistic regression that tells two sets apart, with a bootstrap interval."
-    x, kind = torch.cat([a, b]).double(), torch.cat([torch.zeros(len(a)), torch.ones(len(b))]).double()
-    where = torch.randperm(max(len(a), len(b)), generator=torch.Generator().manual_seed(seed)) % folds
-    fold = torch.cat([where[:len(a)], where[:len(b)]]) # pairs stay together: else the classes of one set hint at the other
-    score = torch.zeros(len(x), dtype=torch.float64)
-    for k in range(folds):
-        t = fold != k; mean, sd = x[t].mean(0), x[t].std(0) + 1e-6
-        z, w = (x - mean)/sd, torch.zeros(x.shape[1] + 1, dtype=torch.float64, requires_grad=True)
-        opt = torch.optim.LBFGS([w], max_iter=60, line_search_fn='strong_wolfe')
-        def loss(): opt.zero_grad(); l = F.binary_cross_entropy_with_logits(z[t] @ w[:-1] + w[-1], kind[t]) + decay*w[:-1].square().sum(); l.backward(); return l
-        opt.step(loss)
-        score[~t] = (z[~t] @ w[:-1] + w[-1]).detach()
-    g = torch.Generator().manual_seed(seed)
-    reps = [auc(score[i], kind[i]) for i in (torch.randint(len(x), (len(x),), generator=g) for _ in range(200))]
-    return auc(score, kind), float(np.quantile(reps, 0.025)), float(np.quantile(reps, 0.975))
+def finish(
+    probe:Probe, # Model, classes
+    prefix:torch.Tensor=None, # int64 (B, l) codes of the first scales; None = draw all
+    seed:int=0, # Of the draws
+    **how # cfg, top_k, top_p of sampling
+) -> torch.Tensor: # int64 (B, L)
+    "Let the model draw what `prefix` leaves open; the noise of a picture is the same whatever is given."
+    y, parts = probe.held.labels, [slice(i, i + 100) for i in range(0, len(probe.held), 100)]
+    draw = lambda s: generate(probe.model, probe.vae.quantize, y[s], seed=seed, index=range(s.start, s.start + len(y[s])), prefix=None if prefix is None else prefix[s], **how).cpu()
+    with autocast(probe.model.head.weight.device): return torch.cat([draw(s) for s in parts])
 
 def same_classes(
     data:TokenData, # Where to choose from
@@ -346,30 +371,153 @@ def same_classes(
         ids.append(mine[used.get(c, 0) % len(mine)].item()); used[c] = used.get(c, 0) + 1
     return ids
 
+def other_pictures(
+    probe:Probe # Held-out classes, training tokens
+) -> torch.Tensor: # int64 (B, L)
+    "True codes of training pictures of the same classes: error-free, and of something else."
+    return probe.seen.tokens[same_classes(probe.seen, probe.held.labels, probe.seed), 0].long()
+
+def gap(
+    probe:Probe, # What to measure
+    codes:dict # From `contexts`
+) -> pd.DataFrame: # scale, context, measure, value, low, high
+    "Cost of each context against the true one (part 3)."
+    rows, table = [], lambda v, **facts: tidy(v, probe.names, probe.groups, **facts)
+    inputs = lambda c: F.pad(next_inputs(probe.vae.quantize, c.to(probe.vae.quantize.embedding.weight.device), probe.scales).cpu(), (0, 0, probe.scales[0]**2, 0))
+    for name, mine in list(codes.items())[1:]:
+        found = {k: [] for k in ('rise in cross-entropy, bits', 'KL from teacher-forced, bits', 'same likeliest code, share', 'largest probability, share')}
+        for (part, t), (_, s) in zip(logits_from(probe, probe.tokens, probe.held.labels), logits_from(probe, mine, probe.held.labels)):
+            truth, lt, ls = probe.tokens[part], t.log_softmax(-1), s.log_softmax(-1)
+            for k, x in zip(found, ((token_loss(s, truth) - token_loss(t, truth))/math.log(2), (lt.exp()*(lt - ls)).sum(-1)/math.log(2), t.argmax(-1) == s.argmax(-1), ls.amax(-1).exp())): found[k].append(per_picture(x, probe.scales))
+        rows += [table(torch.cat(v), context=name, measure=k) for k, v in found.items()]
+        rows.append(table(per_picture((inputs(mine) - inputs(probe.tokens)).norm(dim=-1), probe.scales), context=name, measure='distance of inputs'))
+    return pd.concat(rows, ignore_index=True)
+
+def plot_gap(
+    table:pd.DataFrame # From `gap`
+):
+    "Four measures by scale, a line a context."
+    fig, axs = plt.subplots(1, 4, figsize=(13, 2.8), layout='constrained')
+    for ax, (m, t) in zip(axs, table[~table.measure.str.startswith('largest')].groupby('measure', sort=False)):
+        for i, (c, g) in enumerate(t.groupby('context', sort=False)): bars(ax, g, c, i)
+        ax.axhline(0, color='grey', lw=.8); ax.set(title=m.split(', ')[0], xlabel='scale', ylabel=m.split(', ')[-1] if ', ' in m else 'Euclidean, codes have length 1')
+    axs[0].legend(fontsize=7)
+    return fig
+
+# %% ../nbs/04_exposure_bias.ipynb #5b232425
+@torch.no_grad()
+def round_trip(
+    probe:Probe, # Tokenizer and schedule
+    codes:torch.Tensor # int64 (B, L)
+) -> torch.Tensor: # int64 (B, L)
+    "Codes of the decoded and re-encoded picture."
+    device = probe.model.head.weight.device
+    return torch.cat([probe.vae.tokenize(probe.vae.encode(probe.vae.decode(c[:, -probe.scales[-1]**2:].to(device))), probe.scales).cpu() for c in codes.split(64)])
+
+@torch.no_grad()
+def consistency(
+    probe:Probe, # Model and tokenizer
+    codes:dict # name -> codes (B, L); the first also serves for the floor
+) -> pd.DataFrame: # scale, pictures, measure, value, low, high
+    "Codes against those of the decoded and re-encoded picture, and against those of another one (part 3a)."
+    rows, book = [], probe.vae.quantize
+    look = lambda c: book.lookup(c.to(book.embedding.weight.device)).cpu()
+    def add(name, mine, again):
+        for k, v in (('same code, share', mine == again), ('cosine of codes', (look(mine)*look(again)).sum(-1))): rows.append(tidy(per_picture(v, probe.scales), probe.names, probe.groups, pictures=name, measure=k))
+    for i, (name, mine) in enumerate(codes.items()):
+        again = round_trip(probe, mine)
+        add(name, mine, again)
+        if i == 0: strange = again[_strangers(len(mine), probe.seed)]; first = mine
+    add('another picture (floor)', first, strange)
+    return pd.concat(rows, ignore_index=True)
+
+def _strangers(n, seed): # for each picture another one
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed)); out = torch.empty_like(order)
+    out[order] = order.roll(1)
+    return out
+
+# %% ../nbs/04_exposure_bias.ipynb #e7ab492a
+def pair_features(
+    probe:Probe, # Tokenizer and schedule
+    codes:torch.Tensor, # int64 (B, L)
+    labels:torch.Tensor, # int64 (B,)
+    context:torch.Tensor=None # int64 (B, L) codes of the scale before; None = `codes`
+) -> list: # N tensors (B, D)
+    "Fixed features of (context, codes) of every scale."
+    book, context = probe.vae.quantize, codes if context is None else context
+    device = book.embedding.weight.device
+    e = split_scales(book.lookup(codes.to(device)).cpu(), probe.scales)
+    ctx = split_scales(F.pad(next_inputs(book, context.to(device), probe.scales).cpu(), (0, 0, probe.scales[0]**2, 0)), probe.scales)
+    onehot = F.one_hot(labels.cpu(), probe.held.num_classes).float()
+    return [torch.cat([x.mean(1), x.std(1, correction=0), c.mean(1), c.std(1, correction=0), (x*c).mean(1), (x - c).square().mean(1), onehot], 1) for x, c in zip(e, ctx)]
+
+def judge_scores(
+    a:torch.Tensor, # (n, D) features of one set
+    b:torch.Tensor, # (n, D) of the other; row i belongs to the same subject
+    groups:torch.Tensor=None, # int64 (n,) subjects, which folds must not split; None = each row by itself
+    folds:int=5, # Cross-validation
+    decay:float=1e-2, # L2 on the weights
+    seed:int=0 # Of folds
+) -> tuple: # scores (n,) of a and of b: larger = more likely of the second set
+    "Cross-validated scores of a logistic regression that tells two sets apart."
+    x, kind = torch.cat([a, b]).double(), torch.cat([torch.zeros(len(a)), torch.ones(len(b))]).double()
+    g = torch.arange(len(a)) if groups is None else groups.unique(return_inverse=True)[1]
+    fold = (torch.randperm(int(g.max()) + 1, generator=torch.Generator().manual_seed(seed)) % folds)[g].repeat(2) # else a subject seen in training would give its other drawings away
+    score = torch.zeros(len(x), dtype=torch.float64)
+    for k in fold.unique().tolist():
+        t = fold != k; mean, sd = x[t].mean(0), x[t].std(0) + 1e-6
+        z, w = (x - mean)/sd, torch.zeros(x.shape[1] + 1, dtype=torch.float64, requires_grad=True)
+        opt = torch.optim.LBFGS([w], max_iter=60, line_search_fn='strong_wolfe')
+        def loss(): opt.zero_grad(); l = F.binary_cross_entropy_with_logits(z[t] @ w[:-1] + w[-1], kind[t]) + decay*w[:-1].square().sum(); l.backward(); return l
+        opt.step(loss)
+        score[~t] = (z[~t] @ w[:-1] + w[-1]).detach()
+    return score[:len(a)], score[len(a):]
+
+def auc(
+    a:torch.Tensor, # (n,) scores of one set
+    b:torch.Tensor, # (m,) scores of the other
+    weight:torch.Tensor=None # (reps, n) weights of resamplings; needs n = m
+): # AUC, or (reps,) of them
+    "Area under the ROC curve: the share of pairs that are ordered rightly, ties counted half."
+    wins = (b[None] > a[:, None]).double() + 0.5*(b[None] == a[:, None])
+    return wins.mean().item() if weight is None else ((weight @ wins)*weight).sum(1)
+
 def exposure_auc(
     probe:Probe, # What to measure
-    free:torch.Tensor # int64 (B, L) free-running codes
-) -> pd.DataFrame: # scale, pairs, value, low, high
-    "How well real and own (context, codes) pairs are told apart, with the floor of real against real (part 3b)."
-    real, own = pair_features(probe, probe.tokens, probe.held.labels), pair_features(probe, free, probe.held.labels)
-    ids = same_classes(probe.seen, probe.held.labels, probe.seed)
-    other = pair_features(probe, probe.seen.tokens[ids, 0].long(), probe.seen.labels[ids])
-    rows = [dict(scale=s, pairs=name, **dict(zip(('value', 'low', 'high'), two_sample_auc(a, b)))) for name, bs in (('own against real', own), ('real against real (floor)', other)) for s, a, b in zip(probe.names, real, bs)]
+    codes:dict # From `contexts`, with 'another real picture' for the floor
+) -> pd.DataFrame: # pairs, scale, value, low, high
+    "How well pairs are told from real ones: free running, the control in true context, real ones; and the excess over the control (part 3b)."
+    y, names = probe.held.labels, probe.names
+    real, weight = pair_features(probe, codes['truth'], y), resample(len(y), probe.groups)
+    arms = {'free running': pair_features(probe, codes['free running'], y), 'one-step draw, true context (control)': pair_features(probe, codes['one-step rollout'], y, codes['truth']),
+            'another real picture (floor)': pair_features(probe, codes['another real picture'], y)}
+    value, reps, rows = {}, {}, []
+    for arm, own in arms.items():
+        scores = [judge_scores(a, b, probe.groups) for a, b in zip(real, own)]
+        value[arm], reps[arm] = torch.tensor([auc(*s) for s in scores]).double(), torch.stack([auc(*s, weight) for s in scores], 1)
+    free, control = list(arms)[:2]
+    steps = torch.arange(len(names) - 1).double(); steps = (steps - steps.mean())/(steps - steps.mean()).square().sum().clamp_min(1e-9)
+    excess, e = value[free] - value[control], reps[free] - reps[control]
+    value |= {'excess': excess, 'excess, summary': torch.stack([excess[1:].mean(), excess[1:] @ steps])}
+    reps |= {'excess': e, 'excess, summary': torch.stack([e[:, 1:].mean(1), e[:, 1:] @ steps], 1)}
+    for arm, v in value.items():
+        low, high = reps[arm].quantile(0.025, 0), reps[arm].quantile(0.975, 0)
+        rows += [dict(pairs=arm, scale=s, value=x.item(), low=l.item(), high=h.item()) for s, x, l, h in zip(names if len(v) == len(names) and 'summary' not in arm else ('mean from the second scale on', 'rise a scale'), v, low, high)]
     return pd.DataFrame(rows)
 
 # %% ../nbs/04_exposure_bias.ipynb #b3dcc11b
 @torch.no_grad()
 def own_likelihood(
     probe:Probe, # What to measure
-    free:torch.Tensor # int64 (B, L) free-running codes
+    codes:dict # From `contexts`, with 'another real picture': training pictures of the same classes
 ) -> pd.DataFrame: # scale, pictures, value (bits a token), low, high
-    "Teacher-forced cost of real pyramids and of the model's own, re-encoded (part 3c)."
-    device = probe.model.head.weight.device
-    again = lambda c: torch.cat([probe.vae.tokenize(probe.vae.encode(probe.vae.decode(x[:, -probe.scales[-1]**2:].to(device))), probe.scales).cpu() for x in c.split(64)])
-    rows = []
-    for name, c in (('real', probe.tokens), ('real, re-encoded', again(probe.tokens)), ('own, re-encoded', again(free)), ('own, as drawn', free)):
-        bits = torch.cat([per_picture(token_loss(l, c[part])/math.log(2), probe.scales) for part, l in logits_from(probe, c, probe.held.labels)])
-        rows.append(tidy(bits, probe.names, pictures=name))
+    "Teacher-forced cost of real pyramids, held-out and training, and of the model's own, re-encoded (part 3c)."
+    truth, seen, free, rows = codes['truth'], codes['another real picture'], codes['free running'], []
+    sets = {'real, held out': truth, 'real, held out, re-encoded': round_trip(probe, truth), 'real, training, re-encoded': round_trip(probe, seen), 'own, re-encoded': round_trip(probe, free), 'own, as drawn': free}
+    bits = {k: torch.cat([per_picture(token_loss(l, c[part])/math.log(2), probe.scales) for part, l in logits_from(probe, c, probe.held.labels)]) for k, c in sets.items()}
+    mean = lambda k: (bits[k]*torch.tensor([p*p for p in probe.scales])).sum(1, keepdim=True)/probe.tokens.shape[1]
+    for k, v in bits.items(): rows.append(tidy(v, probe.names, probe.groups, pictures=k))
+    for k in ('real, held out, re-encoded', 'real, training, re-encoded'): rows.append(tidy(mean('own, re-encoded') - mean(k), ['all tokens'], probe.groups, pictures=f'own minus {k}'))
     return pd.concat(rows, ignore_index=True)
 
 def plot_error(
@@ -378,175 +526,285 @@ def plot_error(
     own:pd.DataFrame # From `own_likelihood`
 ):
     "Three measurements that a legitimate choice of another picture leaves alone."
-    fig, axs = plt.subplots(1, 3, figsize=(11, 2.9), layout='constrained')
-    panels = ((agree[agree.measure == 'cosine of codes'], 'pictures', 'a. Drawn against re-encoded codes', 'cosine'), (told, 'pairs', 'b. Told apart from real pairs', 'AUC'), (own, 'pictures', 'c. Teacher-forced cost', 'bits a token'))
+    fig, axs = plt.subplots(1, 4, figsize=(14, 2.9), layout='constrained')
+    panels = ((agree[agree.measure == 'cosine of codes'], 'pictures', 'a. Drawn against re-encoded codes', 'cosine'), (told[~told.pairs.str.startswith('excess')], 'pairs', 'b. Told apart from real pairs', 'AUC'),
+              (told[told.pairs == 'excess'], 'pairs', 'b. Exposure: free minus control', 'difference of AUC'), (own[own.scale != 'all tokens'], 'pictures', 'c. Teacher-forced cost', 'bits a token'))
     for ax, (t, by, title, unit) in zip(axs, panels):
-        for (name, g), (mark, style) in zip(t.groupby(by, sort=False), (('o', '-'), ('s', '--'), ('^', '-.'), ('v', ':'))):
-            ax.errorbar(g.scale, g.value, [g.value - g.low, g.high - g.value], marker=mark, ls=style, capsize=3, label=name)
-        ax.set(title=title, xlabel='scale', ylabel=unit); ax.legend(fontsize=7)
-    axs[1].axhline(.5, color='grey', lw=.8)
+        for i, (name, g) in enumerate(t.groupby(by, sort=False)): bars(ax, g, name, i)
+        ax.set(title=title, xlabel='scale', ylabel=unit); ax.legend(fontsize=6)
+    axs[1].axhline(.5, color='grey', lw=.8); axs[2].axhline(0, color='grey', lw=.8)
     return fig
 
 # %% ../nbs/04_exposure_bias.ipynb #8d734c5c
+def kid_pairs(
+    real:torch.Tensor # (M, D) features of the reference
+) -> float:
+    "Mean kernel value of two different reference pictures: the part of KID that samples do not change."
+    real, total = real.double(), 0.
+    for x in real.split(512): total += _kernel(x, real).sum().item()
+    return (total - _kernel_self(real).sum().item())/(len(real)*(len(real) - 1))
+
+def _kernel(x, y): return (x @ y.T/x.shape[1] + 1)**3
+def _kernel_self(x): return (x.square().sum(1)/x.shape[1] + 1)**3
+
+def kid_by_picture(
+    f:torch.Tensor, # (n, D) features of samples
+    real:torch.Tensor, # (M, D) features of the reference
+    pairs:float # From `kid_pairs`
+) -> torch.Tensor: # float64 (n,), x 1000
+    "One number a picture whose mean is the unbiased KID; to first order their spread is that of KID (Hajek's projection), the reference taken as given."
+    f, real = f.double(), real.double()
+    cross = torch.cat([_kernel(x, real).mean(1) for x in f.split(64)])
+    h = (_kernel(f, f).sum(1) - _kernel_self(f))/(len(f) - 1) - cross
+    return 1000*(h.mean() - cross.mean() + pairs + 2*(h - h.mean()))
+
+def fd_interval(
+    f:torch.Tensor, # (n, D) features of samples
+    mu:torch.Tensor, # (D,) mean of the reference
+    sigma:torch.Tensor, # (D, D) its covariance
+    groups:torch.Tensor=None, # int64 (n,) pictures that are left out together
+    blocks:int=10, # Of the jackknife
+    seed:int=0 # Of the blocks
+) -> tuple: # Frechet distance, low, high
+    "Frechet distance of fewer pictures than features, with a block jackknife's 95 % interval."
+    f = f.double() - mu; gram, g = f @ sigma @ f.T, torch.arange(len(f)) if groups is None else groups.unique(return_inverse=True)[1]
+    def distance(ids):
+        x, m = f[ids], gram[ids][:, ids]; n = len(ids)
+        m = m - m.mean(0, keepdim=True) - m.mean(1, keepdim=True) + m.mean() # centred
+        root = (torch.linalg.eigvalsh(m)/(n - 1)).clamp_min(0).sqrt().sum()
+        return (x.mean(0).square().sum() + x.var(0).sum() + sigma.trace() - 2*root).item()
+    block = (torch.randperm(int(g.max()) + 1, generator=torch.Generator().manual_seed(seed)) % blocks)[g]
+    value, left = distance(torch.arange(len(f))), np.array([distance((block != b).nonzero()[:, 0]) for b in block.unique()])
+    half = student_t.ppf(0.975, len(left) - 1)*math.sqrt((len(left) - 1)/len(left)*np.square(left - left.mean()).sum())
+    return value, value - half, value + half
+
+def prefixes(
+    probe:Probe, # Model and tokens
+    how:dict # cfg, top_k, top_p of sampling
+): # Yields direction, k, finest codes int64 (B, p_N^2)
+    "Finished samples with true codes up to scale k, and with own codes up to scale k."
+    N, ends, truth, last = len(probe.scales), probe.ends, probe.tokens, probe.scales[-1]**2
+    for k in range(N + 1):
+        codes = truth if k == N else finish(probe, truth[:, :ends[k]], probe.seed + 2, **how)
+        if k == 0: free = codes
+        yield 'true codes up to scale k', k, codes[:, -last:]
+    for k in range(N): yield 'own codes up to scale k, true after, finest map drawn', k, finish(probe, torch.cat([free[:, :ends[k]], truth[:, ends[k]:ends[-2]]], 1), probe.seed + 2, **how)[:, -last:]
+
 @torch.no_grad()
 def oracle_prefix(
     probe:Probe, # What to measure
     reference, # `Reference` of the same data
-    free:torch.Tensor, # int64 (B, L) free-running codes, for the mirror
     how:dict # cfg, top_k, top_p of sampling
-) -> pd.DataFrame: # k, direction, distance columns of `compare`
+) -> pd.DataFrame: # direction, k, scale, measure, value, low, high
     "Distance to training pictures with true codes up to scale k, and with own codes up to scale k (part 4)."
-    device, ends, rows = probe.model.head.weight.device, np.cumsum([0] + [p*p for p in probe.scales]), []
-    real, last, index = reference.features['training'], probe.scales[-1]**2, range(len(probe.held))
-    def judged(finest, **facts):
-        pictures = torch.cat([to_uint8(probe.vae.decode(c.to(device))).cpu() for c in finest.split(64)])
-        rows.append(dict(facts, **compare(image_features(reference.net, pictures), real, probe.seed)))
-    for k, end in enumerate(ends):
-        with autocast(device):
-            codes = probe.tokens if k == len(probe.scales) else torch.cat([generate(probe.model, probe.vae.quantize, probe.held.labels[i:i + 100], seed=probe.seed + 2, index=index[i:i + 100], prefix=probe.tokens[i:i + 100, :end], **how).cpu() for i in range(0, len(probe.held), 100)])
-        judged(codes[:, -last:], k=k, direction='true codes up to scale k')
-    noise = index_uniform(probe.seed, index, last, stream=102)
-    for k, end in enumerate(ends[:-1]):
-        mixed = torch.cat([free[:, :end], probe.tokens[:, end:]], 1)
-        judged(torch.cat([pick(l[:, -last:], noise[part]) for part, l in logits_from(probe, mixed, probe.held.labels)]), k=k, direction='own codes up to scale k, finest map drawn')
-    return pd.DataFrame(rows)
+    real, device, kid, rows = reference.features['training'], probe.model.head.weight.device, {}, []
+    pairs, mu, sigma = kid_pairs(real), real.double().mean(0), torch.cov(real.double().T)
+    def judge(direction, k, pictures):
+        f = image_features(reference.net, pictures); kid[direction, k] = kid_by_picture(f, real, pairs)
+        rows.append(tidy(kid[direction, k][:, None], [''], probe.groups, direction=direction, k=k, measure='KID x1000'))
+        rows.append(pd.DataFrame([dict(zip(('value', 'low', 'high'), fd_interval(f, mu, sigma, probe.groups)), direction=direction, k=k, scale='', measure=reference.name)]))
+    N = len(probe.scales)
+    for direction, k, finest in progress(prefixes(probe, how), 'prefixes', total=2*N + 1):
+        judge(direction, k, torch.cat([to_uint8(probe.vae.decode(c.to(device))).cpu() for c in finest.split(64)]))
+        if k == N: true = [kid[direction, j] for j in range(N + 1)]
+    judge('real held-out pictures (floor)', N, probe.test.batch(range(len(probe.test))))
+    lost = torch.stack([a - b for a, b in zip(true, true[1:])], 1)
+    rows.append(tidy(lost, probe.names, probe.groups, direction='true codes up to scale k', k=-1, measure='KID x1000, lost when this scale is drawn'))
+    rows.append(tidy((lost[:, -1] - lost.sum(1)/2)[:, None], [probe.names[-1]], probe.groups, direction='true codes up to scale k', k=-1, measure='KID x1000, lost at the last scale over half of all'))
+    return pd.concat(rows, ignore_index=True)
 
 def plot_prefix(
     table:pd.DataFrame, # From `oracle_prefix`
     names:list # Names of the scales
 ):
     "Distance against the length of the prefix, and what each scale adds."
-    fig, axs = plt.subplots(1, 3, figsize=(11, 2.8), layout='constrained')
-    for ax, (col, title) in zip(axs, (('kid', 'KID x1000'), ('fd', 'FD-EffNet'))):
-        for (d, g), (mark, style) in zip(table.groupby('direction', sort=False), (('o', '-'), ('s', '--'))):
-            ax.errorbar(g.k, g[col], g.kid_sd if col == 'kid' else None, marker=mark, ls=style, capsize=3, label=d)
-        ax.set(xlabel='k, scales in the prefix', ylabel=title, title=f'{title} to training pictures', ylim=(0, None))
+    fig, axs = plt.subplots(1, 3, figsize=(12, 3), layout='constrained')
+    lost = table[table.measure.str.endswith('is drawn')]
+    for ax, (m, t) in zip(axs, table[table.k >= 0].groupby('measure', sort=False)):
+        lines = t[~t.direction.str.startswith('real')]
+        for i, (d, g) in enumerate(lines.groupby('direction', sort=False)): bars(ax, g, d, i, 'k')
+        ax.axhline(t[t.direction.str.startswith('real')].value.item(), color='grey', ls=':', label='real held-out pictures')
+        ax.set(xlabel='k, scales in the prefix', ylabel=m, title=f'{m} to training pictures', xticks=range(len(names) + 1)); ax.set_ylim(min(0, ax.get_ylim()[0]))
     axs[0].legend(fontsize=6)
-    t = table[table.direction.str.startswith('true')].set_index('k').kid
-    axs[2].bar(names, -t.diff().dropna(), color='C0'); axs[2].axhline(0, color='k', lw=.8); axs[2].set(xlabel='scale', ylabel='KID x1000', title='Lost when this scale is drawn, not given')
+    axs[2].bar(names, lost.value, yerr=[lost.value - lost.low, lost.high - lost.value], capsize=3, color='C0'); axs[2].axhline(0, color='k', lw=.8); axs[2].set(xlabel='scale', ylabel='KID x1000', title='Lost when this scale is drawn, not given')
     return fig
 
 # %% ../nbs/04_exposure_bias.ipynb #be41a959
-def sensitivity(
+def random_codes(
+    probe:Probe # Gives shape and seed
+) -> torch.Tensor: # int64 (B, L)
+    "Codes that say nothing."
+    return (index_uniform(probe.seed, range(len(probe.held)), probe.tokens.shape[1], stream=104)*probe.vae.cfg.vocab_size).long()
+
+def rises(
     probe:Probe, # What to measure
-    own:torch.Tensor=None, # int64 (B, L) codes to put in; None = random ones
+    put:torch.Tensor, # int64 (B, L) codes to put in
     share:float=0.5 # Of the codes of a scale, replaced
-) -> pd.DataFrame: # i, j, value (bits a token), low, high
-    "Rise in cross-entropy at scale j when scale i is disturbed (part 5)."
-    L, V, index = probe.tokens.shape[1], probe.vae.cfg.vocab_size, range(len(probe.held))
-    swap = index_uniform(probe.seed, index, L, stream=103) < share
-    put = (index_uniform(probe.seed, index, L, stream=104)*V).long() if own is None else own
+) -> torch.Tensor: # (B, N - 1, N) bits a token: disturbed scale i, predicted scale j
+    "Rise in cross-entropy of the true codes at scale j when scale i is disturbed, picture by picture (part 5)."
+    L, ends = probe.tokens.shape[1], probe.ends
+    swap = index_uniform(probe.seed, range(len(probe.held)), L, stream=103) < share
     cost = lambda codes: torch.cat([per_picture(token_loss(l, probe.tokens[part])/math.log(2), probe.scales) for part, l in logits_from(probe, codes, probe.held.labels)])
-    base, rows, ends = cost(probe.tokens), [], np.cumsum([0] + [p*p for p in probe.scales])
-    for i, name in enumerate(probe.names[:-1]):
-        here = torch.zeros(L, dtype=torch.bool); here[ends[i]:ends[i + 1]] = True
-        rows.append(tidy(cost(torch.where(swap & here, put, probe.tokens)) - base, probe.names, i=name).rename(columns=dict(scale='j')))
-    return pd.concat(rows, ignore_index=True)
+    base, at = cost(probe.tokens), torch.arange(L)
+    return torch.stack([cost(torch.where(swap & (at >= a) & (at < b), put, probe.tokens)) - base for a, b in zip(ends[:-2], ends[1:-1])], 1)
+
+def sensitivity(
+    rise:torch.Tensor, # (B, N - 1, N) from `rises`, or the difference of two
+    probe:Probe # Gives names and groups
+) -> pd.DataFrame: # i, j, value (bits a token), low, high
+    "The matrix of mean rises."
+    return pd.concat([tidy(rise[:, i], probe.names, probe.groups, i=name).rename(columns=dict(scale='j')) for i, name in enumerate(probe.names[:-1])], ignore_index=True)
+
+def reach(
+    rise:torch.Tensor # (B, N - 1, N) from `rises`
+) -> torch.Tensor: # (B,) bits a token
+    "Mean rise at the scale right after the disturbed one."
+    i = torch.arange(rise.shape[1])
+    return rise[:, i, i + 1].mean(1)
+
+def sensitivities(
+    before:Probe, # The model itself
+    own:torch.Tensor, # int64 (B, L) its one-step draws
+    later:dict # Name -> `Probe` of the model after further training
+) -> tuple: # {(model, codes): rises}, table of matrices (i, j, model, codes), table of `reach` and its changes
+    "Sensitivity to random and to own codes, before and after further training, with identical codes for all models."
+    rise = {(name, kind): rises(p, put) for name, p in ({'before': before} | later).items() for kind, put in (('random', random_codes(before)), ('own', own))}
+    table = pd.concat([sensitivity(v, before).assign(model=m, codes=k) for (m, k), v in rise.items()], ignore_index=True)
+    pairs, rows = [(a, b) for a, b in (('before', 'after SAR'), ('before', 'after TF'), ('after TF', 'after SAR')) if {a, b} <= {'before', *later}], []
+    for k in ('random', 'own'):
+        rows += [tidy(reach(rise[m, k])[:, None], [m], before.groups, codes=k) for m in ('before', *later)]
+        rows += [tidy((reach(rise[a, k]) - reach(rise[b, k]))[:, None], [f'{a} minus {b}'], before.groups, codes=k) for a, b in pairs]
+    return rise, table, pd.concat(rows, ignore_index=True).rename(columns=dict(scale='model'))
 
 def plot_sensitivity(
-    tables:dict # Title -> table from `sensitivity`
+    table:pd.DataFrame # Matrices from `sensitivities`: i, j, value, model, codes
 ):
-    "A matrix for each kind of disturbance: from scale i (row) to scale j (column)."
-    fig, axs = plt.subplots(1, len(tables), figsize=(3.9*len(tables), 3), layout='constrained', squeeze=False)
-    top = max(t.value.max() for t in tables.values())
-    for ax, (title, t) in zip(axs[0], tables.items()):
-        order = list(dict.fromkeys(t.j))
-        m = t.pivot(index='i', columns='j', values='value').loc[[s for s in order if s in set(t.i)], order]
-        sns.heatmap(m, annot=True, fmt='.2f', annot_kws=dict(fontsize=7), cmap='cividis', vmin=0, vmax=top, ax=ax, cbar_kws=dict(label='bits a token'))
-        ax.set(title=title, xlabel='predicted scale j', ylabel='disturbed scale i')
+    "A matrix for each model and kind of disturbance: from scale i (row) to later scale j (column)."
+    order, kinds, models = list(dict.fromkeys(table.j)), list(dict.fromkeys(table.codes)), list(dict.fromkeys(table.model))
+    fig, axs = plt.subplots(len(models), len(kinds), figsize=(4.2*len(kinds) + .8, 2.7*len(models)), layout='constrained', squeeze=False)
+    for row, m in zip(axs, models):
+        for ax, k in zip(row, kinds):
+            s = table[table.model.eq(m) & table.codes.eq(k)].pivot(index='i', columns='j', values='value').loc[order[:-1], order[1:]] # nothing reaches the first scale
+            hide = np.tril(np.ones(s.shape, bool), -1)
+            sns.heatmap(s, mask=hide, annot=True, fmt='.2f', annot_kws=dict(fontsize=7), cmap='cividis', vmin=0, vmax=table.value.max(), ax=ax, cbar=False); ax.grid(False)
+            ax.set(title=f"half of the codes {'random' if k == 'random' else 'its own'}, {m}", xlabel='predicted scale j', ylabel='disturbed scale i')
+    fig.colorbar(axs[0, 0].collections[0], ax=axs, label='bits a token')
     return fig
 
 # %% ../nbs/04_exposure_bias.ipynb #f08427fd
 @torch.no_grad()
 def pyramid_pictures(
-    probe:Probe # Tokenizer and held-out pictures
-) -> dict: # 'latent' and 'image' -> N tensors uint8 (B, 3, S, S)
-    "Every scale decoded by itself, and the picture averaged to the same side; all enlarged to full size (part 6)."
-    device, S, x = probe.model.head.weight.device, probe.test.size, to_float(probe.test.batch(range(len(probe.test))))
-    grow = lambda v: v if v.shape[-1] == S else F.interpolate(v, size=(S, S), mode='bicubic')
-    latent = [torch.cat([to_uint8(grow(probe.vae.decode(c.to(device)).float().cpu())) for c in t.split(64)]) for t in split_scales(probe.tokens, probe.scales)]
-    return dict(latent=latent, image=[to_uint8(grow(F.interpolate(x, size=(p*probe.vae.cfg.factor,)*2, mode='area'))) for p in probe.scales])
+    probe:Probe, # Tokenizer and pictures
+    seen:bool=False, # Of the training pictures? Else of the held-out ones
+    limit:int=None # Take so many, spread evenly; None = all
+) -> dict: # 'latent' and 'image' -> N tensors uint8 (n, 3, S, S); 'whole' (n, 3, S, S); 'labels' (n,)
+    "Every scale decoded by itself, and the averaged picture through the tokenizer at the same scale; all enlarged to full size (part 6)."
+    images, data, vae, device = (probe.train, probe.seen, probe.vae, probe.model.head.weight.device) if seen else (probe.test, probe.held, probe.vae, probe.model.head.weight.device)
+    n, S = min(limit or len(images), len(images)), images.size
+    ids = torch.arange(n)*len(images)//n
+    whole = images.batch(ids); x, codes = to_float(whole), split_scales(data.tokens[ids, 0].long(), probe.scales)
+    grow = lambda v: to_uint8(v if v.shape[-1] == S else F.interpolate(v, size=(S, S), mode='bicubic'))
+    decode = lambda c, p: grow(vae.decode(c, p).float().cpu())
+    small = lambda v, p: vae.tokenize(vae.encode(F.interpolate(v, size=(p*vae.cfg.factor,)*2, mode='area').to(device)), (p,))
+    return dict(latent=[torch.cat([decode(c.to(device), p) for c in t.split(64)]) for p, t in zip(probe.scales, codes)],
+                image=[torch.cat([decode(small(v, p), p) for v in x.split(64)]) for p in probe.scales], whole=whole, labels=images.labels[ids])
 
 def linear_probe(
     features:torch.Tensor, # (M, D) of training pictures
     labels:torch.Tensor, # int64 (M,)
-    decay:float=1e-3 # L2 on the weights
+    decay:float=1e-3, # L2 on the weights
+    classes:int=None # How many; None = those that occur
 ): # Function: features (B, D) -> logits (B, K)
     "Logistic regression on standardised features."
     mean, sd = features.mean(0), features.std(0) + 1e-6
-    z, layer = (features - mean)/sd, torch.nn.Linear(features.shape[1], int(labels.max()) + 1)
+    z, layer = (features - mean)/sd, torch.nn.Linear(features.shape[1], classes or int(labels.max()) + 1)
     torch.nn.init.zeros_(layer.weight); torch.nn.init.zeros_(layer.bias)
-    opt = torch.optim.LBFGS(layer.parameters(), max_iter=100, line_search_fn='strong_wolfe')
+    opt = torch.optim.LBFGS(layer.parameters(), max_iter=60, line_search_fn='strong_wolfe')
     def loss(): opt.zero_grad(); l = F.cross_entropy(layer(z), labels) + decay*layer.weight.square().sum(); l.backward(); return l
-    opt.step(loss)
+    with torch.enable_grad(): opt.step(loss)
     return lambda f: layer((f - mean)/sd).detach()
 
 def supervision(
-    probe:Probe, # What to measure
-    reference, # `Reference` of the same data: network, and features of training pictures
-    pictures:dict # From `pyramid_pictures`
+    probe:Probe, # Names, groups, seed
+    net, # Feature network, `Reference.net`
+    pictures:dict, # From `pyramid_pictures`
+    seen:dict # The same of training pictures, for the readers
 ) -> pd.DataFrame: # scale, pyramid, measure, value, low, high
-    "Fidelity and meaning of each scale of both pyramids (part 6)."
-    whole = probe.test.batch(range(len(probe.test)))
-    read, f0, rows = linear_probe(reference.features['training'], probe.train.labels[:len(reference.features['training'])]), image_features(reference.net, whole), []
-    for kind, scales in pictures.items():
-        f = [image_features(reference.net, x) for x in scales]
-        hits = lambda v: (read(v).argmax(-1) == probe.test.labels).float()
-        for measure, fn in (('PSNR, dB', lambda x, v: psnr(to_float(x), to_float(whole))), ('feature distance, 1 - cosine', lambda x, v: 1 - F.cosine_similarity(v, f0)), ('class read, share', lambda x, v: hits(v))):
-            rows.append(tidy(torch.stack([fn(x, v) for x, v in zip(scales, f)], 1), probe.names, pyramid=kind, measure=measure))
-    rows.append(tidy(hits(f0)[:, None], ['picture'], pyramid='itself', measure='class read, share'))
+    "Fidelity and meaning of each scale of both pyramids, and its gain over the scale before (part 6)."
+    whole, y, rows = pictures['whole'], pictures['labels'], []
+    table = lambda v, names, **facts: tidy(v, names, probe.groups, **facts)
+    f0, K, stranger = image_features(net, whole), probe.held.num_classes, _strangers(len(whole), probe.seed)
+    near = lambda x, f, i=slice(None): {'PSNR, dB': psnr(to_float(x), to_float(whole[i])), 'feature distance, 1 - cosine': 1 - F.cosine_similarity(f, f0[i])}
+    reads = lambda train, f: (linear_probe(image_features(net, train), seen['labels'], classes=K)(f).argmax(-1) == y).float()
+    for kind in progress(('latent', 'image'), 'pyramids'):
+        f = [image_features(net, x) for x in pictures[kind]]
+        by = {k: torch.stack([near(x, v)[k] for x, v in zip(pictures[kind], f)], 1) for k in ('PSNR, dB', 'feature distance, 1 - cosine')}
+        by['class read, share'] = torch.stack([reads(t, v) for t, v in zip(seen[kind], f)], 1)
+        for m, v in by.items():
+            gain = (v[:, 1:] - v[:, :-1])*(-1 if 'distance' in m else 1)
+            rows += [table(v, probe.names, pyramid=kind, measure=m), table(gain, probe.names[1:], pyramid=kind, measure=f'gain: {m}')]
+    for m, v in near(whole[stranger], f0[stranger]).items(): rows.append(table(v[:, None], ['picture'], pyramid='another picture', measure=m))
+    rows.append(table(reads(seen['whole'], f0)[:, None], ['picture'], pyramid='itself', measure='class read, share'))
+    rows.append(table((y == seen['labels'].mode().values).float()[:, None], ['picture'], pyramid='commonest class', measure='class read, share'))
     return pd.concat(rows, ignore_index=True)
 
 def plot_supervision(
     table:pd.DataFrame # From `supervision`
 ):
-    "Three measures by scale for both pyramids, and the gain of each scale over the one before."
-    fig, axs = plt.subplots(1, 4, figsize=(13, 2.8), layout='constrained')
-    scales = table[table.pyramid != 'itself']
-    for ax, (m, t) in zip(axs, scales.groupby('measure', sort=False)):
-        for (k, g), (mark, style) in zip(t.groupby('pyramid', sort=False), (('o', '-'), ('s', '--'))):
-            ax.errorbar(g.scale, g.value, [g.value - g.low, g.high - g.value], marker=mark, ls=style, capsize=3, label=f'{k} pyramid')
-        ax.set(title=m.split(', ')[0], ylabel=m.split(', ')[-1], xlabel='scale')
-    axs[0].set(ylim=(None, 1.15*scales[(scales.measure == 'PSNR, dB') & (scales.value < 60)].value.max())) # the finest averaged picture is the picture: no error, no finite PSNR
-    ceiling, names = table[table.pyramid == 'itself'].value.item(), list(dict.fromkeys(scales.scale))
-    axs[2].axhline(ceiling, color='grey', ls=':', label='the picture itself'); axs[2].legend(fontsize=7)
-    read = scales[scales.measure.str.startswith('class')].pivot(index='scale', columns='pyramid', values='value').loc[names]
-    read.diff().fillna(read.iloc[:1]).plot.bar(ax=axs[3], color=['#00224e', '#bcaf6f'], width=.8); axs[3].tick_params(axis='x', rotation=0)
-    axs[3].axhline(0, color='k', lw=.8); axs[3].set(title='Class read: gain over the scale before', ylabel='share', xlabel='scale'); axs[3].legend(fontsize=7)
+    "Three measures by scale for both pyramids, and under each the gain over the scale before."
+    fig, axs = plt.subplots(2, 3, figsize=(11, 5), layout='constrained')
+    for col, m in zip(axs.T, ('PSNR, dB', 'feature distance, 1 - cosine', 'class read, share')):
+        for ax, key in zip(col, (m, f'gain: {m}')):
+            for i, kind in enumerate(('latent', 'image')): bars(ax, table[table.measure.eq(key) & table.pyramid.eq(kind)], f'{kind} pyramid', i)
+        lines = table[table.measure.eq(m) & table.scale.eq('picture')]
+        for (_, r), style in zip(lines.iterrows(), (':', '-.')): col[0].axhline(r.value, color='grey', ls=style, label=r.pyramid)
+        col[0].set(title=m.split(', ')[0], ylabel=m.split(', ')[1], xlabel='scale'); col[0].legend(fontsize=7)
+        col[1].axhline(0, color='k', lw=.8); col[1].set(title='gain over the scale before', ylabel=m.split(', ')[1], xlabel='scale')
     return fig
 
 # %% ../nbs/04_exposure_bias.ipynb #a82e8696
+def student_losses(
+    model:FlexVAR, # A model
+    batch:Batch # Training pictures
+) -> dict: # name -> (B, L) nats a token; the first is teacher forcing
+    "Teacher forcing, and three ways to learn from the model's own context."
+    device = model.head.weight.device
+    labels, truth = batch.labels.to(device), batch.tokens.to(device)
+    f_t = model(labels, batch.inputs.to(device), batch.scales)
+    codes = pick(f_t.detach(), index_uniform(batch.seed, batch.index, truth.shape[1], stream=105))
+    f_s = model(labels, next_inputs(batch.book, codes, batch.scales), batch.scales)
+    return {'teacher forcing': token_loss(f_t, truth), 'against ground truth': token_loss(f_s, truth), 'CSFL, drawn code': csf_loss(f_s, f_t.detach(), codes), 'CSFL, distribution': csf_loss(f_s, f_t.detach(), codes, 'soft')}
+
 def conflict(
     probe:Probe, # What to measure
-    parts:list # of `Batch`
-) -> pd.DataFrame: # batch, scale, loss, cosine, size (norm over that of teacher forcing)
+    parts:list # of `Batch`, at least two; the first only serves the second for comparison
+) -> pd.DataFrame: # batch, scale, loss, against (same or another batch), cosine, size (norm over that of teacher forcing)
     "Gradient of student-forcing losses against that of teacher forcing, scale by scale (part 7)."
-    model, device, rows = probe.model.requires_grad_(True), probe.model.head.weight.device, []
-    for b, batch in enumerate(parts):
-        labels, truth = batch.labels.to(device), batch.tokens.to(device)
-        f_t = model(labels, batch.inputs.to(device), batch.scales)
-        teacher = [flat_gradient(model, c.mean()) for c in split_scales(token_loss(f_t, truth), batch.scales)]
-        f_t = f_t.detach()
-        codes = pick(f_t, index_uniform(probe.seed, batch.index, truth.shape[1], stream=105))
-        f_s = model(labels, next_inputs(batch.book, codes, batch.scales), batch.scales)
-        losses = {'against ground truth': token_loss(f_s, truth), 'CSFL, drawn code': csf_loss(f_s, f_t, codes), 'CSFL, distribution': csf_loss(f_s, f_t, codes, 'soft')}
+    model, rows, before, scales = probe.model.requires_grad_(True), [], None, parts[0].scales
+    for b, batch in enumerate(progress(parts, 'gradients')):
+        losses, teacher = student_losses(model, batch), None
         for name, loss in losses.items():
-            for i, c in list(enumerate(split_scales(loss, batch.scales)))[1:]:
-                g = flat_gradient(model, c.mean())
-                rows.append(dict(batch=b, scale=probe.names[i], loss=name, cosine=F.cosine_similarity(g, teacher[i], dim=0).item(), size=(g.norm()/teacher[i].norm()).item()))
-        del f_s, losses
+            if name != 'teacher forcing' and before is None: continue
+            grads = [flat_gradient(model, c.mean()).float() for c in split_scales(loss, scales)[1:]] # the first scale has no context
+            if teacher is None: teacher = grads
+            for i, g in enumerate(grads):
+                for against, t in (('same batch', teacher[i]), ('another batch', None if before is None else before[i])):
+                    if t is None or before is None or (name, against) == ('teacher forcing', 'same batch'): continue
+                    rows.append(dict(batch=b, scale=probe.names[i + 1], loss=name, against=against, cosine=F.cosine_similarity(g.double(), t.double(), dim=0).item(), size=(g.norm()/t.norm()).item()))
+        before = teacher
     model.requires_grad_(False)
     return pd.DataFrame(rows)
 
 def plot_conflict(
     table:pd.DataFrame # From `conflict`
 ):
-    "Direction and size of each student-forcing gradient."
-    fig, axs = plt.subplots(1, 2, figsize=(9, 2.8), layout='constrained')
-    for ax, (y, title, unit) in zip(axs, (('cosine', 'Direction against teacher forcing', 'cosine'), ('size', 'Size beside teacher forcing', 'ratio of norms'))):
-        sns.pointplot(table, x='scale', y=y, hue='loss', errorbar=('ci', 95), capsize=.15, dodge=.3, markers=['o', 's', '^'], linestyles=['-', '--', '-.'], palette='colorblind', ax=ax, legend=ax is axs[0])
-        ax.set(title=title, ylabel=unit); ax.axhline(0 if y == 'cosine' else 1, color='grey', lw=.8)
-    axs[0].legend(fontsize=7)
+    "Direction of each student-forcing gradient against teacher forcing on the same and on another batch, and its size."
+    fig, axs = plt.subplots(1, 3, figsize=(12, 2.9), layout='constrained')
+    look = {n: i for i, n in enumerate(('against ground truth', 'CSFL, drawn code', 'CSFL, distribution', 'teacher forcing'))}
+    for ax, (against, y, title) in zip(axs, (('same batch', 'cosine', 'Teacher of the same batch'), ('another batch', 'cosine', 'Teacher of another batch'), ('same batch', 'size', 'Size beside teacher forcing'))):
+        for name, g in over_batches(table[table.against == against], ['loss', 'scale'], y).groupby('loss', sort=False): bars(ax, g, name + (' (ceiling)' if name == 'teacher forcing' else ''), look[name])
+        ax.set(title=title, xlabel='scale', ylabel='cosine of gradients' if y == 'cosine' else 'ratio of norms'); ax.axhline(0 if y == 'cosine' else 1, color='grey', lw=.8)
+    axs[1].legend(fontsize=6)
     return fig
 
 # %% ../nbs/04_exposure_bias.ipynb #8637edb4
@@ -555,7 +813,7 @@ def verdict(
     high:float # Upper end
 ) -> str:
     "What an interval says about a claim."
-    return 'holds' if low > 0 else 'does not hold' if high < 0 else 'cannot be told at this scale'
+    return 'not measured here' if low != low else 'holds' if low > 0 else 'does not hold' if high < 0 else 'cannot be told at this scale'
 
 # %% ../nbs/04_exposure_bias.ipynb #5cc48c00
 def diagnose(
@@ -564,33 +822,34 @@ def diagnose(
     how:dict, # cfg, top_k, top_p of sampling
     log:pd.DataFrame=None, # Log of the run that made the weights, for the learning curves
     limit:int=None, # Reference pictures of each split (None = all)
+    later:dict=None, # 'after SAR', 'after TF' -> `Probe` from `later_probe`
+    lessons:int=400, # Training pictures of each kind for the readers of section 6
     **facts # To be noted beside every figure
 ) -> list: # Files written
     "All seven measurements of one model."
-    folder, done = Path(folder), []
+    folder, done, later = Path(folder), [], later or {}
     folder.mkdir(parents=True, exist_ok=True)
+    facts = dict(n=len(probe.held), n_seen=len(probe.seen), seed=probe.seed, scales=list(probe.scales), weights=weights_hash(probe.model), tokenizer=probe.vae.key, later={k: weights_hash(p.model) for k, p in later.items()}, **how, **facts)
     def write(name, fig, **tables):
         for k, t in tables.items():
             with atomic_path(folder/f'{k}.csv') as tmp: t.round(5).to_csv(tmp, index=False)
-        fig.savefig(folder/f'{name}.png', dpi=110); plt.close(fig)
-        save_json(folder/f'{name}.json', run_record(n=len(probe.held), seed=probe.seed, scales=list(probe.scales), **how, **facts))
+        fig.savefig(folder/f'{name}.png', dpi=110, bbox_inches='tight'); plt.close(fig)
+        save_json(folder/f'{name}.json', run_record(**facts))
         done.extend([*(folder/f'{k}.csv' for k in tables), folder/f'{name}.png'])
+        bar.update()
     bar = progress(None, 'diagnose', total=8)
-    def part(name): bar.set_postfix_str(name); bar.update(); return name
+    def part(name): bar.set_postfix_str(name)
     part('difficulty'); t = difficulty(probe); write('difficulty', plot_difficulty(t), difficulty=t)
-    part('dynamics'); parts = batches(probe.held, 4, min(64, len(probe.held)), probe.seed)
-    g = gradient_table(probe.model, parts)
-    curves = training_curves(log) if log is not None else pd.DataFrame(dict(epoch=[1]*len(probe.names), scale=probe.names, nats=np.nan, relative=np.nan))
-    write('dynamics', plot_dynamics(curves, g), gradients=g, **(dict(curves=curves) if log is not None else {}))
-    part('gap'); codes = contexts(probe); t = gap(probe, codes); write('gap', plot_gap(t), gap=t)
-    free = codes['free running']
-    error = dict(consistency=consistency(probe, {'real (ceiling)': codes['truth'], 'free running': free}), auc=exposure_auc(probe, free), likelihood=own_likelihood(probe, free))
+    part('dynamics'); parts = batches(probe.seen, 5, min(64, len(probe.seen)//2), probe.seed)
+    g, curves = gradient_table(probe.model, parts), None if log is None else training_curves(log)
+    write('dynamics', plot_dynamics(curves, g), gradients=g, **({} if curves is None else dict(curves=curves)))
+    part('gap'); codes = contexts(probe) | {'another real picture': other_pictures(probe)}; t = gap(probe, codes); write('gap', plot_gap(t), gap=t)
+    part('error'); error = dict(consistency=consistency(probe, {'real (ceiling)': codes['truth'], 'free running': codes['free running']}), auc=exposure_auc(probe, codes), likelihood=own_likelihood(probe, codes))
     write('error', plot_error(*error.values()), **error)
     part('prefix'); reference = Reference(probe.train, probe.test, probe.vae, limit=limit)
-    t = oracle_prefix(probe, reference, free, how); write('prefix', plot_prefix(t, probe.names), prefix=t)
-    part('sensitivity'); m = {'half of the codes random': sensitivity(probe), 'half of the codes its own': sensitivity(probe, codes['one-step rollout'])}
-    write('sensitivity', plot_sensitivity(m), sensitivity=pd.concat([v.assign(kind=k) for k, v in m.items()]))
-    part('supervision'); t = supervision(probe, reference, pyramid_pictures(probe)); write('supervision', plot_supervision(t), supervision=t)
+    t = oracle_prefix(probe, reference, how); write('prefix', plot_prefix(t, probe.names), prefix=t)
+    part('sensitivity'); _, t, r = sensitivities(probe, codes['one-step rollout'], later); write('sensitivity', plot_sensitivity(t), sensitivity=t, reach=r)
+    part('supervision'); t = supervision(probe, reference.net, pyramid_pictures(probe), pyramid_pictures(probe, seen=True, limit=lessons)); write('supervision', plot_supervision(t), supervision=t)
     part('conflict'); t = conflict(probe, parts); write('conflict', plot_conflict(t), conflict=t)
     bar.close()
     return done

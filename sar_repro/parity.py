@@ -4,8 +4,10 @@
 
 # %% ../nbs/80_parity.ipynb #ac9e624d
 from __future__ import annotations
+from contextlib import contextmanager
 from dataclasses import fields, replace
-import json, resource, subprocess, sys, time
+from functools import partial
+import json, math, resource, subprocess, sys, time
 
 import torch
 import torch.nn.functional as F
@@ -14,33 +16,80 @@ from torch import nn
 from .core import (ROOT, ModelConfig, SarError, TokenizerConfig, TrainConfig, autocast, default_device, get_size, load_tensors, mixed_precision,
                             run_record, save_json, shown)
 from .csfl import sar_loss, tf_loss
-from .scale_ar import FlexVAR, generate, name_seeded, token_loss
-from .ssr import Batch
-from .tokenizer import Codebook, FlexVAE, next_inputs
+from .scale_ar import FlexVAR, by_scale, filter_logits, generate, name_seeded, token_loss
+from .ssr import Batch, rollout_guide, student_pass
+from .tokenizer import Codebook, FlexVAE, next_inputs, split_scales
 
 # %% auto #0
-__all__ = ['TOLERANCE', 'LOSSES', 'check_model', 'check_tokenizer', 'check_losses', 'check_file', 'size_check', 'measure_sizes']
+__all__ = ['TOLERANCE', 'NOTHING', 'FIXED', 'COUNTS', 'NUMBERS', 'LOSSES', 'golden_config', 'check_model', 'check_tokenizer',
+           'released_rollout', 'sampled_step', 'check_losses', 'check_file', 'size_check', 'measure_sizes']
 
 # %% ../nbs/80_parity.ipynb #94ccb87c
 TOLERANCE = 1e-4 # largest error relative to the largest value
+NOTHING = 1e-8 # absolute: what rounding leaves of a gradient that is zero, as the sharpness of attention to a single token
+
+def _missed(name): # what could not be compared falls short
+    return dict(name=name, abs=math.nan, rel=math.nan, exact=False, ok=False)
 
 def _row(name, ours, golden):
     "Compare one tensor: integers exactly, floats relative to the largest golden value."
-    if ours.shape != golden.shape: return dict(name=name, abs=float('nan'), rel=float('nan'), exact=False, ok=False)
-    gap = (ours.cpu().double() - golden.cpu().double()).abs().max().item()
-    rel = gap/max(golden.double().abs().max().item(), 1e-12)
-    return dict(name=name, abs=gap, rel=rel, exact=gap == 0, ok=gap == 0 if not golden.is_floating_point() else rel <= TOLERANCE)
+    if ours.shape != golden.shape: return _missed(name)
+    gap = (ours.cpu().double() - golden.cpu().double()).abs().flatten()
+    gap = gap.max().item() if len(gap) else 0. # one scale has no next-scale inputs
+    rel = gap/max(golden.double().abs().max().item(), 1e-12) if gap else gap
+    return dict(name=name, abs=gap, rel=rel, exact=gap == 0, ok=gap == 0 if not ours.is_floating_point() else rel <= TOLERANCE or gap <= NOTHING)
 
-def _config(kind, config): # whatever the header says; the published value for what it leaves out
+# %% ../nbs/80_parity.ipynb #8427ba2b
+FIXED = dict(shared_aln=False, attn_l2_norm=True, using_znorm=True, codebook_l2_norm=True, norm_eps=1e-6) # switches that have one position here, that of the published weights
+COUNTS = ('depth', 'embed_dim', 'num_heads', 'vocab_size', 'latent_channels', 'num_classes', 'max_pn')
+NUMBERS = ('cfg', 'top_k', 'top_p', 'mlp_ratio', 'sigma', 'label_smoothing', 'sf_cfg_scale', 'sf_top_k', 'sf_top_p')
+
+def _number(name, value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)): raise SarError(f'{name} is {value!r:.60}, expected a number')
+    return value
+
+def _whole(name, value, least): # JSON may write 7 as 7.0
+    if not float(_number(name, value)).is_integer() or value < least: raise SarError(f'{name} is {value!r}, expected a whole number from {least} on')
+    return int(value)
+
+def golden_config(
+    config, # As in the header
+    told:dict # What the tensors' shapes tell: {'vocab_size': ..., ...}
+) -> dict:
+    "A golden file's configuration: nulls dropped, sizes filled in, nonsense and unknown switches refused."
+    if not isinstance(config, dict): raise SarError(f'its configuration is {config!r:.60}, expected an object with patch_nums and sizes')
+    config = told | {k: v for k, v in config.items() if v is not None}
+    for k, v in FIXED.items():
+        if config.get(k, v) != v: raise SarError(f'{k} is {config[k]!r}, but this model knows {k} = {v!r} only, as in the published weights: there is nothing to compare it with')
+    for k in config.keys() & {*NUMBERS}: _number(k, config[k])
+    config |= {k: _whole(k, config[k], 1) for k in config.keys() & {*COUNTS}}
+    if 'seed' in config: config['seed'] = _whole('seed', config['seed'], -2**63)
+    sides = config.get('patch_nums')
+    if not isinstance(sides, list) or not sides: raise SarError(f'patch_nums is {sides!r:.60}, expected a list of sides such as [1, 2, 3, 4]')
+    for k, v in told.items():
+        if config[k] != v: raise SarError(f'{k} is {config[k]} in its configuration and {v} in its tensors: one of them is wrong')
+    return config | dict(patch_nums=tuple(_whole('a side of patch_nums', p, 1) for p in sides))
+
+def _needs(config, what, *names): # what a file must say, because nothing else tells
+    for k in names:
+        if k not in config: raise SarError(f'its configuration lacks {k}, which {what} needs')
+
+def _config(kind, config): # the published value for what the header leaves out
     known = {f.name for f in fields(kind)}
     return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items() if k in known})
 
 def _model(config, device): # FlexVAR and codebook with name-seeded weights
+    _needs(config, 'a model', 'depth')
     wide = dict(embed_dim=64*config['depth'], num_heads=config['depth']) # as published
     cfg = _config(ModelConfig, wide | config | dict(scales=config['patch_nums']))
+    if cfg.embed_dim % cfg.num_heads: raise SarError(f'{cfg.num_heads} heads do not divide a width of {cfg.embed_dim}')
     holder = nn.Module()
     holder.quantize = Codebook(cfg.vocab_size, cfg.latent_channels)
     return name_seeded(FlexVAR(cfg)).eval().to(device), name_seeded(holder).quantize.requires_grad_(False).to(device)
+
+def _labels(labels, cfg): # classes, or the index of 'no condition'
+    if labels.is_floating_point() or not 0 <= int(labels.min()) <= int(labels.max()) <= cfg.num_classes: raise SarError(f'a label is no class: expected whole numbers from 0 to num_classes = {cfg.num_classes}')
+    return labels
 
 # %% ../nbs/80_parity.ipynb #dc33ba38
 @torch.no_grad()
@@ -50,17 +99,25 @@ def check_model(
     device='cpu' # Where to compute
 ) -> list: # Rows
     "FlexVAR: teacher-forced logits, student-forced logits, drawn tokens."
+    shapes = [('latent_channels', 'tf.input'), ('latent_channels', 'sf.input'), ('vocab_size', 'tf.logits'), ('vocab_size', 'sf.logits')]
+    config = golden_config(config, {k: tensors[name].shape[-1] for k, name in shapes if name in tensors})
     model, book = _model(config, device)
-    labels, rows = tensors['tf.label'], []
-    if 'tf.logits' in tensors: rows.append(_row('tf.logits', model(labels, tensors['tf.input']), tensors['tf.logits']))
+    labels, rows = _labels(tensors['tf.label'], model.cfg), []
+    if 'tf.logits' in tensors:
+        want = model.cfg.seq_len - model.cfg.scales[0]**2
+        if tensors['tf.input'].shape[1] != want: raise SarError(f"tf.input has {tensors['tf.input'].shape[1]} tokens, the schedule {model.cfg.scales} feeds {want}")
+        rows.append(_row('tf.logits', model(labels, tensors['tf.input']), tensors['tf.logits']))
     if 'sf.logits' in tensors:
-        side = round((tensors['sf.input'].shape[1])**0.5)
+        side = math.isqrt(tensors['sf.input'].shape[1])
+        if side**2 != tensors['sf.input'].shape[1]: raise SarError(f"sf.input has {tensors['sf.input'].shape[1]} tokens, expected a square map")
         rows.append(_row('sf.logits', model(labels, tensors['sf.input'], (1, side), start=False)[:, 1:], tensors['sf.logits']))
-    for name in sorted(k for k in tensors if k.startswith('gen.')):
-        how = dict(form='llamagen' if 'llamagen' in name else 'var', released_seed='greedy' if 'greedy' in name else config['seed'])
-        tokens = generate(model, book, labels, cfg=config['cfg'], top_k=config.get('top_k', 0), top_p=config.get('top_p', 0.), max_side=config.get('max_pn', 16), **how)
-        rows.append(_row(name, tokens, tensors[name]))
+    for name in sorted(k for k in tensors if k.startswith('gen.') and k.endswith('tokens')): rows.append(_row(name, _drawn(name, model, book, labels, config), tensors[name]))
     return rows
+
+def _drawn(name, model, book, labels, config): # tokens as the tensor's name says; top-k and top-p as the released sampler's defaults (all) if the file has none
+    _needs(config, name, 'cfg', *(() if 'greedy' in name else ('seed',)))
+    return generate(model, book, labels, cfg=config['cfg'], top_k=int(config.get('top_k', 0)), top_p=config.get('top_p', 0.), max_side=config.get('max_pn', 16),
+                    form='llamagen' if 'llamagen' in name else 'var', released_seed='greedy' if 'greedy' in name else config['seed'])
 
 # %% ../nbs/80_parity.ipynb #850be183
 @torch.no_grad()
@@ -70,62 +127,116 @@ def check_tokenizer(
     device='cpu' # Where to compute
 ) -> list: # Rows
     "FlexVAE: latent, tokens, next-scale inputs, reconstruction."
-    vae, scales = name_seeded(FlexVAE(_config(TokenizerConfig, config))).eval().to(device), tuple(config['patch_nums'])
+    config = golden_config(config, {'latent_channels': tensors['latent'].shape[1]} if 'latent' in tensors else {})
+    vae, scales = name_seeded(FlexVAE(_config(TokenizerConfig, config))).eval().to(device), config['patch_nums']
     latent = vae.encode(tensors['image'])
     tokens = vae.tokenize(latent, scales)
     made = dict(latent=latent, tokens=tokens, tf_input=next_inputs(vae.quantize, tensors.get('tokens', tokens), scales))
-    if 'recon' in tensors: # of the whole latent, quantised; where the schedule ends at its side, that is the last scale
-        side = tensors['recon'].shape[-1]//vae.cfg.factor
-        codes = vae.tokenize(tensors.get('latent', latent), (side,)) if side != scales[-1] else tensors.get('tokens', tokens)[:, -side**2:]
-        made['recon'] = vae.decode_latent(vae.quantize.lookup(codes).mT.unflatten(-1, (side, side)))
+    if 'recon' in tensors: made['recon'] = _reconstruction(vae, tensors, latent, tokens, scales)
     return [_row(k, v, tensors[k]) for k, v in made.items() if k in tensors]
+
+def _reconstruction(vae, tensors, latent, tokens, scales): # of the whole latent, quantised; where the schedule ends at its side, that is the last scale
+    h, w = (n//vae.cfg.factor for n in tensors['recon'].shape[-2:])
+    if h == w == scales[-1]: codes = tensors.get('tokens', tokens)[:, -h*w:]
+    else: codes = vae.quantize.nearest(F.interpolate(tensors.get('latent', latent), size=(h, w), mode='area').flatten(2).mT)
+    return vae.decode_latent(vae.quantize.lookup(codes).mT.unflatten(-1, (h, w)))
 
 # %% ../nbs/80_parity.ipynb #838a1062
 LOSSES = {'teacher_forcing': (tf_loss, 'hard'), 'tf_then_single_sf': (sar_loss, 'truth'), 'csfl': (sar_loss, 'hard')}
 
-def check_losses(
-    tensors:dict, # Latent and labels
-    meta:dict, # Header: config and expected values
-    device='cpu' # Where to compute
-) -> list: # Rows
-    "One training step: losses and gradient norms."
-    config, rows = meta['config'], []
+def released_rollout(
+    config:dict, # `sf_cfg_scale`, `sf_top_k`, `sf_top_p`, `seed` (None = an untouched generator)
+    model, # FlexVAR
+    logits:torch.Tensor, # (B, L, V): f^T
+    batch:Batch # The batch
+) -> torch.Tensor: # int64 (B, L)
+    "Codes of all scales, drawn as the released trainer draws them."
+    strength, rng = config.get('sf_cfg_scale', 1.2), torch.Generator()
+    if 'seed' in config: rng.manual_seed(config['seed'])
+    if strength > 1: logits = rollout_guide(logits, model(torch.full_like(batch.labels, batch.none), batch.inputs, batch.scales), strength, batch.scales)
+    probs = [filter_logits(part, int(config.get('sf_top_k', 900)), config.get('sf_top_p', 0.96)).softmax(-1) for part in split_scales(logits.cpu(), batch.scales)]
+    return torch.cat([torch.multinomial(p.flatten(0, 1), 1, replacement=True, generator=rng).view(len(logits), -1) for p in probs], 1).to(logits.device)
+
+def sampled_step(
+    config:dict, # See `released_rollout`
+    model, # FlexVAR
+    batch:Batch, # The batch
+    cfg:TrainConfig # gamma, target, smoothing
+): # Iterator as from `sar_loss`
+    "`sar_loss` on the last scale, with `released_rollout`."
+    f_t = model(batch.labels, batch.inputs, batch.scales)
+    with torch.no_grad(): codes = released_rollout(config, model, f_t.detach(), batch)
+    yield 'tf', token_loss(f_t, batch.tokens, cfg.label_smoothing).mean(), torch.zeros(0)
+    if len(batch.scales) < 2: return
+    f_s, last = student_pass(model, batch, codes, cfg, model.cfg)
+    loss = token_loss(f_s, (batch.tokens if cfg.target == 'truth' else codes)[:, last], cfg.label_smoothing)
+    yield 'csf', cfg.gamma*loss.mean(), by_scale(loss.detach(), batch.scales[-1:])
+
+def _golden_batch(tensors, config, device): # model and batch of a loss file
     model, book = _model(config, device)
     latent, scales = tensors['latent'], model.cfg.scales
     tokens = torch.cat([book.nearest(F.interpolate(latent, size=(p, p), mode='area').flatten(2).mT) for p in scales], 1)
-    batch = Batch(tokens, tensors['label'], torch.arange(len(tokens)), scales, book, model.cfg.num_classes)
+    return model, Batch(tokens, _labels(tensors['label'], model.cfg), torch.arange(len(tokens)), scales, book, model.cfg.num_classes)
+
+def check_losses(
+    tensors:dict, # Latent and labels
+    config:dict, # Configuration from the header
+    device='cpu', # Where to compute
+    expected:dict=None # Name of a step -> its `mode`, losses and `grad_norms`
+) -> list: # Rows
+    "One training step: losses and gradient norms."
+    if not isinstance(expected, dict) or not all(isinstance(w, dict) for w in expected.values()): raise SarError(f'its expected losses are {expected!r:.60}, expected an object for each training step')
+    config, rows = golden_config(config, dict(latent_channels=tensors['latent'].shape[1])), []
+    model, batch = _golden_batch(tensors, config, device)
     cfg = TrainConfig(cond_drop=0., rollout='argmax', sf_scales='last', gamma=config.get('sigma', 0.01), label_smoothing=config.get('label_smoothing', 0.))
-    for name, want in meta['expected'].items():
-        kind = want.get('mode', name)
+    for name, want in expected.items():
+        kind = want.get('mode') or name
         if kind not in LOSSES: raise SarError(f'unknown training step {kind!r}: expected one of {", ".join(LOSSES)}')
-        loss_fn, target = LOSSES[kind]
-        model.zero_grad(); ours = dict(total=0., teacher_loss=0., student_loss=0.)
-        for part, loss, values in loss_fn(model, batch, replace(cfg, target=target)):
-            loss.backward(); ours['total'] += loss.item()
-            if kind != 'teacher_forcing': ours['teacher_loss' if part == 'tf' else 'student_loss'] = loss.item() if part == 'tf' else values[-1].item()
-        grads = {f'|grad {k}|': p.grad.norm().item() for k, p in model.named_parameters() if p.grad is not None}
-        golden = {k: want[k] for k in ours if k in want} | {f'|grad {k}|': v for k, v in want.get('grad_norms', {}).items()}
-        rows += [_row(f'{name}: {k}', torch.tensor((ours | grads)[k]), torch.tensor(v)) for k, v in golden.items()]
+        rows += [dict(r, name=f"{name}: {r['name']}") for r in _step_rows(model, batch, cfg, kind, want, config)]
     return rows
 
+def _step_rows(model, batch, cfg, kind, want, config): # one step: what it expects beside what it gives
+    loss_fn, target = LOSSES[kind]
+    if config.get('sf_use_sampling') and kind != 'teacher_forcing': loss_fn = partial(sampled_step, config)
+    model.zero_grad(); ours = dict(total=0., teacher_loss=0., student_loss=0.)
+    for part, loss, values in loss_fn(model, batch, replace(cfg, target=target)):
+        loss.backward(); ours['total'] += loss.item()
+        if kind != 'teacher_forcing': ours['teacher_loss' if part == 'tf' else 'student_loss'] = loss.item() if part == 'tf' else values[-1].item()
+    norms = {k: p.grad.norm() for k, p in model.named_parameters() if p.grad is not None}
+    ours |= dict(grad_norm=torch.stack([*norms.values()]).norm().item()) | {f'|grad {k}|': v.item() for k, v in norms.items()}
+    golden = {k: v for k, v in want.items() if 'loss' in k or k in ours} | {f'|grad {k}|': v for k, v in (want.get('grad_norms') or {}).items()}
+    return [_row(k, torch.tensor(ours[k]), torch.tensor(float(v))) if k in ours else _missed(f'{k} (not compared)') for k, v in golden.items()]
+
 # %% ../nbs/80_parity.ipynb #f8bd5cf0
+def _kind(tensors, meta): # function that checks a file, tensors that it reads without comparing them
+    if 'expected' in meta: return partial(check_losses, expected=meta['expected']), ('latent', 'label')
+    if 'tf.label' in tensors: return check_model, ('tf.label', 'tf.input', 'sf.input')
+    if 'image' in tensors: return check_tokenizer, ('image',)
+    raise SarError('it is no golden file of a known kind: expected tensors tf.label (model), image (tokenizer), or expected losses in the header')
+
+@contextmanager
+def _full_precision(): # TF32 would cost three digits
+    was = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try: yield
+    finally: torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = was
+
 def check_file(
     path, # A golden file (safetensors)
     device='cpu' # Where to compute: 'cpu' or 'cuda'
 ) -> list: # Rows: name, abs, rel, exact, ok
-    "Compare everything in a golden file; its kind is told by its own keys."
+    "Compare everything in a golden file; its kind is told by its own keys. What nothing here computes falls short."
     tensors, meta = load_tensors(path)
     if 'config' not in meta: raise SarError(f'{shown(path)} has no configuration in its header: expected a golden file')
-    tensors = {k: v.to(device) for k, v in tensors.items()}
-    precise = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     try:
-        if 'expected' in meta: return check_losses(tensors, meta, device)
-        if 'tf.label' in tensors: return check_model(tensors, meta['config'], device)
-        if 'image' in tensors: return check_tokenizer(tensors, meta['config'], device)
+        check, inputs = _kind(tensors, meta)
+        with _full_precision(): rows = check({k: v.to(device) for k, v in tensors.items()}, meta['config'], device)
+    except SarError as e: raise SarError(f'{shown(path)}: {e}') from e
     except KeyError as e: raise SarError(f'{shown(path)} lacks {e}: it is not a whole golden file') from e
-    finally: torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = precise
-    raise SarError(f'{shown(path)} is no golden file of a known kind: expected tensors tf.label (model), image (tokenizer), or expected losses in the header')
+    except Exception as e: # a header can be wrong in more ways than can be foreseen
+        raise SarError(f'{shown(path)} cannot be computed with its configuration ({type(e).__name__}: {str(e).splitlines()[0] if str(e) else ""}): compare its sizes with its tensors') from e
+    if not rows: raise SarError(f"{shown(path)} has nothing to compare: only {', '.join(sorted(tensors)) or 'no tensors'}")
+    return rows + [_missed(f'{k} (not compared)') for k in sorted(tensors.keys() - {r['name'] for r in rows} - {*inputs})]
 
 # %% ../nbs/80_parity.ipynb #b2ab8375
 def size_check(

@@ -4,6 +4,7 @@
 
 # %% ../nbs/03_scale_ar.ipynb #1e75c036
 from __future__ import annotations
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import lru_cache
 import math
@@ -18,13 +19,14 @@ from torch.utils.checkpoint import checkpoint
 from .core import (PUBLISHED, SIZES, ModelConfig, SarError, autocast, default_device, get_size, index_uniform, load_weights, progress,
                             read_weights, shown, weights_path)
 from .data import to_uint8
-from .tokenizer import FlexVAE, load_tokenizer, split_scales, upsample_codes
+from .tokenizer import FlexVAE, load_tokenizer, shape_of, split_scales, upsample_codes
 
 # %% auto #0
-__all__ = ['MAX_LOG_SCALE', 'RELEASED_SIDES', 'scale_index', 'causal_mask', 'attend', 'SelfAttention', 'MLP', 'Block',
+__all__ = ['MAX_LOG_SCALE', 'RELEASED_SIDES', 'TOLD', 'scale_index', 'causal_mask', 'attend', 'SelfAttention', 'MLP', 'Block',
            'position_table', 'AdaHead', 'can_compile', 'FlexVAR', 'init_weights', 'name_seeded', 'drop_labels',
            'path_keep', 'token_loss', 'by_scale', 'head_loss', 'draw_schedule', 'KVCache', 'guide', 'filter_logits',
-           'pick', 'generate', 'model_meta', 'model_config', 'load_model', 'load_models', 'group_size', 'sample']
+           'pick', 'generate', 'model_meta', 'model_config', 'find_size', 'load_model', 'load_models', 'cast_weights',
+           'group_size', 'sample']
 
 # %% ../nbs/03_scale_ar.ipynb #ced36143
 def scale_index(
@@ -46,15 +48,19 @@ def causal_mask(
 # %% ../nbs/03_scale_ar.ipynb #eda99e08
 MAX_LOG_SCALE = math.log(100)
 
+def _written_out(q, k): # the form that trains faster on a CPU; beyond 256 keys only while a layer's scores take at most 128 MB in bf16
+    n = k.shape[2]
+    return q.device.type == 'cpu' and q.requires_grad and (n <= 256 or n <= 1100 and q.shape[:3].numel()*n <= 2**26)
+
 def attend(
     q:torch.Tensor, # (B, H, l, d) queries, already scaled
     k:torch.Tensor, # (B, H, n, d) keys
     v:torch.Tensor, # (B, H, n, d) values
     mask=None # Added to the scores, or None
 ) -> torch.Tensor: # (B, H, l, d)
-    "Softmax attention. On CPUs the written-out form trains twice as fast as the fused one while sequences are short."
+    "Softmax attention. On CPUs the written-out form trains twice as fast as the fused one."
     mask = None if mask is None else mask.to(q.dtype)
-    if q.device.type == 'cpu' and q.requires_grad and k.shape[2] <= 256:
+    if _written_out(q, k):
         scores = q @ k.mT
         return (scores if mask is None else scores + mask).softmax(-1).to(v.dtype) @ v
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.)
@@ -111,8 +117,8 @@ class Block(nn.Module):
         self.attn, self.ffn = SelfAttention(D, cfg.num_heads), MLP(D, cfg.mlp_ratio)
         self.ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(D, 6*D))
 
-    def forward(self, x, cond, mask=None, cache=None, keep=(None, None)): # x (B, L, C), cond (B, C); keep: drop-path factors (B,)
-        gate1, gate2, scale1, scale2, shift1, shift2 = self.ada_lin(cond)[:, None].chunk(6, -1)
+    def forward(self, x, cond, mask=None, cache=None, keep=(None, None), mod=None): # x (B, L, C), cond (B, C); keep: drop-path factors (B,); mod: see `FlexVAR.modulations`
+        gate1, gate2, scale1, scale2, shift1, shift2 = (self.ada_lin(cond)[:, None] if mod is None else mod).chunk(6, -1)
         x = _gated(x, self.attn(_modulate(x, scale1, shift1), mask, cache), gate1, keep[0])
         return _gated(x, self.ffn(_modulate(x, scale2, shift2)), gate2, keep[1])
 
@@ -135,7 +141,7 @@ class AdaHead(nn.Module):
     def __init__(self, dim:int): # Width C
         super().__init__()
         self.ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(dim, 2*dim))
-    def forward(self, x, cond): return _modulate(x, *self.ada_lin(cond)[:, None].chunk(2, -1))
+    def forward(self, x, cond, mod=None): return _modulate(x, *(self.ada_lin(cond)[:, None] if mod is None else mod).chunk(2, -1))
 
 @lru_cache(None)
 def can_compile(
@@ -171,19 +177,23 @@ class FlexVAR(nn.Module):
         x = first if inputs is None else torch.cat([first, self.word_embed(inputs.float()).to(first.dtype)], 1)
         return x + self.positions(scales)
 
-    def trunk(self, x, cond, mask=None, caches=None, keep=None) -> torch.Tensor: # (B, L, C)
-        "All blocks. `keep` (2 depth, B) holds drop-path factors; None outside training."
+    def modulations(self, cond) -> list: # a (B, 1, 6C) for each block, then the head's (B, 1, 2C)
+        "What the class sets in each block and in the head. A third of d16's weights, so a sampler asks once for all scales."
+        return [m.ada_lin(cond)[:, None] for m in (*self.blocks, self.head_nm)]
+
+    def trunk(self, x, cond, mask=None, caches=None, keep=None, mods=None) -> torch.Tensor: # (B, L, C)
+        "All blocks. `keep` (2 depth, B) holds drop-path factors, None outside training; `mods` what `modulations` gave, None = compute it here."
         for i, block in enumerate(self.blocks):
-            args = x, cond, mask, None if caches is None else caches[i], (None, None) if keep is None else keep[2*i:2*i + 2]
+            args = x, cond, mask, None if caches is None else caches[i], (None, None) if keep is None else keep[2*i:2*i + 2], None if mods is None else mods[i]
             if self.compiled and self.training and caches is None: block = self.compiled[i]
             x = checkpoint(block, *args, use_reentrant=False) if self.recompute and torch.is_grad_enabled() else block(*args)
         return x
 
-    def compile_blocks(self, on:bool=True):
-        "Let torch.compile fuse the blocks of training passes (sampling stays as it is); `on=False` undoes it."
+    def compile_blocks(self, on:bool=True, **how):
+        "Let torch.compile fuse the blocks of training passes (sampling stays as it is); `on=False` undoes it. `how` goes to torch.compile: `dynamic=True` where schedules are drawn, so that one graph serves many lengths."
         if on and not can_compile(self.head.weight.device.type):
             raise SarError('torch.compile does not work here: on a CPU it needs a C++ compiler (g++, or CXX names another); install one, or leave compile out')
-        self.compiled = [torch.compile(b) for b in self.blocks] if on else None # a plain list: the weights keep their names
+        self.compiled = [torch.compile(b, **how) for b in self.blocks] if on else None # a plain list: the weights keep their names
 
     def forward(self, labels, inputs, scales=None, start=True, keep=None, tail=None) -> torch.Tensor: # (B, L, V)
         "Logits of all scales. labels (B,); inputs (B, L-1, C_latent) for scales 2..N. `tail(hidden, head)` replaces the logits by what it returns."
@@ -427,16 +437,17 @@ def generate(
     guided = released_seed is not None or cfg != (1. if form == 'llamagen' else 0.)
     y = torch.cat([labels, torch.full_like(labels, model.cfg.num_classes)]) if guided else labels
     cond, pos, caches = model.class_emb(y.to(dev)), model.positions(scales), [KVCache(L) for _ in model.blocks]
+    *mods, of_head = model.modulations(cond)
     rng = torch.Generator().manual_seed(released_seed) if isinstance(released_seed, int) else None
     noise = None if seed is None else index_uniform(seed, range(B) if index is None else index, L).to(dev)
     x, tokens, at = cond[:, None] + model.pos_start + pos[:, :scales[0]**2], [], 0
     for k, p in enumerate(scales):
         span = slice(at, at + p*p); at += p*p
         given = prefix is not None and prefix.shape[1] >= at
-        h = model.trunk(x, cond, caches=caches)
+        h = model.trunk(x, cond, caches=caches, mods=mods)
         if given: chosen = prefix[:, span].to(dev)
         else:
-            logits = model.head(model.head_nm(h, cond)).float()
+            logits = model.head(model.head_nm(h, cond, of_head)).float()
             if guided: logits = guide(logits[:B], logits[B:], cfg, k, len(scales), form, p > max_side)
             chosen = _released_draw(logits, p, max_side, top_k, top_p, rng) if released_seed is not None else \
                      pick(logits, None if noise is None else noise[:, span], top_k, top_p)
@@ -460,32 +471,58 @@ def model_config(
     like:ModelConfig=ModelConfig() # Gives what weights do not tell: schedule and how training started
 ) -> ModelConfig:
     "Depth, width, heads, codes and classes, read off the weights."
-    shape = lambda name: tensors[name].shape
+    blocks = {int(k.split('.')[1]) for k in tensors if k.startswith('blocks.') and k.split('.')[1].isdigit()}
+    if not blocks: raise SarError('there is no tensor blocks.0.attn.mat_qkv.weight, nor any other block: it is not a whole checkpoint of this kind of model')
+    shape = lambda name, dims=2: shape_of(tensors, name, dims)
     V, D = shape('head.weight')[0], shape('word_embed.weight')[0]
-    return replace(like, depth=1 + max(int(k.split('.')[1]) for k in tensors if k.startswith('blocks.')), embed_dim=D, num_heads=shape('blocks.0.attn.scale_mul_1H11')[1], vocab_size=V,
-                   latent_channels=shape('word_embed.weight')[1], num_classes=shape('class_emb.weight')[0] - 1, mlp_ratio=shape('blocks.0.ffn.fc1.weight')[0]/D, pos_side=shape('pos_1LC')[-1])
+    return replace(like, depth=1 + max(blocks), embed_dim=D, num_heads=shape('blocks.0.attn.scale_mul_1H11', 4)[1], vocab_size=V, latent_channels=shape('word_embed.weight')[1],
+                   num_classes=shape('class_emb.weight')[0] - 1, mlp_ratio=shape('blocks.0.ffn.fc1.weight')[0]/D, pos_side=shape('pos_1LC', 4)[-1])
+
+TOLD = dict(depth='depth', embed_dim='width', num_heads='heads', vocab_size='codes', latent_channels='latent channels', mlp_ratio='MLP ratio', pos_side='side of the position table') # what the weights tell, classes apart
+
+def _like(have): # the size that weights belong to, or None
+    return next((n for n, s in SIZES.items() if all(getattr(s.model, f) == getattr(have, f) for f in TOLD)), None)
 
 def _likely_cause(have, size): # what a checkpoint of other shapes probably is
-    fits = [n for n, s in SIZES.items() if (s.model.depth, s.model.embed_dim) == (have.depth, have.embed_dim)]
-    if fits == [size]: return f'depth and width are those of size {size}, so it was trained with another tokenizer'
-    return f"it has depth {have.depth} and width {have.embed_dim}, " + (f'which is size {fits[0]}: pass that size' if fits else f"which is none of the sizes {', '.join(SIZES)}")
+    want, fits = get_size(size).model, _like(have)
+    if fits == size: return 'its sizes are right, so it is not a whole checkpoint of this kind of model'
+    if fits: return f'it has depth {have.depth} and width {have.embed_dim}, which is size {fits}: pass that size'
+    differ = {f: f'{word} {getattr(have, f):g} (here {getattr(want, f):g})' for f, word in TOLD.items() if getattr(have, f) != getattr(want, f)}
+    if differ.keys() <= {'vocab_size', 'latent_channels'}: return f"depth and width are those of size {size}, so it was trained with another tokenizer: {', '.join(differ.values())}"
+    return f"it has {', '.join(differ.values())}, which is none of the sizes {', '.join(SIZES)}: load_model(None, path) takes weights of any size"
+
+def _read_model(path): # tensors, header and sizes of a file, with its own schedule or that of the size it fits
+    tensors, meta = read_weights(path)
+    if meta.get('kind', 'FlexVAR') != 'FlexVAR' or ('pos_1LC' not in tensors and 'quant_conv.weight' in tensors): raise SarError(f"{shown(path)} holds a {meta.get('kind', 'model of another kind')}, expected a FlexVAR")
+    try: have = model_config(tensors)
+    except SarError as e: raise SarError(f'{shown(path)}: {e}') from e
+    scales = meta['config']['scales'] if 'config' in meta else SIZES[_like(have) or 'd16'].model.scales
+    return tensors, meta, replace(have, scales=tuple(scales))
+
+def find_size(
+    path # Weights, ours or published
+) -> str: # A name in `SIZES`
+    "The size that weights belong to, told by their shapes."
+    have = _read_model(Path(path))[2]
+    if name := _like(have): return name
+    raise SarError(f"{shown(path)} has depth {have.depth}, width {have.embed_dim} and {have.vocab_size} codes, which is none of the sizes {', '.join(SIZES)}: load_model(None, path) takes it")
 
 def load_model(
-    size:str='tiny', # A name in `SIZES`
+    size:str='tiny', # A name in `SIZES`; None = whatever the weights are
     path=None # Weights, ours or published; None = those of the size
 ) -> FlexVAR: # In evaluation mode, without gradients
     "Load a trained model; the class count follows the weights, all else must be the size's."
-    path, cfg = Path(path or weights_path(get_size(size).name, 'model')), get_size(size).model
-    hint = f'run `sar fetch {size}`' if size in PUBLISHED else 'train one with `sar run 07_train -p init scratch -p method tf`'
-    if not path.exists(): raise SarError(f'no model at {shown(path)}: {hint}, or pass the path of another')
-    tensors, meta = read_weights(path)
-    if meta.get('kind', 'FlexVAR') != 'FlexVAR' or 'pos_1LC' not in tensors: raise SarError(f"{shown(path)} holds a {meta.get('kind', 'model of another kind')}, expected a FlexVAR")
-    have = model_config(tensors, cfg)
-    cfg = replace(cfg, num_classes=have.num_classes)
-    trained = tuple(meta['config']['scales']) if 'config' in meta else cfg.scales
-    if have == cfg and trained != cfg.scales: raise SarError(f"{shown(path)} was trained on the schedule {trained}, size {size} has {cfg.scales}; pass the size it was trained with")
+    if size is None and not path: raise SarError('neither a size nor a path: expected one of the two, or both')
+    path = Path(path or weights_path(get_size(size).name, 'model'))
+    hint = '' if size is None else f'run `sar fetch {size}`, or ' if size in PUBLISHED else 'train one with `sar run 07_train -p init scratch -p method tf`, or '
+    if not path.exists(): raise SarError(f'no model at {shown(path)}: {hint}pass the path of another')
+    cfg = None if size is None else get_size(size).model
+    tensors, meta, have = _read_model(path)
+    cause = 'it is not a whole checkpoint of this kind of model' if size is None else _likely_cause(have, size)
+    if 'config' in meta and cfg and have.scales != cfg.scales and _like(have) == size: raise SarError(f"{shown(path)} was trained on the schedule {have.scales}, size {size} has {cfg.scales}; pass the size it was trained with")
+    cfg = have if cfg is None else replace(cfg, num_classes=have.num_classes)
     with torch.device('meta'): model = FlexVAR(cfg)
-    return load_weights(model.to_empty(device='cpu'), tensors, shown(path), ('attn_bias_for_masking',), _likely_cause(have, size)).eval().requires_grad_(False)
+    return load_weights(model.to_empty(device='cpu'), tensors, shown(path), ('attn_bias_for_masking',), cause).eval().requires_grad_(False)
 
 def load_models(
     size:str='tiny', # A name in `SIZES`
@@ -495,6 +532,21 @@ def load_models(
     return load_tokenizer(size), load_model(size, checkpoint)
 
 # %% ../nbs/03_scale_ar.ipynb #75e0ed33
+@contextmanager
+def cast_weights(
+    *modules # Frozen modules that only look forward while the context lasts
+):
+    "Linear and convolution weights in autocast's type, converted once. By itself autocast converts frozen weights at every call: it keeps only those with gradients."
+    device, kept = next(modules[0].parameters()).device.type, []
+    if torch.is_autocast_enabled(device):
+        dtype, layers = torch.get_autocast_dtype(device), (l for m in modules for l in m.modules() if isinstance(l, (nn.Linear, nn.Conv2d)))
+        kept = [(p, p.data) for l in layers for p in l.parameters(recurse=False) if not p.requires_grad]
+    try:
+        for p, w in kept: p.data = w.to(dtype, memory_format=torch.channels_last if w.ndim == 4 else torch.preserve_format) # filters as the decoder's maps lie
+        yield
+    finally:
+        for p, w in kept: p.data = w
+
 def group_size(
     cfg:ModelConfig # Sizes
 ) -> int: # 100 at tiny, 20 at published sizes
@@ -514,12 +566,12 @@ def sample(
 ) -> torch.Tensor: # uint8 (N, 3, H, W)
     "Draw pictures of the given classes."
     device, out, batch_size = model.head.weight.device, [], batch_size or group_size(model.cfg)
-    for i in progress(range(0, len(labels), batch_size), 'sampling'):
-        part = labels[i:i + batch_size]
-        pad = batch_size - len(part) if len(labels) > batch_size else 0 # one shape, one way of rounding
-        with autocast(device, precision):
+    with autocast(device, precision), cast_weights(model, vae.decoder, vae.post_quant_conv):
+        for i in progress(range(0, len(labels), batch_size), 'sampling'):
+            part = labels[i:i + batch_size]
+            pad = batch_size - len(part) if len(labels) > batch_size else 0 # one shape, one way of rounding
             y = torch.cat([part, part[-1:].expand(pad)]).to(device)
             tokens = generate(model, vae.quantize, y, seed=seed, index=range(first + i, first + i + len(y)), **kwargs)
             pictures = vae.decode(tokens[:len(part), -model.cfg.scales[-1]**2:]).float()
-        out.append(to_uint8(pictures.cpu()))
+            out.append(to_uint8(pictures.cpu()))
     return torch.cat(out)

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from .core import ROOT, SarError, ModelConfig, TrainConfig, autocast, default_device, get_size, keep_memory, mixed_precision, progress, run_record
+from .core import ROOT, SarError, ModelConfig, TrainConfig, autocast, default_device, get_size, mixed_precision, progress, run_record
 from .csfl import get_loss
 from .scale_ar import FlexVAR, causal_mask, generate, group_size, head_loss, sample
 from .ssr import Batch
@@ -20,8 +20,9 @@ from .tokenizer import Codebook, next_inputs
 from .train import param_groups, start_models
 
 # %% auto #0
-__all__ = ['PASSES', 'KINDS', 'BATCH', 'flops', 'matmul_rate', 'Stand', 'step_times', 'peak_memory', 'sampling_time',
-           'step_parts', 'bf16_cost', 'traffic', 'memory_rate', 'cost_table', 'bench']
+__all__ = ['PASSES', 'KINDS', 'BATCH', 'flops', 'predicted_time', 'matmul_rate', 'Stand', 'step_times', 'peak_rss', 'two_steps',
+           'peak_memory', 'sampling_time', 'step_parts', 'bf16_cost', 'traffic', 'memory_rate', 'check_model',
+           'cost_table', 'bench']
 
 # %% ../nbs/09_speed.ipynb #2b8b5fd3
 def flops(
@@ -37,6 +38,16 @@ def flops(
     return batch*(cfg.depth*block + 2*L*D*cfg.vocab_size + 2*L*cfg.latent_channels*D + 2*2*D*D)
 
 PASSES = {'tf': 3., 'sar': 6., 'sar, guided': 7.} # forward passes' worth of arithmetic, all scales
+
+def predicted_time(
+    cfg:ModelConfig, # Sizes
+    kind:str, # A name in `PASSES`
+    batch:int, # Pictures
+    rate:float, # R, operations a second
+    use:float # Share of R that a step reaches
+) -> float: # Seconds
+    "Cost model: FLOPs/(u R)."
+    return PASSES[kind]*flops(cfg, batch)/(use*rate)
 
 def matmul_rate(
     device=None, # torch.device; None = default
@@ -73,7 +84,8 @@ class Stand:
         self.labels = torch.randint(self.cfg.num_classes, (self.batch,), device=self.device)
         self.opt = torch.optim.AdamW(param_groups(self.model, 0.05), lr=1e-4, fused=True)
 
-    def step(self, kind) -> float: # seconds
+    def passes(self, kind) -> float: # seconds
+        "Forward and backward passes of one kind of step."
         self.count += 1
         cfg, start = TrainConfig(**KINDS[kind]), _now(self.device)
         batch = Batch(self.tokens, self.labels, torch.arange(self.batch) + self.count*self.batch, self.cfg.scales, self.book, self.cfg.num_classes)
@@ -82,51 +94,70 @@ class Stand:
             with autocast(self.device, self.precision): got = next(losses, None)
             if got is None: break
             got[1].backward()
+        return _now(self.device) - start
+
+    def update(self) -> float: # seconds
+        "Clip the gradients and take the optimizer's step."
+        start = _now(self.device)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 2.)
         self.opt.step(); self.opt.zero_grad(set_to_none=True)
         return _now(self.device) - start
+
+    def step(self, kind): return self.passes(kind) + self.update() # seconds
 
 def step_times(
     stand:Stand, # What to step
     kinds=tuple(KINDS), # Which
     reps:int=5 # Rounds, after one that is not counted
-) -> pd.DataFrame: # round, kind, seconds, ratio (over the teacher-forced step of the round)
-    "Kinds of steps in turn."
+) -> pd.DataFrame: # round, kind, passes and seconds, R of the round (operations a second), both times in TFLOP/R, ratio (over the teacher-forced step of the round)
+    "Kinds of steps in turn, and the rate R before each round."
     rows = []
     for r in progress(range(reps + 1), 'steps'):
-        took = {k: stand.step(k) for k in kinds}
-        if r: rows += [dict(round=r, kind=k, seconds=s, ratio=s/took['tf']) for k, s in took.items()]
-    return pd.DataFrame(rows)
+        rate, took = matmul_rate(stand.device, reps=3), {k: (stand.passes(k), stand.update()) for k in kinds}
+        if r: rows += [dict(round=r, kind=k, passes=a, seconds=a + b, R=rate, ratio=(a + b)/sum(took['tf'])) for k, (a, b) in took.items()]
+    return pd.DataFrame(rows).assign(**{'TFLOP/R': lambda t: t.seconds*t.R/1e12, 'passes, TFLOP/R': lambda t: t.passes*t.R/1e12})
+
+def peak_rss() -> int: # Bytes
+    "Most memory that this process ever held. Linux's ru_maxrss would not do: a process inherits its parent's, so a small child of a large notebook reports the notebook."
+    status = Path('/proc/self/status')
+    if status.exists(): return 1024*int(next(l for l in status.read_text().splitlines() if l.startswith('VmHWM')).split()[1])
+    import resource # not on Windows
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == 'darwin' else 1024)
+
+def two_steps(size, kind, batch, device) -> tuple: # GB: peak, and what was held before the steps (program, weights)
+    "Two steps: gradients and the optimizer's state are there in the second."
+    stand = Stand(size, batch, device)
+    held = lambda: torch.cuda.max_memory_allocated(device) if stand.device.type == 'cuda' else peak_rss()
+    before = held(); stand.step(kind); stand.step(kind)
+    return held()/1e9, before/1e9
 
 def peak_memory(
     size:str, # A name in `SIZES`
     kind:str, # A name in `KINDS`
     batch:int=None, # Pictures
     device=None # torch.device
-) -> float: # GB
-    "Peak memory of a process that takes two steps (weights and optimizer included)."
-    device = torch.device(device or default_device())
-    if device.type == 'cuda':
-        torch.cuda.reset_peak_memory_stats(device); stand = Stand(size, batch, device); stand.step(kind); stand.step(kind)
-        return torch.cuda.max_memory_allocated(device)/1e9
-    code = f'import resource; from sar_repro.speed import Stand; s = Stand({size!r}, {batch!r}, "cpu"); base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; s.step({kind!r}); s.step({kind!r}); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)'
+) -> tuple: # GB: peak, and what the process held before its first step
+    "Peak memory of a process of its own that takes two steps (program, weights and optimizer included; on a GPU tensors only)."
+    code = f'from sar_repro.speed import two_steps; print(*two_steps({size!r}, {kind!r}, {batch!r}, {str(device or default_device())!r}))'
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=dict(os.environ, PYTHONPATH=str(ROOT)))
     if done.returncode: raise SarError(f'a step of {size} ({kind}) did not end well: {(done.stderr.strip().splitlines() or ["killed, most likely for want of memory"])[-1]}')
-    return int(done.stdout.split()[-1])*1024/1e9
+    return tuple(float(v) for v in done.stdout.split()[-2:])
 
 def sampling_time(
     size:str, # A name in `SIZES`
     batch:int=None, # Pictures at a time
     device=None, # torch.device
     reps:int=2 # Batches, after one that is not counted
-) -> float: # Seconds a picture, guidance and decoding included
-    "What a sample costs (random weights where there are none)."
+) -> tuple: # Seconds a picture, guidance and decoding included; the same in TFLOP/R
+    "What a sample costs (random weights where there are none); R is taken before each batch."
     device, spec = torch.device(device or default_device()), get_size(size)
     vae, model = (m.to(device) for m in start_models(size, random=True))
-    batch, times = batch or (4 if size in ('d16', 'd20', 'd24') and device.type == 'cpu' else group_size(model.cfg)), []
+    batch, times, costs = batch or (4 if size in ('d16', 'd20', 'd24') and device.type == 'cpu' else group_size(model.cfg)), [], []
     for r in range(reps + 1):
-        start = _now(device); sample(model.eval(), vae, torch.zeros(batch, dtype=torch.long), seed=r, batch_size=batch, cfg=spec.cfg, top_k=spec.top_k, top_p=spec.top_p); times.append((_now(device) - start)/batch)
-    return min(times[1:])
+        rate, start = matmul_rate(device, reps=3), _now(device)
+        sample(model.eval(), vae, torch.zeros(batch, dtype=torch.long), seed=r, batch_size=batch, cfg=spec.cfg, top_k=spec.top_k, top_p=spec.top_p)
+        times.append((_now(device) - start)/batch); costs.append(times[-1]*rate/1e12)
+    return statistics.median(times[1:]), statistics.median(costs[1:])
 
 # %% ../nbs/09_speed.ipynb #f2d1749c
 def step_parts(
@@ -200,6 +231,15 @@ def memory_rate(
     return 8*n/statistics.median(times[2:])
 
 # %% ../nbs/09_speed.ipynb #d92df3c2
+def check_model(
+    records:list, # Records of `bench`
+    fit:str='small' # The size whose teacher-forced step gives u
+) -> pd.DataFrame: # size, kind, seconds measured and predicted, and their ratio
+    "Predict the steps of all records from the use of one."
+    use = next(r['steps']['tf']['share of R'] for r in records if r['size'] == fit)
+    rows = [dict(size=r['size'], kind=k, measured=r['steps'][k]['seconds'], predicted=predicted_time(get_size(r['size']).model, k, r['batch'], 1e12*r['R_TFLOPs'], use)) for r in records for k in PASSES]
+    return pd.DataFrame(rows).assign(**{'predicted/measured': lambda t: t.predicted/t.measured}).set_index(['size', 'kind'])
+
 def cost_table(
     use:float=0.4, # Assumed model-FLOPs use on a GPU
     hardware={'A100': 312e12, 'H100': 989e12} # Peak bf16 operations a second
@@ -221,13 +261,14 @@ def bench(
 ) -> dict: # Record
     "R, steps in pairs, memory and sampling of one size on this machine."
     device = torch.device(device or default_device())
-    stand, rate = Stand(size, batch, device), matmul_rate(device)
+    stand = Stand(size, batch, device)
     kinds = tuple(k for k in KINDS if k != 'sar last, as released' or stand.cfg.vocab_size > 900)
-    times = step_times(stand, kinds, reps).groupby('kind', sort=False)[['seconds', 'ratio']].median()
-    rows = {k: dict(seconds=round(r.seconds, 4), ratio=round(r.ratio, 3), TFLOP_R=round(r.seconds*rate/1e12, 3)) for k, r in times.iterrows()}
-    for k in PASSES: rows[k]['share of R'] = round(PASSES[k]*flops(stand.cfg, stand.batch)/(rows[k]['seconds']*rate), 3)
+    times = step_times(stand, kinds, reps)
+    rows = {k: {'seconds': round(r.seconds, 4), 'passes seconds': round(r.passes, 4), 'ratio': round(r.ratio, 3), 'TFLOP_R': round(r['TFLOP/R'], 3), 'passes TFLOP_R': round(r['passes, TFLOP/R'], 3)}
+            for k, r in times.drop(columns='round').groupby('kind', sort=False).median().iterrows()}
+    for k in PASSES: rows[k]['share of R'] = round(PASSES[k]*flops(stand.cfg, stand.batch)/1e12/rows[k]['TFLOP_R'], 3)
     n = stand.batch; del stand
     if memory:
-        for k in ('tf', 'sar, guided'): rows[k]['memory GB'] = round(peak_memory(size, k, n, device), 2)
-    cost = sampling_time(size, device=device)
-    return run_record(size=size, device=device.type, precision=mixed_precision('auto', device), batch=n, R_TFLOPs=round(rate/1e12, 3), steps=rows, sampling=dict(seconds=round(cost, 4), TFLOP_R=round(cost*rate/1e12, 4)))
+        for k in ('tf', 'sar, guided'): rows[k]['memory GB'], rows[k]['memory GB before'] = (round(v, 3) for v in peak_memory(size, k, n, device))
+    cost, tflop = sampling_time(size, device=device)
+    return run_record(size=size, device=device.type, precision=mixed_precision('auto', device), batch=n, R_TFLOPs=round(times.R.median()/1e12, 3), steps=rows, sampling=dict(seconds=round(cost, 4), TFLOP_R=round(tflop, 4)))

@@ -20,15 +20,16 @@ from .core import ROOT, TrainConfig, autocast, get_size, run_record, save_json
 from .csfl import sar_loss, tf_loss
 from .data import load_dataset
 from .evaluate import Reference, compare, image_features, sample_labels
-from .scale_ar import by_scale, generate, head_loss, load_model, sample
-from .ssr import Batch, rollout_hidden, teacher_pass, unconditional
+from .scale_ar import by_scale, generate, head_loss, load_model, sample, token_loss
+from .ssr import Batch, rollout, rollout_hidden, student_pass, teacher_pass, unconditional
 from .tokenizer import load_tokenizer, next_inputs, split_scales
 from .train import TokenData, heldout_loss, train
 
 # %% auto #0
-__all__ = ['SHARE', 'NEAREST', 'BETA', 'STRATEGIES', 'SWEEP', 'free_codes', 'one_step_codes', 'sf_loss', 'alternating_loss',
-           'tf_then_sf_loss', 'neighbours', 'Jitter', 'mixed_loss', 'agreement', 'sar_agree_loss', 'DDO', 'Study',
-           'trials', 'table']
+__all__ = ['SHARE', 'NEAREST', 'BETA', 'STRATEGIES', 'SWEEP', 'CLAIMS', 'free_codes', 'one_step_codes', 'sf_loss',
+           'alternating_loss', 'tf_then_sf_loss', 'neighbours', 'Jitter', 'mixed_loss', 'agreement', 'sar_agree_loss',
+           'DDO', 'Study', 'trials', 'table', 'paired', 'holm', 'verdict', 'main_table', 'relative_cost',
+           'picture_rows', 'claims_table']
 
 # %% ../nbs/10_strategies.ipynb #43a2b86e
 def _given(
@@ -82,6 +83,16 @@ def tf_then_sf_loss(model:nn.Module, batch:Batch, cfg:TrainConfig) -> Iterator:
     "The first half of the scales from ground truth, the rest from freely drawn own codes."
     ce = _given(model, batch, cfg, free_codes(model, batch, cfg, len(batch.scales)//2))
     yield 'tf', ce.mean(), by_scale(ce.detach(), batch.scales)
+
+def _sar_soft(temperature=1., live=False): # SAR against the teacher's distribution
+    def loss(model, batch, cfg):
+        plain = getattr(model, 'module', model).cfg
+        f_t = teacher_pass(model, batch, cfg, plain)
+        f_s, part = student_pass(model, batch, rollout(model, f_t, batch, cfg), cfg, plain)
+        goal = (f_t if live else f_t.detach())[:, part]/temperature
+        ce, csf = token_loss(f_t, batch.tokens, cfg.label_smoothing), token_loss(f_s, goal.softmax(-1))
+        yield 'tf', ce.mean() + cfg.gamma*csf.mean(), by_scale(ce.detach(), batch.scales) # one graph, for the target may have a gradient
+    return loss
 
 def _sar_with(**fixed): # SAR with some settings fixed
     def loss(model, batch, cfg): yield from sar_loss(model, batch, replace(cfg, **fixed))
@@ -147,7 +158,8 @@ class DDO:
             yield name, F.softplus(-sign*BETA*ratio).mean()/(BETA*ce.shape[1]), by_scale(ce.detach(), batch.scales)
 
 STRATEGIES = dict(tf=tf_loss, sf=sf_loss, alternating=alternating_loss, tf_then_sf=tf_then_sf_loss, tf_then_single_sf=_sar_with(sf_scales='last', target='truth'),
-                  sar_last=_sar_with(sf_scales='last'), sar=sar_loss, jitter=Jitter(), mixed=mixed_loss, sar_agree=sar_agree_loss, ddo=DDO())
+                  sar_last=_sar_with(sf_scales='last'), sar=sar_loss, jitter=Jitter(), mixed=mixed_loss, sar_agree=sar_agree_loss, ddo=DDO(),
+                  sar_live=_sar_soft(live=True), sar_sharp=_sar_soft(0.5), sar_flat=_sar_soft(2.)) # the last three are ablations: target with gradient, sharpened, flattened
 
 # %% ../nbs/10_strategies.ipynb #a8d0fdde
 class Study:
@@ -237,10 +249,10 @@ def trials(
 ) -> list: # of dicts for `Study.trial`, the most telling first
     "What a full study consists of."
     plan = [dict(method='base', seed=s) for s in range(seeds)]
-    for s in range(seeds): plan += [dict(method=m, seed=s) for m in STRATEGIES]
+    for s in range(seeds): plan += [dict(method=m, seed=s) for m in STRATEGIES if m not in ('sar_live', 'sar_sharp', 'sar_flat')]
     for s in range(seeds): plan += [dict(method='tf', seed=s, epochs=7)] # as long as SAR at its three epochs
     changes = [dict(gamma=g) for g in (0.003, 0.03, 0.1, 0.3, 1., 3.)] + [dict(target='soft'), dict(target='truth'), dict(rollout='argmax'), dict(rollout_cfg=1.2), dict(cond_shared=False), dict(lr=3e-4), dict(lr=3e-5)]
-    for s in range(ablation_seeds): plan += [dict(method='sar', seed=s, **c) for c in changes] + [dict(method='sar', seed=s, epochs=e) for e in (1, 6)]
+    for s in range(ablation_seeds): plan += [dict(method='sar', seed=s, **c) for c in changes] + [dict(method='sar', seed=s, epochs=e) for e in (1, 6)] + [dict(method=m, seed=s) for m in ('sar_live', 'sar_sharp', 'sar_flat')]
     return plan
 
 def table(
@@ -250,9 +262,106 @@ def table(
     rows = []
     for f in sorted(Path(records or ROOT/'results/strategies').glob('*.json')):
         r = json.loads(f.read_text())
-        fixed = {k: r[k] for k in ('method', 'seed', 'size', 'dataset', 'epochs', 'seconds', 'heldout')}
+        fixed = {k: r[k] for k in ('method', 'seed', 'size', 'dataset', 'epochs', 'seconds', 'heldout', 'machine')}
         change = ', '.join(f'{k} {v}' for k, v in r['change'].items())
-        rows += [dict(fixed, change=change, gap=float(np.mean(r['gap_by_scale'][1:])), **row) for row in r['rows']]
+        rows += [dict(fixed, change=change, gap=float(np.mean(r['gap_by_scale'][1:])), gap_by_scale=r['gap_by_scale'], **row) for row in r['rows']]
     first = ['method', 'seed', 'size', 'dataset', 'guidance', 'epochs', 'n', 'fd', 'fd_recon', 'kid', 'precision', 'recall', 'seconds']
     frame = pd.DataFrame(rows)
     return frame[first + [c for c in frame if c not in first]] if len(frame) else pd.DataFrame(columns=first)
+
+# %% ../nbs/10_strategies.ipynb #088fd8d1
+def paired(
+    frame:pd.DataFrame, # Rows of `table`, one sampling setting, one data set
+    metric:str='kid', # Column to compare
+    control:str='tf' # Method to compare with
+) -> pd.DataFrame: # One row a method: n, mean, sd, change, low, high, p (Holm), least
+    "Differences to the control of the same seed: 95 % t interval, Holm-corrected p, smallest difference seen with power 0.8."
+    from scipy.stats import t
+    wide, rows = frame.pivot_table(index='seed', columns='method', values=metric), {}
+    for m in wide.columns.drop(control) if control in wide else ():
+        d = (wide[m] - wide[control]).dropna(); n = len(d)
+        if n < 2: continue
+        se = max(d.std()/math.sqrt(n), 1e-12); q = t.ppf(0.975, n - 1)
+        rows[m] = dict(n=n, mean=wide[m].mean(), sd=wide[m].std(), change=d.mean(), low=d.mean() - q*se, high=d.mean() + q*se, p=2*t.sf(abs(d.mean())/se, n - 1), least=(q + t.ppf(0.8, n - 1))*se)
+    got = pd.DataFrame(rows, index=['n', 'mean', 'sd', 'change', 'low', 'high', 'p', 'least']).T
+    if len(got): got['p'] = holm(got.p)
+    return got.rename_axis('method')
+
+def holm(
+    p:pd.Series # p values of one family
+) -> pd.Series: # Corrected, in the same order
+    "Holm's step-down correction."
+    ordered = p.sort_values()
+    return (ordered*range(len(p), 0, -1)).cummax().clip(upper=1.).reindex(p.index)
+
+def verdict(
+    row # Row of `paired`, of a metric where less is better
+) -> str:
+    "What an interval says."
+    return 'better' if row.high < 0 and row.p < 0.05 else 'worse' if row.low > 0 and row.p < 0.05 else 'not told apart'
+
+
+# %% ../nbs/10_strategies.ipynb #ea354bc1
+def main_table(
+    frame:pd.DataFrame, # Rows of `table`: one data set, one sampling setting
+    methods:tuple=('tf', 'sar_last', 'sar') # Rows beside the start
+) -> pd.DataFrame:
+    "The paper's layout: distance to held-out pictures, change against the start and against the control, each with its 95 % interval."
+    if not len(frame): return pd.DataFrame()
+    start, control, rows = paired(frame, 'kid', 'base'), paired(frame, 'kid', 'tf'), []
+    span = lambda r, unit='': f'{r.change:+.1f} [{r.low:+.1f}, {r.high:+.1f}]'
+    for m in ('base', *[m for m in methods if (frame.method == m).any()]):
+        f = frame[frame.method == m]
+        rows.append(dict(method={'base': 'start', 'tf': '+ teacher forcing (control)', 'sar': '+ SAR, all scales', 'sar_last': '+ SAR, last scale'}.get(m, f'+ {m}'), seeds=f.seed.nunique(),
+                         **{'KID x1000': f'{f.kid.mean():.1f} ± {f.kid.std():.1f}', 'FD': f'{f.fd_held.mean():.1f} ± {f.fd_held.std():.1f}',
+                            'change of KID': f"{100*(f.kid.mean()/frame[frame.method == 'base'].kid.mean() - 1):+.1f} %" if m != 'base' else '',
+                            'KID minus start': span(start.loc[m]) if m in start.index else '', 'KID minus control': span(control.loc[m]) if m in control.index and m != 'base' else '',
+                            'verdict': verdict(control.loc[m]) if m in control.index and m != 'base' else '', 'precision': f'{f.precision.mean():.3f}', 'recall': f'{f.recall.mean():.3f}',
+                            'nearest held-out / training': f'{f.near_held.mean()/f.near_train.mean():.3f}', 'nats': f'{f.heldout.mean():.3f}'}))
+    return pd.DataFrame(rows).set_index('method')
+
+
+# %% ../nbs/10_strategies.ipynb #3313c1d3
+def relative_cost(
+    frame:pd.DataFrame, # Rows of `table`: one data set
+    control:str='tf' # Unit of cost
+) -> pd.Series: # By method
+    "Training time over the control's, on the same machine and for as many epochs."
+    once = frame.drop_duplicates(['method', 'seed', 'epochs', 'machine', 'change'])
+    per_epoch = once[once.epochs > 0].assign(unit=lambda f: f.seconds/f.epochs).groupby(['machine', 'method']).unit.median().unstack(0)
+    return per_epoch.div(per_epoch.loc[control]).median(axis=1).dropna()
+
+
+# %% ../nbs/10_strategies.ipynb #7800917e
+def picture_rows(
+    study:Study, # The study whose weights are on this machine
+    methods:tuple=('base', 'tf', 'sar', 'jitter'), # Rows
+    epochs:int=3, # Of the trials
+    n:int=16, # Columns
+    seed:int=0 # Of trial and noise
+) -> torch.Tensor: # uint8 (rows*n, 3, H, W)
+    "Samples of several methods from the same noise."
+    labels = torch.arange(n) % study.images.num_classes
+    return torch.cat([sample(study.trained(m, seed, epochs)[0], study.vae, labels, seed=20_000 + seed, cfg=1.5, top_p=0.85) for m in methods])
+
+
+# %% ../nbs/10_strategies.ipynb #6aef8c24
+CLAIMS = [('naive student forcing hurts: all scales', 'sf', 'tf', 'kid', 1), ('naive student forcing hurts: alternating', 'alternating', 'tf', 'kid', 1), ('naive student forcing hurts: after half of the scales', 'tf_then_sf', 'tf', 'kid', 1),
+          ('SAR, all scales, improves on the start', 'sar', 'base', 'kid', -1), ('SAR, all scales, improves on as many epochs of teacher forcing', 'sar', 'tf', 'kid', -1), ('SAR, last scale, improves on as many epochs of teacher forcing', 'sar_last', 'tf', 'kid', -1),
+          ('SAR closes the gap between student and teacher', 'sar', 'tf', 'gap', -1), ('SAR predicts real held-out pictures better', 'sar', 'tf', 'heldout', -1),
+          ('plausible errors in the context (jitter) improve on teacher forcing', 'jitter', 'tf', 'kid', -1)] # text, method, compared with, metric, expected sign
+
+def claims_table(
+    main:dict # Data set -> rows of `table`, one sampling setting
+) -> pd.DataFrame: # One row a (claim, data set)
+    "What the intervals say about each claim."
+    rows = []
+    for text, method, control, metric, sign in CLAIMS:
+        for name, frame in main.items():
+            got = paired(frame, metric, control)
+            if method not in got.index: continue
+            r = got.loc[method]; sure = r.p < 0.05 and r.low*r.high > 0
+            rows.append(dict(claim=text, data=name, metric={'kid': 'KID x1000', 'gap': 'bits a token', 'heldout': 'nats a token'}[metric], seeds=int(r.n), difference=f'{r.change:+.3g} [{r.low:+.3g}, {r.high:+.3g}]',
+                             verdict=('holds' if r.change*sign > 0 else 'fails') if sure else 'cannot be told', **{'least difference seen': '' if sure else f'{r.least:.2g}'}))
+    return pd.DataFrame(rows).set_index(['claim', 'data']) if rows else pd.DataFrame()
+

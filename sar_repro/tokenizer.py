@@ -22,7 +22,8 @@ from .data import to_float
 __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'ResBlock', 'AttnBlock', 'Downsample', 'Upsample', 'Level', 'Encoder', 'Decoder',
            'Codebook', 'split_scales', 'upsample_codes', 'next_inputs', 'FlexVAE', 'quantize_st', 'effnet_lite0',
            'imagenet_input', 'low_features', 'perceptual', 'TokenizerTrainConfig', 'tokenizer_loss', 'revive_codes',
-           'tokenizer_optimizer', 'train_tokenizer', 'tokenizer_config', 'load_tokenizer', 'reconstruct', 'psnr']
+           'tokenizer_optimizer', 'train_tokenizer', 'shape_of', 'tokenizer_config', 'load_tokenizer', 'reconstruct',
+           'psnr']
 
 # %% ../nbs/02_tokenizer.ipynb #ebafd8b2
 class ResBlock(nn.Module):
@@ -191,6 +192,7 @@ def next_inputs(
 ) -> torch.Tensor: # (B, L - p_1^2, C)
     "What the model is fed for scales 2..N: each scale's codes, enlarged to the next one."
     sizes = [p*p for p in scales[:-1]]
+    if not sizes: return book.lookup(tokens[:, :0]) # one scale feeds none
     parts = book.lookup(tokens[:, :sum(sizes)]).split(sizes, dim=1)
     return torch.cat([upsample_codes(t, p, q) for t, p, q in zip(parts, scales, scales[1:])], 1)
 
@@ -402,11 +404,21 @@ def train_tokenizer(
     return vae.eval(), pd.DataFrame(log)
 
 # %% ../nbs/02_tokenizer.ipynb #af8e1b8c
+def shape_of(
+    tensors:dict, # Weights
+    name:str, # Name of a tensor
+    dims:int # Dimensions that it must have
+) -> tuple:
+    "Shape of a tensor that tells a model's sizes."
+    if name not in tensors: raise SarError(f'there is no tensor {name}, which tells the sizes: it is not a whole checkpoint of this kind of model')
+    if tensors[name].ndim != dims: raise SarError(f'{name} has shape {tuple(tensors[name].shape)}, expected {dims} dimensions: it is not a checkpoint of this kind of model')
+    return tuple(tensors[name].shape)
+
 def tokenizer_config(
     tensors:dict # Weights of a FlexVAE
 ) -> TokenizerConfig:
     "Sizes of a tokenizer, read off its weights; groups as published where nothing tells."
-    shape = lambda name: tensors[name].shape
+    shape = lambda name: shape_of(tensors, name, 2 if 'embedding' in name else 4)
     count = lambda start: len({k[len(start):].split('.')[0] for k in tensors if k.startswith(start)})
     ch, levels = shape('encoder.conv_in.weight')[0], count('encoder.conv_blocks.')
     return TokenizerConfig(ch=ch, ch_mult=tuple(shape(f'encoder.conv_blocks.{i}.res.0.conv1.weight')[0]//ch for i in range(levels)), z_channels=shape('quant_conv.weight')[1],
@@ -423,9 +435,10 @@ def load_tokenizer(
     if not path.exists(): raise SarError(f'no tokenizer at {shown(path)}: {hint} or pass the path of another')
     tensors, meta = read_weights(path)
     if meta.get('kind', 'FlexVAE') != 'FlexVAE' or 'quant_conv.weight' not in tensors: raise SarError(f"{shown(path)} holds a {meta.get('kind', 'model of another kind')}, expected a FlexVAE")
-    have = TokenizerConfig(**{**meta['config'], 'ch_mult': tuple(meta['config']['ch_mult'])}) if 'config' in meta else replace(tokenizer_config(tensors), groups=want.groups)
+    try: have = TokenizerConfig(**{**meta['config'], 'ch_mult': tuple(meta['config']['ch_mult'])}) if 'config' in meta else replace(tokenizer_config(tensors), groups=want.groups)
+    except SarError as e: raise SarError(f'{shown(path)}: {e}') from e
     if have != want: raise SarError(f'{shown(path)} holds another tokenizer ({have}) than size {size} ({want}); pass the size it was trained with')
-    vae = load_weights(FlexVAE(want), tensors, shown(path), ignore=('quantize.codebook_used',)).eval().requires_grad_(False)
+    vae = load_weights(FlexVAE(want), tensors, shown(path), ('quantize.codebook_used',), 'it is not a whole checkpoint of this tokenizer').eval().requires_grad_(False)
     vae.key = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     return vae
 

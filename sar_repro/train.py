@@ -5,10 +5,11 @@
 # %% ../nbs/07_train.ipynb #922d8d4b
 from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import asdict, replace
+from datetime import date
 import hashlib, json, math, os, time, warnings
 from importlib.util import find_spec
+from itertools import accumulate, groupby
 from pathlib import Path
 
 import numpy as np
@@ -17,17 +18,19 @@ import torch
 from torch import nn
 
 from .core import (PUBLISHED, ROOT, SarError, TrainConfig, atomic_path, autocast, check_choice, default_device, get_size, index_uniform, load_checkpoint,
-                            mixed_precision, progress, save_checkpoint, save_json, save_tensors, shown, weights_path)
+                            mixed_precision, progress, remove_stale, save_checkpoint, save_json, save_tensors, shown, weights_path)
 from .csfl import get_loss
-from .data import ImageSet, latent_cache, seeded_crop, to_float
+from .data import ImageSet, latent_cache, load_dataset, seeded_crop, to_float
 from .scale_ar import FlexVAR, by_scale, can_compile, draw_schedule, head_loss, load_model, model_meta
 from .ssr import STREAMS, Batch, teacher_pass
 from .tokenizer import FlexVAE, load_tokenizer
 
 # %% auto #0
-__all__ = ['NO_DECAY', 'ADM_REFERENCE', 'PRETRAINED', 'encoder', 'cached_latents', 'TokenData', 'LatentData', 'param_groups',
-           'lr_at', 'heldout_loss', 'RunFolder', 'train', 'tracker_name', 'weights_hash', 'imagenet_folder',
-           'requirements', 'regime', 'banner', 'published_recipe', 'start_models']
+__all__ = ['NO_DECAY', 'ADM_REFERENCE', 'ADM_URL', 'INCEPTION', 'INCEPTION_URL', 'PRETRAINED', 'encoder', 'cached_latents',
+           'TokenData', 'LatentData', 'param_groups', 'lr_at', 'heldout_loss', 'RunFolder', 'exchange_gradients',
+           'train', 'tracker_name', 'weights_hash', 'imagenet_folder', 'requirements', 'find_inception', 'regime',
+           'banner', 'published_recipe', 'fitting_micro_batch', 'base_record', 'known_base', 'beside_published',
+           'start_models', 'train_size']
 
 # %% ../nbs/07_train.ipynb #f58162a5
 def encoder(
@@ -181,7 +184,7 @@ class RunFolder:
         usual = json.loads(json.dumps(asdict(TrainConfig()))) # what a setting was before it had a name
         changed = [k for k in self.facts if old and old.get(k, usual.get(k)) != self.facts[k]]
         if changed: raise SarError(f"{shown(self.path)} holds a run with other settings: {', '.join(f'{k} {old.get(k)} (now {self.facts[k]})' for k in changed[:4])}; pass another out_dir, or delete that folder")
-        if write: save_json(known, self.facts)
+        if write: remove_stale(self.path); save_json(known, self.facts) # a kill during a save left a file as large as a state
 
     @property
     def states(self): # newest first
@@ -198,6 +201,34 @@ class RunFolder:
             if state.get('facts') == self.facts: return state
             warnings.warn(f"{fault or f'{shown(path)} belongs to another run'}; set aside, going on with the one before it, or from the beginning", stacklevel=2)
             if self.write: path.rename(path.with_suffix('.skipped'))
+
+# %% ../nbs/07_train.ipynb #52d6c37e
+def exchange_gradients(
+    params, # Parameters, in the same order on every process
+    acc, # `Accelerator`
+    size:int=2**25 # Numbers that travel at once
+):
+    "Add up the gradients of all processes."
+    if acc.num_processes == 1: return
+    grads = [p.grad for p in params if p.grad is not None]
+    for _, part in groupby(zip(accumulate(g.numel() for g in grads), grads), lambda pair: pair[0]//size):
+        part = [g for _, g in part]
+        flat = torch.cat([g.flatten() for g in part])
+        torch.distributed.all_reduce(flat)
+        for g, total in zip(part, flat.split([g.numel() for g in part])): g.copy_(total.view_as(g))
+
+def _from_first(state, acc): # the first process's state on all of them, tensor by tensor
+    if acc.num_processes == 1: return state
+    from accelerate.utils import broadcast_object_list
+    from torch.utils._pytree import tree_map
+    shell = [tree_map(lambda v: v.to('meta') if torch.is_tensor(v) else v, state)] # all but the numbers
+    broadcast_object_list(shell)
+    def share(v):
+        if not torch.is_tensor(v): return v
+        here = torch.empty(v.shape, dtype=v.dtype, device=acc.device) if v.is_meta else v.to(acc.device, copy=True).contiguous()
+        torch.distributed.broadcast(here, 0)
+        return here.cpu()
+    return tree_map(share, state if acc.is_main_process else shell[0])
 
 # %% ../nbs/07_train.ipynb #2182b218
 def train(
@@ -222,19 +253,22 @@ def train(
     loss_fn = loss_fn or get_loss(cfg.method)
     if hasattr(loss_fn, 'prepare'): loss_fn = loss_fn.prepare(model) # some compare with the start
     steps = math.ceil(len(data)/cfg.batch_size); total = steps*cfg.epochs
-    state = folder.resume() or dict(step=0, log=[], sums={}, seconds=0.)
-    if 'model' in state: model.load_state_dict(state['model'])
+    state = _from_first((folder.resume() or dict(step=0, log=[], sums={}, seconds=0., model=model.state_dict())) if acc.is_main_process else None, acc)
+    model.load_state_dict(state['model'])
     model.train().requires_grad_(True); model.recompute = cfg.recompute
     model.compile_blocks(cfg.compile)
     opt = torch.optim.AdamW(param_groups(model, cfg.weight_decay), lr=cfg.lr, betas=cfg.betas, fused=True)
-    model_, opt = acc.prepare(model, opt)
+    model_ = acc.prepare_model(model, evaluation_mode=True) # mixed precision only: gradients are exchanged below, once a step
     if 'opt' in state: opt.load_state_dict(state['opt'])
-    log, sums, before, t0 = state['log'], state['sums'], state['seconds'], time.time()
+    log, sums, before, t0 = state['log'], _on_first(state['sums'], acc), state['seconds'], time.time()
 
     def add(name, value, n): # sums of n values, and how many
         sums[name] = [a + b for a, b in zip(sums.get(name, (0., 0)), (value*n, n))]
     def save(step):
-        if acc.is_main_process and keep: folder.save(step, dict(model=model.state_dict(), opt=opt.state_dict(), log=log, sums=sums, seconds=before + time.time() - t0))
+        nonlocal sums
+        if not keep: return
+        sums = _on_first(_totals(sums, acc), acc) # as after a resume
+        if acc.is_main_process: folder.save(step, dict(model=model.state_dict(), opt=opt.state_dict(), log=log, sums=sums, seconds=before + time.time() - t0))
 
     bar = progress(None, cfg.method, total=total, initial=state['step'])
     for step in range(state['step'], total):
@@ -244,13 +278,13 @@ def train(
         mine = ids[acc.process_index::acc.num_processes]
         parts = mine.split(cfg.micro_batch or len(ids)) if len(mine) else [ids[:1]] # a process without a share goes along with weight 0
         for group in opt.param_groups: group['lr'] = lr_at(step, total, cfg)
-        for i, part in enumerate(parts):
+        for part in parts:
             batch, n = data.batch(part, cfg.seed, epoch, acc.device, step), len(part) if len(mine) else 0
-            with acc.no_sync(model_) if i + 1 < len(parts) else nullcontext(): # processes exchange gradients once
-                for name, loss, values in loss_fn(model_, batch, cfg):
-                    acc.backward(loss*(n*acc.num_processes/len(ids))) # processes are averaged
-                    for p, v in zip(batch.scales[-len(values):], values.tolist()): add(f'{name}_{p}x{p}', v, n)
-                    add(name, loss.item(), n)
+            for name, loss, values in loss_fn(model_, batch, cfg):
+                acc.backward(loss*(n/len(ids)))
+                for p, v in zip(batch.scales[-len(values):], values.tolist()): add(f'{name}_{p}x{p}', v, n)
+                add(name, loss.item(), n)
+        exchange_gradients(model.parameters(), acc)
         norm = acc.clip_grad_norm_(model_.parameters(), cfg.clip).item()
         if not math.isfinite(norm):
             raise SarError(f'loss or gradient is {norm} at step {step + 1} of {total}; the last good state stays in {shown(folder.path)}, lower lr (now {cfg.lr:g}) and use another out_dir')
@@ -269,6 +303,7 @@ def train(
     if tracker: acc.end_training()
     if acc.is_main_process and keep:
         save_tensors(folder.weights, model.state_dict(), **model_meta(model.cfg, train=asdict(cfg), data=data.stamp))
+    acc.wait_for_everyone() # whoever goes on finds the weights
     return pd.DataFrame(log)
 
 # %% ../nbs/07_train.ipynb #81fe7617
@@ -277,10 +312,15 @@ def _heldout_row(model, held, cfg):
     count = torch.tensor([p*p for p in held.scales], dtype=torch.float)
     return {'test': (values @ count/count.sum()).item(), **{f'test_{p}x{p}': v for p, v in zip(held.scales, values.tolist())}}
 
-def _means(sums, acc): # over the samples of all processes
+def _totals(sums, acc): # over the samples of all processes
+    if acc.num_processes == 1 or not sums: return sums
     names = sorted(sums)
-    total = acc.reduce(torch.tensor([sums[k] for k in names], dtype=torch.float64, device=acc.device), 'sum').tolist() if acc.num_processes > 1 else [sums[k] for k in names]
-    return {k: a/b for k, (a, b) in zip(names, total) if b}
+    return dict(zip(names, acc.reduce(torch.tensor([sums[k] for k in names], dtype=torch.float64, device=acc.device), 'sum').tolist()))
+
+def _on_first(sums, acc): # totals count once; the same names everywhere, because `_totals` adds by position
+    return sums if acc.is_main_process else {k: (0., 0) for k in sums}
+
+def _means(sums, acc): return {k: a/b for k, (a, b) in sorted(_totals(sums, acc).items()) if b}
 
 def _write_log(path, log):
     with atomic_path(path) as tmp: pd.DataFrame(log).round(5).to_csv(tmp, index=False)
@@ -317,12 +357,23 @@ def requirements(
     "What the paper's run of a size needs, and whether it is here."
     files, folder = PUBLISHED[size], imagenet_folder(data_dir)
     rows = [('the run', shown(weights_path(size, part)), weights_path(size, part).is_file(), f'{files[part].gigabytes} GB', f'hub: {files[part].repo}', f'sar fetch {size}') for part in ('tokenizer', 'model')]
-    rows += [('the run', f"{data_dir or 'data/imagenet'}/train and /val, one folder a class", folder is not None, '145 GB', 'image-net.org, after registration', 'unpack it, then pass -p data_dir FOLDER'),
-             ('FID', shown(ADM_REFERENCE), ADM_REFERENCE.is_file(), '2 GB', 'guided-diffusion, reference batch ImageNet 256x256', f'put it at {shown(ADM_REFERENCE)}; without it statistics of train/ are used'),
+    root = data_dir or 'data/imagenet'
+    rows += [('the run', f'{root}/train and /val, one folder a class', folder is not None, '145 GB', 'image-net.org, after registration: the archives ILSVRC2012_img_train.tar, _img_val.tar, _devkit_t12.tar.gz (the hub offers the pictures as ILSVRC/imagenet-1k, without the folders)',
+              f"""python -c "from torchvision.datasets import ImageNet; [ImageNet('{root}', s) for s in ('train', 'val')]" with the archives in {root}"""),
+             ('FID', shown(INCEPTION), find_inception() != 'download', '0.1 GB', 'hub: github.com/toshas/torch-fidelity, release v0.2.0', f'curl -L -o {shown(INCEPTION)} {INCEPTION_URL}'),
+             ('FID', shown(ADM_REFERENCE), ADM_REFERENCE.is_file(), '2 GB', 'github.com/openai/guided-diffusion, evaluations: reference batch ImageNet 256x256; without it statistics of train/ are used', f'curl -L -o {shown(ADM_REFERENCE)} {ADM_URL}'),
              ('comparison', shown(weights_path(size, 'sar')), weights_path(size, 'sar').is_file(), f"{files['sar'].gigabytes} GB", f"hub: {files['sar'].repo}", f'sar fetch {size}')]
     return pd.DataFrame(rows, columns=['needed for', 'file', 'found', 'size', 'from', 'command'])
 
 ADM_REFERENCE = ROOT/'pretrained/VIRTUAL_imagenet256_labeled.npz' # `mu` and `sigma` of ImageNet at 256x256, as the literature uses them
+ADM_URL = 'https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches/imagenet/256/VIRTUAL_imagenet256_labeled.npz'
+INCEPTION = ROOT/'pretrained/weights-inception-2015-12-05-6726825d.pth' # torch-fidelity's
+INCEPTION_URL = f'https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION.name}'
+
+def find_inception() -> str: # Path, or 'download'
+    "Inception's weights: in pretrained/, or where torch-fidelity keeps what it downloaded."
+    places = INCEPTION, Path(torch.hub.get_dir())/'checkpoints'/INCEPTION.name
+    return next((str(p) for p in places if p.is_file()), 'download')
 
 def regime(
     size:str, # A name in `SIZES`
@@ -342,7 +393,7 @@ def banner(size, dataset='auto', data_dir='') -> str: # Markdown
     head = (f'**PAPER**: {size} on ImageNet, the published recipe, FID beside the published one.' if kind == 'PAPER' else
             f'**DEMONSTRATION**: {size} as published, but not the published run. A few steps on embedded pictures at 256x256, from '
             f"{'the published weights' if weights_path(size, 'model').is_file() else 'random weights'}; samples and losses mean nothing, and no FID is printed.")
-    table = '\n'.join(['', '| missing | needed for | size | from | how |', '|---|---|---|---|---|'] + [f"| {r.file} | {r['needed for']} | {r['size']} | {r['from']} | {f'`{r.command}`' if r.command.startswith('sar ') else r.command} |" for _, r in missing.iterrows()])
+    table = '\n'.join(['', '| missing | needed for | size | from | how |', '|---|---|---|---|---|'] + [f"| {r.file} | {r['needed for']} | {r['size']} | {r['from']} | `{r.command}` |" for _, r in missing.iterrows()])
     return head + ('\n' + table if len(missing) else '')
 
 # %% ../nbs/07_train.ipynb #e11e7625
@@ -357,6 +408,39 @@ def published_recipe(
     falling, end = (PRETRAINED[size] + 10)*0.93, 0.01 if size == 'd24' else 0.1
     start = end + (1 - end)*min(1., epochs/falling)
     return dict(batch_size=batch_size, lr=(8e-5 if size == 'd24' else 1e-4)*batch_size/256*start, lr_end=end/start, flat=0.)
+
+def fitting_micro_batch(
+    size:str, # 'd16', 'd20' or 'd24'
+    cuda:bool # Is there a GPU? (80 GB)
+) -> int:
+    "Pictures of 680 tokens that a process holds at once: 768, or its share of them, would not fit."
+    return (16 if size == 'd16' else 8) if cuda else 2
+
+def base_record(
+    size:str # 'd16', 'd20' or 'd24'
+) -> Path:
+    "Where the published teacher-forced model's own measurement is kept, as `sar evaluate` names it."
+    return ROOT/f"results/{size}-{weights_path(size, 'model').stem}.json"
+
+def known_base(
+    size:str, # 'd16', 'd20' or 'd24'
+    **facts # Settings that it must have been measured with
+): # Record, or None
+    "The start's measurement, if an earlier run left one of the same settings: 50,000 samples need not be drawn again."
+    try: record = json.loads(base_record(size).read_text())
+    except (OSError, ValueError): return None
+    return record if 'protocol' in record and all(record.get(k) == v for k, v in facts.items()) else None
+
+def beside_published(
+    size:str, # 'd16', 'd20' or 'd24'
+    judged:dict # 'before' and 'after' -> row of `judge`
+) -> pd.DataFrame: # Rows (model, status)
+    "Measured rows, each with the paper's under it."
+    from sar_repro.evaluate import QUOTED # built on this module
+    _, _, base, sar, _ = QUOTED[size]; rows = []
+    for when, name, (fid, isc) in (('before', f'FlexVAR-{size}', base), ('after', f'FlexVAR-{size} + SAR', sar)):
+        rows += [dict(model=when, status='measured', **judged[when]), dict(model=name, status='quoted', FID=fid, IS=isc, n=50_000)]
+    return pd.DataFrame(rows).set_index(['model', 'status'])
 
 # %% ../nbs/07_train.ipynb #0493f9ce
 def start_models(
@@ -377,3 +461,25 @@ def start_models(
         model = FlexVAR(replace(spec.model, num_classes=num_classes or spec.model.num_classes))
     else: model = load_model(size, None if init == 'shipped' else init)
     return vae.to(device), model.to(device)
+
+# %% ../nbs/07_train.ipynb #0cbdab47
+def train_size(
+    size:str='tiny', # A name in `SIZES`
+    dataset:str='emoji64', # See `load_dataset`
+    out_dir='', # Folder of the run; '' = one of runs/
+    limit:int=None, # Pictures of each split; None = all
+    changes:dict=None, # Fields of `TrainConfig` that differ from the usual; a dict, because launchers pass arguments by position
+    init:str='shipped', # As in `start_models`
+    data_dir=None # Where the data set lies; None = data/ of the repository
+) -> pd.DataFrame: # One row an epoch
+    "Load data, tokenizer and model, and train: the whole job in one function, for `notebook_launcher`."
+    changes, published, spec = changes or {}, size in PUBLISHED, get_size(size)
+    for name in changes: check_choice('setting', name, list(asdict(TrainConfig())))
+    recipe = published_recipe(size, changes.get('epochs', 10), changes.get('batch_size', 768)) if published else {}
+    cfg = TrainConfig(**recipe | changes)
+    train_set, test_set = (load_dataset(dataset, spec.image_size, split, data_dir, limit=n) for split, n in (('train', limit), ('test', limit or (5000 if published else None))))
+    vae, model = start_models(size, init, train_set.num_classes, cfg.seed)
+    if train_set.num_classes != model.cfg.num_classes: raise SarError(f"the model knows {model.cfg.num_classes} classes, {train_set.name} has {train_set.num_classes}: pass init='scratch', or a model trained on these data")
+    data, held = (kind(vae, pictures, model.cfg.scales, ROOT/'cache', cfg.precision) for kind, pictures in ((LatentData if published else TokenData, train_set), (TokenData, test_set)))
+    folder = out_dir or ROOT/'runs'/f"{size}-{Path(dataset).name}-{cfg.method}-s{cfg.seed}{f'-{limit}' if limit else ''}"
+    return train(model, data, cfg, folder, held=held)

@@ -1,5 +1,5 @@
 "The ImageNet path on a made-up tree of 1,000 classes with broken files: cache, training, shards; killed three times, equal to an undisturbed run."
-import hashlib, os, signal, subprocess, sys, textwrap, time
+import hashlib, json, os, signal, subprocess, sys, textwrap, time
 
 import numpy as np
 import pytest
@@ -71,3 +71,56 @@ def test_cache_train_and_shards_survive_kills(tree, tmp_path):
 def test_fresh_crops_train_as_well(tree, tmp_path):
     lines, _ = finish(tree, tmp_path/'crops', 'crops')
     assert lines[-1].endswith(' 100') and not list((tmp_path/'crops/cache').glob('*')) if (tmp_path/'crops/cache').exists() else True
+
+PAPER = textwrap.dedent('''
+    import json, sys, matplotlib
+    matplotlib.use('Agg')
+    from dataclasses import replace
+    from types import SimpleNamespace
+    import torch
+    from sar_repro import core, evaluate
+    tiny = core.SIZES['tiny'] # stands in for d16: two classes, so that 50 a class are a hundred samples
+    core.SIZES['d16'] = d16 = replace(core.SIZES['d16'], image_size=32, tokenizer=tiny.tokenizer, model=replace(tiny.model, depth=1, num_classes=2))
+    from sar_repro.scale_ar import FlexVAR
+    from sar_repro.tokenizer import FlexVAE
+    if not core.weights_path('d16', 'model').is_file():
+        torch.manual_seed(0); core.weights_path('d16', 'model').parent.mkdir()
+        torch.save(dict(model=FlexVAE(d16.tokenizer).state_dict()), core.weights_path('d16', 'tokenizer'))
+        torch.save(dict(trainer=dict(var_wo_ddp=FlexVAR(d16.model).state_dict())), core.weights_path('d16', 'model'))
+    real = evaluate.feature_extractor
+    evaluate.feature_extractor = lambda weights=None: (real()[0], 'FID') # Inception's weights cannot be had here
+    cells = [(c['cell_type'], ''.join(c['source'])) for c in json.load(open(sys.argv[1]))['cells']]
+    first = next(i for i, (_, s) in enumerate(cells) if s.startswith('chosen, kind ='))
+    space = {}
+    exec(next(s for _, s in cells if s.startswith("size = 'tiny'")), space)
+    exec('from sar_repro.train import *\\nfrom sar_repro.core import *', space)
+    for s in [s for k, s in cells[:first] if k == 'code' and s.startswith(('#| export\\nfrom __future__', '#| hide\\nimport matplotlib', '#| echo: false'))]: exec(s, space)
+    no_panel = SimpleNamespace(update=lambda figure: None)
+    space.update(size='d16', n_samples=100, epochs=1, method=sys.argv[2], budget='full', display=lambda *a, **k: no_panel)
+    for kind, s in cells[first:]:
+        if kind == 'code': exec(s, space)
+    print(space['kind'], space['table'].to_string())
+''')
+
+def paper_run(home, method):
+    done = subprocess.run([sys.executable, '-c', PAPER, str(ROOT/'nbs/07_train.ipynb'), method], capture_output=True, text=True, timeout=500, env=dict(os.environ, SAR_HOME=str(home), PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1'))
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+def test_the_paper_run_measures_the_start_once_and_fills_the_table(tmp_path):
+    rng = np.random.default_rng(0)
+    for split, count in (('train', 6), ('val', 3)):
+        for c in range(2):
+            folder = tmp_path/f'data/imagenet/{split}/n{c:08}'; folder.mkdir(parents=True)
+            for i in range(count): Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)).resize((45, 40)).save(folder/f'{i}.JPEG')
+    said = paper_run(tmp_path, 'sar')
+    assert 'PAPER' in said and 'measured' in said and '3.05' in said and '2.89' in said
+    def record(name): return json.loads(next((tmp_path/'results').glob(f'{name}*.json')).read_text())
+    base, sar = record('d16-FlexVARd16-epo179'), record('d16-imagenet-sar')
+    assert (base['method'], sar['method']) == ('base', 'sar') and base['protocol'] == sar['protocol'] == 'imagenet256' and base['n'] == sar['n'] == 100 and base['date'] == sar['date']
+    assert sar['before']['FID'] == base['FID'] and sar['train']['micro_batch'] in (2, 16)
+    from sar_repro.evaluate import paper_table
+    table = paper_table(tmp_path/'results')
+    assert [table.loc[(m, 'measured'), 'FID'] for m in ('FlexVAR-d16', 'FlexVAR-d16 + SAR')] == [base['FID'], sar['FID']]
+    assert 'not drawn again' in paper_run(tmp_path, 'tf') and not list((tmp_path/'runs').glob('d16-imagenet-tf-*/samples-before'))
+    assert record('d16-imagenet-tf')['method'] == 'control'

@@ -1,4 +1,4 @@
-"Two processes train as one does: the same global batch and seed give the same losses and weights."
+"Two processes train as one does: the same global batch and seed give the same losses and weights, also after a kill."
 import os, subprocess, sys, textwrap
 
 import pandas as pd
@@ -7,8 +7,11 @@ from conftest import ROOT
 from sar_repro.core import load_tensors
 
 SCRIPT = textwrap.dedent('''
-    import sys, torch
+    import json, os, signal, sys, time
+    from pathlib import Path
+    import accelerate, torch
     from sar_repro.core import ModelConfig, TrainConfig
+    from sar_repro.csfl import METHODS
     from sar_repro.scale_ar import FlexVAR
     from sar_repro.tokenizer import Codebook
     from sar_repro.train import TokenData, train
@@ -20,28 +23,99 @@ SCRIPT = textwrap.dedent('''
             self.labels, self.scales, self.num_classes, self.name, self.stamp = torch.arange(n) % 3, scales, 3, 'toy', 'toy'
             torch.manual_seed(0); self.book = Codebook(vocab, 8).requires_grad_(False)
 
-    torch.set_num_threads(1); torch.manual_seed(1)
-    model = FlexVAR(ModelConfig(depth=2, embed_dim=64, num_heads=1, vocab_size=32, latent_channels=8, num_classes=3, scales=(1, 2, 3), pos_side=4, drop_path=0.1))
-    cfg = TrainConfig(epochs=2, batch_size=8, lr=1e-3, precision='fp32', rollout_cfg=1.2, gamma=0.5, sf_scales=sys.argv[2], micro_batch=int(sys.argv[3]))
-    train(model, Toy(), cfg, sys.argv[1], held=Toy(), save_every=3)
-    if torch.distributed.is_initialized(): torch.distributed.destroy_process_group()
+    def work(folder, sf_scales='all', micro=0, loss_fn=None):
+        torch.set_num_threads(1); torch.manual_seed(1)
+        model = FlexVAR(ModelConfig(depth=2, embed_dim=64, num_heads=1, vocab_size=32, latent_channels=8, num_classes=3, scales=(1, 2, 3), pos_side=4, drop_path=0.1))
+        cfg = TrainConfig(epochs=2, batch_size=8, lr=1e-3, precision='fp32', rollout_cfg=1.2, gamma=0.5, sf_scales=sf_scales, micro_batch=micro)
+        train(model, Toy(), cfg, folder, held=Toy(), save_every=3, loss_fn=loss_fn)
+        return model
+
+    def team(processes, job, port=[29620]): # forks, so that the libraries are loaded once for all runs; exit codes
+        port[0] += 1; pids = []
+        for rank in range(processes):
+            if pid := os.fork(): pids.append(pid); continue
+            if processes > 1: os.environ |= dict(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(processes), LOCAL_WORLD_SIZE=str(processes), MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port[0]))
+            signal.alarm(90) # processes that wait for each other for ever
+            try: job(rank)
+            except BaseException as e: print(rank, type(e).__name__, e, file=sys.stderr, flush=True); os._exit(1)
+            os._exit(0)
+        return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+
+    def must(processes, *args, **more):
+        codes = team(processes, lambda rank: work(*args, **more))
+        assert not any(codes), codes
 ''')
 
-def run(tmp_path, name, processes, scales='all', micro=0):
-    script = tmp_path/'script.py'; script.write_text(SCRIPT)
-    launch = [sys.executable] if processes == 1 else [sys.executable, '-m', 'accelerate.commands.launch', '--cpu', '--num_processes', str(processes), '--num_machines', '1', '--mixed_precision', 'no', '--dynamo_backend', 'no', '--main_process_port', '29611']
-    done = subprocess.run([*launch, str(script), str(tmp_path/name), scales, str(micro)], env=dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES=''), capture_output=True, text=True, timeout=300)
+def python(code, *args, launch=(sys.executable, '-c'), **env):
+    done = subprocess.run([*launch, SCRIPT + textwrap.dedent(code), *map(str, args)], env=dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='', **env), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
-    return pd.read_csv(tmp_path/name/'log.csv'), load_tensors(tmp_path/name/'model.safetensors')[0]
+    return done.stdout
+
+def read(folder): return pd.read_csv(folder/'log.csv'), load_tensors(folder/'model.safetensors')[0]
 
 def same(a, b, tolerance=1e-5):
     pd.testing.assert_frame_equal(a[0], b[0], atol=tolerance, rtol=tolerance, check_like=True)
-    for k, v in a[1].items(): assert torch.allclose(v, b[1][k], atol=tolerance), k
+    for k, v in a[1].items(): assert torch.allclose(v, b[1][k], atol=tolerance, rtol=tolerance), k
 
 def test_two_processes_and_micro_batches_equal_one(tmp_path):
-    one = run(tmp_path, 'one', 1)
-    same(one, run(tmp_path, 'micro', 1, micro=3))
-    same(one, run(tmp_path, 'two', 2, micro=2))
+    python('''
+        folder = Path(sys.argv[1])
+        must(1, folder/'one'); must(1, folder/'micro', micro=3); must(2, folder/'two', micro=2)
+        must(1, folder/'one-last', 'last'); must(2, folder/'two-last', 'last') # the released pass 2
+    ''', tmp_path)
+    for name in ('micro', 'two'): same(read(tmp_path/'one'), read(tmp_path/name))
+    same(read(tmp_path/'one-last'), read(tmp_path/'two-last'))
 
-def test_two_processes_with_the_released_pass_2(tmp_path):
-    same(run(tmp_path, 'one', 1, 'last'), run(tmp_path, 'two', 2, 'last'))
+def test_accelerate_launch_starts_the_processes(tmp_path):
+    script = tmp_path/'script.py'
+    script.write_text(SCRIPT + "work(sys.argv[1])\nassert accelerate.PartialState().num_processes == 2\ntorch.distributed.destroy_process_group()\n")
+    done = subprocess.run([sys.executable, '-m', 'accelerate.commands.launch', '--cpu', '--num_processes', '2', '--num_machines', '1', '--mixed_precision', 'no', '--dynamo_backend', 'no', '--main_process_port', '29611', str(script), str(tmp_path/'two')],
+                          env=dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES=''), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    python("must(1, Path(sys.argv[1]))", tmp_path/'one')
+    same(read(tmp_path/'one'), read(tmp_path/'two'))
+
+def test_gradients_travel_once_a_step(tmp_path):
+    out = python('''
+        folder, sent, reduce = Path(sys.argv[1]), [], torch.distributed.all_reduce
+        def counting(t, *args, **kwargs):
+            if t.dtype == torch.float32: sent.append(t.numel()) # sums of the log are float64
+            return reduce(t, *args, **kwargs)
+        def job(rank):
+            torch.distributed.all_reduce = counting
+            model = work(folder, micro=2) # 10 steps, of up to two micro-batches with two losses each
+            if not rank: print(sum(sent)/sum(p.numel() for p in model.parameters()), flush=True)
+        assert team(2, job) == [0, 0]
+    ''', tmp_path/'run')
+    assert float(out) == 10, out
+
+def test_killed_processes_resume_with_the_log_and_weights_of_an_undisturbed_run(tmp_path):
+    python('''
+        folder = Path(sys.argv[1])
+        def dying(model, batch, cfg, n=[0]):
+            n[0] += 1
+            if n[0] == 5: time.sleep(1); os.kill(os.getpid(), signal.SIGKILL) # in the last step of the first epoch; the state is of step 3
+            yield from METHODS['sar'](model, batch, cfg)
+        must(2, folder/'whole')
+        for name in ('shared', 'apart'):
+            assert team(2, lambda rank: work(folder/name, loss_fn=dying)) == [-9, -9]
+            assert [p.name for p in (folder/name).glob('state-*.pt')] == ['state-00000003.pt']
+        must(2, folder/'shared')
+        assert team(2, lambda rank: work(folder/('apart', 'elsewhere')[rank])) == [0, 0] # a process that does not see the first one's folder
+        assert not (folder/'elsewhere').exists() # only the first one writes
+    ''', tmp_path)
+    for name in ('shared', 'apart'):
+        assert (tmp_path/'whole/log.csv').read_bytes() == (tmp_path/name/'log.csv').read_bytes()
+        for k, v in read(tmp_path/'whole')[1].items(): assert torch.equal(v, read(tmp_path/name)[1][k]), k
+
+def test_notebook_launcher_trains_a_size_with_two_processes(tmp_path):
+    out = python('''
+        from accelerate import notebook_launcher
+        from sar_repro.train import train_size
+        import pickle; assert pickle.loads(pickle.dumps(train_size)) is train_size
+        for n, folder in zip((1, 2), sys.argv[1:]):
+            if n == 1: assert not team(1, lambda rank: train_size('tiny', 'emoji64', folder, 12, dict(epochs=1, batch_size=6, precision='fp32')))[0] # in a fork: no Accelerator may be there before a launch
+            else: notebook_launcher(train_size, ('tiny', 'emoji64', folder, 12, dict(epochs=1, batch_size=6, precision='fp32')), num_processes=2, use_port='29612')
+    ''', tmp_path/'one', tmp_path/'two')
+    assert 'Launching training on 2' in out
+    same(read(tmp_path/'one'), read(tmp_path/'two'))

@@ -1,16 +1,19 @@
-"Training runs that are killed, starved of disk or given torn files end with the weights of an undisturbed one, bit for bit."
+"Trainings, latent caches and samples that are killed, starved of disk or given torn files end as undisturbed ones do, bit for bit."
 import os, random, resource, signal, subprocess, sys, textwrap, time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
 SCRIPT = textwrap.dedent('''
-    import os, random, resource, signal, sys, time, warnings
+    import errno, os, random, resource, signal, sys, time, warnings
     from pathlib import Path
+    import numpy as np
     import torch
-    from sar_repro.core import ModelConfig, SarError, TrainConfig
+    from sar_repro.core import ModelConfig, SarError, TokenizerConfig, TrainConfig
+    from sar_repro.data import ImageSet, latent_cache
+    from sar_repro.evaluate import sample_shards
     from sar_repro.scale_ar import FlexVAR
-    from sar_repro.tokenizer import Codebook
+    from sar_repro.tokenizer import Codebook, FlexVAE
     from sar_repro.train import TokenData, train, weights_hash
     import accelerate
     torch.set_num_threads(1)
@@ -35,31 +38,77 @@ SCRIPT = textwrap.dedent('''
             except BaseException as e: print(type(e).__name__, e, file=sys.stderr, flush=True); os._exit(1)
             os._exit(0)
         return pid
+
+    def kill_often(work, folder, kills=20, share=(0.01, 0.11)): # work(folder) in child processes that live for a random share of what the whole work takes; returns the kills
+        begun, rng, killed = time.time(), random.Random(0), 0
+        assert os.waitpid(child(lambda: work(folder/'whole')), 0)[1] == 0
+        whole = time.time() - begun
+        while killed < kills: # on a quick machine one run may be over sooner: the next one takes the rest of the kills
+            folder = folder/'killed'
+            while True:
+                pid, until = child(lambda: work(folder)), time.time() + rng.uniform(*share)*whole
+                while not (over := os.waitpid(pid, os.WNOHANG)[0]) and (killed >= kills or time.time() < until): time.sleep(0.0005)
+                if over: break
+                os.kill(pid, signal.SIGKILL); os.waitpid(pid, 0); killed += 1
+        return killed
+
+    def cached(folder): # 160 pictures in blocks of two
+        g = torch.Generator().manual_seed(0)
+        pictures = ImageSet('toy', 'train', 8, ['a'], torch.zeros(160), torch.randint(256, (160, 3, 8, 8), generator=g).byte())
+        return latent_cache(pictures, lambda x: torch.nn.functional.avg_pool2d(x, 2), 'toy', folder, batch_size=2)
+
+    def drawn(folder): # 30 shards of four pictures
+        torch.manual_seed(0)
+        vae = FlexVAE(TokenizerConfig(ch=16, ch_mult=(1, 1), z_channels=16, latent_channels=8, vocab_size=32, enc_blocks=1, dec_blocks=1, groups=8)).eval().requires_grad_(False); vae.key = 'toy'
+        model = FlexVAR(ModelConfig(depth=1, embed_dim=64, num_heads=1, vocab_size=32, latent_channels=8, num_classes=3, scales=(1, 2, 4), pos_side=4)).eval().requires_grad_(False)
+        return sample_shards(model, vae, torch.arange(120) % 3, folder, per_shard=4, group=4, precision='fp32', cfg=1.5)
 ''')
+
+def contents(folder): return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file() and not p.name.endswith(('.tmp', '.part'))}
 
 def python(code, *args, timeout=240):
     return subprocess.run([sys.executable, '-c', SCRIPT + textwrap.dedent(code), *map(str, args)], capture_output=True, text=True, timeout=timeout, env=dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1'))
 
 def test_twenty_kills_at_random_moments_change_nothing(tmp_path):
     done = python('''
-        folder, rng, kills, begun = Path(sys.argv[1]), random.Random(0), 0, time.time()
-        pid = child(lambda: print(run(folder/'whole'), flush=True)); assert os.waitpid(pid, 0)[1] == 0
-        whole = time.time() - begun
-        while kills < 20: # on a quick machine one run may be over sooner: the next one takes the rest of the kills
-            folder = folder/'killed'
-            while True: # from the first step to the last write: each attempt lives for a random part of what a run takes
-                pid, until = child(lambda: print(run(folder), flush=True)), time.time() + rng.uniform(0.01, 0.11)*whole
-                while not (over := os.waitpid(pid, os.WNOHANG)[0]) and (kills >= 20 or time.time() < until): time.sleep(0.002)
-                if over: break
-                os.kill(pid, signal.SIGKILL); os.waitpid(pid, 0); kills += 1
-        print(kills)
+        print(kill_often(lambda folder: print(run(folder), flush=True), Path(sys.argv[1])))
     ''', tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     whole, *killed, kills = done.stdout.split()
     assert int(kills) >= 20 and set(killed) == {whole} and len(killed) == len(list(tmp_path.rglob('killed'))), (done.stdout, done.stderr[-2000:])
     for folder in tmp_path.rglob('killed'):
         assert (tmp_path/'whole/log.csv').read_bytes() == (folder/'log.csv').read_bytes()
-        assert not list(folder.glob('.*.tmp')) or len(list(folder.glob('state-*.pt'))) <= 3
+        assert not list(folder.glob('.*.tmp')) and len(list(folder.glob('state-*.pt'))) <= 3
+
+def test_twenty_kills_leave_latent_caches_and_sample_shards_as_they_would_be(tmp_path):
+    done = python('''
+        cached(Path(sys.argv[1])/'warm'); drawn(Path(sys.argv[1])/'warm') # the first call of each imports and plans
+        for name, work in (('cache', cached), ('shards', drawn)): print(kill_often(work, Path(sys.argv[1])/name, 25, (0.02, 0.6)))
+    ''', tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert [int(k) >= 20 for k in done.stdout.split()] == [True, True], done.stdout
+    for name, files in (('cache', 1), ('shards', 31)):
+        whole = contents(tmp_path/name/'whole'); assert len(whole) == files
+        for folder in (tmp_path/name).rglob('killed'): assert contents(folder) == whole, folder
+
+def test_full_disk_leaves_what_is_done_of_a_cache_and_of_shards(tmp_path):
+    done = python('''
+        folder, save, calls = Path(sys.argv[1]), np.save, []
+        def small(): # no file may grow beyond 5,000 bytes: a block of the cache fails in the middle
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000)); cached(folder/'cache')
+        def full(file, array):
+            calls.append(1)
+            if len(calls) < 4: return save(file, array)
+            file.write(bytes(100)); raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        def no_room(): np.save = full; drawn(folder/'shards')
+        print(*(os.waitstatus_to_exitcode(os.waitpid(child(f), 0)[1]) for f in (small, no_room)))
+        print(len(list((folder/'cache').glob('*.npy'))), *((p.stat().st_size for p in (folder/'cache').glob('*.part'))), len(list((folder/'shards').glob('shard-*.npy'))), len(list(folder.rglob('.*.tmp'))))
+        for where in (folder, folder/'whole'): cached(where/'cache'); drawn(where/'shards')
+    ''', tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split() == ['1', '1', '0', '5000', '3', '0'], done.stdout
+    assert done.stderr.count('SarError cannot write') == 2 and done.stderr.count('check permission and free space') == 2 and 'No space left on device' in done.stderr
+    for name in ('cache', 'shards'): assert contents(tmp_path/name) == contents(tmp_path/'whole'/name)
 
 def test_full_disk_stops_with_the_last_good_state_in_place(tmp_path):
     done = python('''
