@@ -450,17 +450,20 @@ def diagnose(
     data_dir:Annotated[Optional[Path], typer.Option(help='Where the data set lies; default data/ of the repository.')]=None,
     n:Annotated[Optional[int], typer.Option(min=20, help='Held-out pictures; default all, at most 1000.')]=None,
     seed:Annotated[int, typer.Option(help='Seed of draws and resampling.')]=0,
+    after:Annotated[Optional[Path], typer.Option(help='The same model after SAR: is it less sensitive to wrong codes?')]=None,
+    control:Annotated[Optional[Path], typer.Option(help='The same model after as many further epochs of teacher forcing.')]=None,
     out:Annotated[Path, typer.Option(help='Folder for tables and figures.')]=Path('diagnosis'),
 ):
     "Exposure bias of a checkpoint, scale by scale: seven measurements as tables and figures (notebook 04)."
     from sar_repro.core import get_size, shown
     size = size_of(checkpoint, size); spec = get_size(size)
     import pandas as pd
-    from sar_repro.exposure_bias import diagnose as measure, load_probe
+    from sar_repro.exposure_bias import diagnose as measure, later_probe, load_probe
     from sar_repro.tokenizer import weights_path
     probe = load_probe(size, dataset, checkpoint, data_dir, n=n or 1000, seed=seed)
+    later = {k: later_probe(probe, size, p) for k, p in (('after SAR', after), ('after TF', control)) if p}
     log = Path(checkpoint).with_name('log.csv') if checkpoint else weights_path(size, 'model').with_suffix('.csv')
-    made = measure(probe, out, dict(cfg=spec.cfg, top_k=spec.top_k, top_p=spec.top_p), pd.read_csv(log) if log.is_file() else None,
+    made = measure(probe, out, dict(cfg=spec.cfg, top_k=spec.top_k, top_p=spec.top_p), pd.read_csv(log) if log.is_file() else None, later=later,
                    size=size, dataset=dataset, checkpoint=shown(checkpoint) if checkpoint else 'shipped')
     typer.echo(f'written: {len(made)} tables and figures in {_near(out)}')
 

@@ -62,6 +62,8 @@ def sar_loss(
 
 def _config(model): return getattr(model, 'module', model).cfg # the model may be wrapped for several processes
 
+sar_loss.passes = 2 # losses it gives: several processes exchange gradients after the last
+
 METHODS = {'tf': tf_loss, 'sar': sar_loss}
 
 def get_loss(

@@ -26,7 +26,7 @@ from .tokenizer import FlexVAE, load_tokenizer, next_inputs, psnr, split_scales
 from .train import TokenData, weights_hash
 
 # %% auto #0
-__all__ = ['STRENGTHS', 'Probe', 'check_probe', 'picture_groups', 'load_probe', 'later_probe', 'per_picture', 'resample',
+__all__ = ['STRENGTHS', 'WAYS', 'Probe', 'check_probe', 'picture_groups', 'load_probe', 'later_probe', 'per_picture', 'resample',
            'interval', 't_interval', 'tidy', 'bars', 'logits_from', 'unigram_bits', 'difficulty', 'plot_difficulty',
            'training_curves', 'flat_gradient', 'batches', 'gradient_table', 'over_batches', 'plot_dynamics', 'contexts',
            'finish', 'same_classes', 'other_pictures', 'gap', 'plot_gap', 'round_trip', 'consistency', 'pair_features',
@@ -578,17 +578,19 @@ def fd_interval(
     half = student_t.ppf(0.975, len(left) - 1)*math.sqrt((len(left) - 1)/len(left)*np.square(left - left.mean()).sum())
     return value, value - half, value + half
 
+WAYS = ('true codes up to scale k', 'own codes up to scale k, true after, finest map drawn')
+
 def prefixes(
     probe:Probe, # Model and tokens
     how:dict # cfg, top_k, top_p of sampling
 ): # Yields direction, k, finest codes int64 (B, p_N^2)
-    "Finished samples with true codes up to scale k, and with own codes up to scale k."
+    "Finished samples with true codes up to scale k, and with own codes up to scale k (whose ends, k = 0 and N - 1, the first line holds already)."
     N, ends, truth, last = len(probe.scales), probe.ends, probe.tokens, probe.scales[-1]**2
     for k in range(N + 1):
         codes = truth if k == N else finish(probe, truth[:, :ends[k]], probe.seed + 2, **how)
         if k == 0: free = codes
-        yield 'true codes up to scale k', k, codes[:, -last:]
-    for k in range(N): yield 'own codes up to scale k, true after, finest map drawn', k, finish(probe, torch.cat([free[:, :ends[k]], truth[:, ends[k]:ends[-2]]], 1), probe.seed + 2, **how)[:, -last:]
+        yield WAYS[0], k, codes[:, -last:]
+    for k in range(1, N - 1): yield WAYS[1], k, finish(probe, torch.cat([free[:, :ends[k]], truth[:, ends[k]:ends[-2]]], 1), probe.seed + 2, **how)[:, -last:]
 
 @torch.no_grad()
 def oracle_prefix(
@@ -604,13 +606,14 @@ def oracle_prefix(
         rows.append(tidy(kid[direction, k][:, None], [''], probe.groups, direction=direction, k=k, measure='KID x1000'))
         rows.append(pd.DataFrame([dict(zip(('value', 'low', 'high'), fd_interval(f, mu, sigma, probe.groups)), direction=direction, k=k, scale='', measure=reference.name)]))
     N = len(probe.scales)
-    for direction, k, finest in progress(prefixes(probe, how), 'prefixes', total=2*N + 1):
+    for direction, k, finest in progress(prefixes(probe, how), 'prefixes', total=2*N - 1):
         judge(direction, k, torch.cat([to_uint8(probe.vae.decode(c.to(device))).cpu() for c in finest.split(64)]))
-        if k == N: true = [kid[direction, j] for j in range(N + 1)]
+    rows += [t.assign(direction=WAYS[1], k=N - 1 - t.k) for t in rows if t.direction.iloc[0] == WAYS[0] and t.k.iloc[0] in (0, N - 1)] # the same samples: all own, and all true but the finest
+    rows.sort(key=lambda t: (t.direction.iloc[0] != WAYS[0], t.k.iloc[0]))
+    lost = torch.stack([kid[WAYS[0], k] - kid[WAYS[0], k + 1] for k in range(N)], 1)
     judge('real held-out pictures (floor)', N, probe.test.batch(range(len(probe.test))))
-    lost = torch.stack([a - b for a, b in zip(true, true[1:])], 1)
-    rows.append(tidy(lost, probe.names, probe.groups, direction='true codes up to scale k', k=-1, measure='KID x1000, lost when this scale is drawn'))
-    rows.append(tidy((lost[:, -1] - lost.sum(1)/2)[:, None], [probe.names[-1]], probe.groups, direction='true codes up to scale k', k=-1, measure='KID x1000, lost at the last scale over half of all'))
+    rows.append(tidy(lost, probe.names, probe.groups, direction=WAYS[0], k=-1, measure='KID x1000, lost when this scale is drawn'))
+    rows.append(tidy((lost[:, -1] - lost.sum(1)/2)[:, None], [probe.names[-1]], probe.groups, direction=WAYS[0], k=-1, measure='KID x1000, lost at the last scale over half of all'))
     return pd.concat(rows, ignore_index=True)
 
 def plot_prefix(
@@ -840,7 +843,7 @@ def diagnose(
     bar = progress(None, 'diagnose', total=8)
     def part(name): bar.set_postfix_str(name)
     part('difficulty'); t = difficulty(probe); write('difficulty', plot_difficulty(t), difficulty=t)
-    part('dynamics'); parts = batches(probe.seen, 5, min(64, len(probe.seen)//2), probe.seed)
+    part('dynamics'); parts = batches(probe.seen, 6, min(32, len(probe.seen)//2), probe.seed)
     g, curves = gradient_table(probe.model, parts), None if log is None else training_curves(log)
     write('dynamics', plot_dynamics(curves, g), gradients=g, **({} if curves is None else dict(curves=curves)))
     part('gap'); codes = contexts(probe) | {'another real picture': other_pictures(probe)}; t = gap(probe, codes); write('gap', plot_gap(t), gap=t)

@@ -510,7 +510,7 @@ def find_size(
 def load_model(
     size:str='tiny', # A name in `SIZES`; None = whatever the weights are
     path=None # Weights, ours or published; None = those of the size
-) -> FlexVAR: # In evaluation mode, without gradients
+) -> FlexVAR: # In evaluation mode, without gradients; `.facts` is what the file says of its data and tokenizer
     "Load a trained model; the class count follows the weights, all else must be the size's."
     if size is None and not path: raise SarError('neither a size nor a path: expected one of the two, or both')
     path = Path(path or weights_path(get_size(size).name, 'model'))
@@ -522,7 +522,9 @@ def load_model(
     if 'config' in meta and cfg and have.scales != cfg.scales and _like(have) == size: raise SarError(f"{shown(path)} was trained on the schedule {have.scales}, size {size} has {cfg.scales}; pass the size it was trained with")
     cfg = have if cfg is None else replace(cfg, num_classes=have.num_classes)
     with torch.device('meta'): model = FlexVAR(cfg)
-    return load_weights(model.to_empty(device='cpu'), tensors, shown(path), ('attn_bias_for_masking',), cause).eval().requires_grad_(False)
+    model = load_weights(model.to_empty(device='cpu'), tensors, shown(path), ('attn_bias_for_masking',), cause).eval().requires_grad_(False)
+    model.facts = {k: meta[k] for k in ('data', 'tokenizer') if k in meta}
+    return model
 
 def load_models(
     size:str='tiny', # A name in `SIZES`

@@ -96,6 +96,7 @@ def _sar_soft(temperature=1., live=False): # SAR against the teacher's distribut
 
 def _sar_with(**fixed): # SAR with some settings fixed
     def loss(model, batch, cfg): yield from sar_loss(model, batch, replace(cfg, **fixed))
+    loss.passes = sar_loss.passes
     return loss
 
 # %% ../nbs/10_strategies.ipynb #2300d098
@@ -141,9 +142,11 @@ def sar_agree_loss(model:nn.Module, batch:Batch, cfg:TrainConfig) -> Iterator:
         w = agreement(codes, batch.tokens, batch.scales)
         return w/w.mean().clamp(min=1e-6)
     yield from sar_loss(model, batch, replace(cfg, sf_scales='all'), weigh)
+sar_agree_loss.passes = sar_loss.passes
 
 class DDO:
     "Direct discriminative optimisation against a frozen copy of the start model."
+    passes = 2
     def __init__(self, model=None): self.ref = model
     def prepare(self, model): return DDO(copy.deepcopy(model).eval().requires_grad_(False)) # before any state is loaded
     def __call__(self, model, batch, cfg):

@@ -223,7 +223,7 @@ class FlexVAE(nn.Module):
 
     def decode(self, tokens, p=None) -> torch.Tensor: # (B, 3, p factor, p factor), in [-1, 1]
         "Picture of one scale's tokens (B, p^2); any scale by itself makes one."
-        p = p or math.isqrt(tokens.shape[1])
+        p = p or math.isqrt(tokens.shape[1]) # codes lie channel by channel, and `mT` leaves them so: all maps of the decoder are channels-last, which convolutions like
         return self.decode_latent(self.quantize.lookup(tokens).mT.reshape(len(tokens), -1, p, p)).clamp(-1, 1)
 
 # %% ../nbs/02_tokenizer.ipynb #ab5a4f57

@@ -5,11 +5,11 @@
 # %% ../nbs/07_train.ipynb #922d8d4b
 from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from datetime import date
 import hashlib, json, math, os, time, warnings
 from importlib.util import find_spec
-from itertools import accumulate, groupby
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +27,10 @@ from .tokenizer import FlexVAE, load_tokenizer
 
 # %% auto #0
 __all__ = ['NO_DECAY', 'ADM_REFERENCE', 'ADM_URL', 'INCEPTION', 'INCEPTION_URL', 'PRETRAINED', 'encoder', 'cached_latents',
-           'TokenData', 'LatentData', 'param_groups', 'lr_at', 'heldout_loss', 'RunFolder', 'exchange_gradients',
-           'train', 'tracker_name', 'weights_hash', 'imagenet_folder', 'requirements', 'find_inception', 'regime',
-           'banner', 'published_recipe', 'fitting_micro_batch', 'base_record', 'known_base', 'beside_published',
-           'start_models', 'train_size']
+           'TokenData', 'LatentData', 'param_groups', 'lr_at', 'heldout_loss', 'RunFolder', 'losses_of', 'train',
+           'tracker_name', 'weights_hash', 'imagenet_folder', 'requirements', 'find_inception', 'regime', 'banner',
+           'published_recipe', 'fitting_micro_batch', 'base_record', 'known_base', 'beside_published', 'start_models',
+           'train_size']
 
 # %% ../nbs/07_train.ipynb #f58162a5
 def encoder(
@@ -66,6 +66,7 @@ class TokenData:
         parts = [vae.tokenize(torch.from_numpy(np.array(latents[i:i + 256])).float().flatten(0, 1).to(device), scales).cpu() for i in range(0, len(latents), 256)]
         self.tokens = torch.cat(parts).view(len(data), 2, -1).to(torch.int16 if vae.cfg.vocab_size < 2**15 else torch.int32)
         self.labels, self.scales, self.book, self.num_classes, self.name, self.stamp = data.labels, tuple(scales), vae.quantize, data.num_classes, data.name, data.fingerprint
+        self.tokenizer = vae.key
 
     def __len__(self): return len(self.labels)
 
@@ -100,6 +101,7 @@ class LatentData:
         self.vae, self.data, self.crops, self.drawn, self.encode = vae, data, crops, drawn, encoder(vae, precision)
         self.latents = None if crops else cached_latents(vae, data, cache, precision)
         self.labels, self.scales, self.book, self.num_classes, self.name = data.labels, tuple(scales), vae.quantize, data.num_classes, data.name
+        self.tokenizer = vae.key
         self.stamp = f"{data.fingerprint} {'crops' if crops else 'cache'} {'drawn' if drawn else 'fixed'}"
 
     def __len__(self): return len(self.labels)
@@ -203,19 +205,21 @@ class RunFolder:
             if self.write: path.rename(path.with_suffix('.skipped'))
 
 # %% ../nbs/07_train.ipynb #52d6c37e
-def exchange_gradients(
-    params, # Parameters, in the same order on every process
+def losses_of(
+    loss_fn, # Gives (name, loss, per-scale means), one after the other; `.passes` says how many (1 where it says nothing)
+    model:nn.Module, # As `accelerate` prepared it
+    batch:Batch, # The batch
+    cfg:TrainConfig, # The run
     acc, # `Accelerator`
-    size:int=2**25 # Numbers that travel at once
-):
-    "Add up the gradients of all processes."
-    if acc.num_processes == 1: return
-    grads = [p.grad for p in params if p.grad is not None]
-    for _, part in groupby(zip(accumulate(g.numel() for g in grads), grads), lambda pair: pair[0]//size):
-        part = [g for _, g in part]
-        flat = torch.cat([g.flatten() for g in part])
-        torch.distributed.all_reduce(flat)
-        for g, total in zip(part, flat.split([g.numel() for g in part])): g.copy_(total.view_as(g))
+    last:bool=True # Does the step end with this micro-batch?
+): # The same, one after the other
+    "The losses of a micro-batch; several processes exchange gradients in the last one of a step only."
+    parts, passes = loss_fn(model, batch, cfg), getattr(loss_fn, 'passes', 1)
+    if acc.num_processes == 1: yield from parts; return
+    for k in range(passes):
+        with nullcontext() if last and k + 1 == passes else acc.no_sync(model): # around forward and backward of this loss
+            if (got := next(parts, None)) is not None: yield got
+    if got is None or next(parts, None) is not None: raise SarError(f"{getattr(loss_fn, '__name__', cfg.method)} does not give the {passes} losses that its attribute `passes` says: gradients of several processes would go astray")
 
 def _from_first(state, acc): # the first process's state on all of them, tensor by tensor
     if acc.num_processes == 1: return state
@@ -244,10 +248,10 @@ def train(
     tracker:str='' # Also log to 'tensorboard' or 'wandb', through accelerate
 ) -> pd.DataFrame: # One row an epoch
     "Train a model; run again to go on after a stop."
-    from accelerate import Accelerator
+    from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.state import AcceleratorState
     AcceleratorState._reset_state(reset_partial_state=False) # a notebook may train twice, in different precisions
-    acc = Accelerator(mixed_precision=mixed_precision(cfg.precision), cpu=not torch.cuda.is_available(), log_with=tracker_name(tracker), project_dir=str(out_dir))
+    acc = Accelerator(mixed_precision=mixed_precision(cfg.precision), kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)], cpu=not torch.cuda.is_available(), log_with=tracker_name(tracker), project_dir=str(out_dir))
     if tracker: acc.init_trackers('sar_repro', {k: v if isinstance(v, (int, float, str, bool)) else str(v) for k, v in asdict(cfg).items()}, {'wandb': dict(dir=str(out_dir))})
     folder = RunFolder(out_dir, dict(asdict(cfg), data=data.stamp, start=weights_hash(model), **{'depth': model.cfg.depth, 'embed_dim': model.cfg.embed_dim}), acc.is_main_process)
     loss_fn = loss_fn or get_loss(cfg.method)
@@ -258,7 +262,7 @@ def train(
     model.train().requires_grad_(True); model.recompute = cfg.recompute
     model.compile_blocks(cfg.compile)
     opt = torch.optim.AdamW(param_groups(model, cfg.weight_decay), lr=cfg.lr, betas=cfg.betas, fused=True)
-    model_ = acc.prepare_model(model, evaluation_mode=True) # mixed precision only: gradients are exchanged below, once a step
+    model_, opt = acc.prepare(model, opt)
     if 'opt' in state: opt.load_state_dict(state['opt'])
     log, sums, before, t0 = state['log'], _on_first(state['sums'], acc), state['seconds'], time.time()
 
@@ -278,13 +282,12 @@ def train(
         mine = ids[acc.process_index::acc.num_processes]
         parts = mine.split(cfg.micro_batch or len(ids)) if len(mine) else [ids[:1]] # a process without a share goes along with weight 0
         for group in opt.param_groups: group['lr'] = lr_at(step, total, cfg)
-        for part in parts:
+        for i, part in enumerate(parts):
             batch, n = data.batch(part, cfg.seed, epoch, acc.device, step), len(part) if len(mine) else 0
-            for name, loss, values in loss_fn(model_, batch, cfg):
-                acc.backward(loss*(n/len(ids)))
+            for name, loss, values in losses_of(loss_fn, model_, batch, cfg, acc, i + 1 == len(parts)):
+                acc.backward(loss*(n*acc.num_processes/len(ids))) # processes are averaged
                 for p, v in zip(batch.scales[-len(values):], values.tolist()): add(f'{name}_{p}x{p}', v, n)
                 add(name, loss.item(), n)
-        exchange_gradients(model.parameters(), acc)
         norm = acc.clip_grad_norm_(model_.parameters(), cfg.clip).item()
         if not math.isfinite(norm):
             raise SarError(f'loss or gradient is {norm} at step {step + 1} of {total}; the last good state stays in {shown(folder.path)}, lower lr (now {cfg.lr:g}) and use another out_dir')
@@ -302,7 +305,7 @@ def train(
     bar.close(); model.eval().requires_grad_(False); model.compile_blocks(False)
     if tracker: acc.end_training()
     if acc.is_main_process and keep:
-        save_tensors(folder.weights, model.state_dict(), **model_meta(model.cfg, train=asdict(cfg), data=data.stamp))
+        save_tensors(folder.weights, model.state_dict(), **model_meta(model.cfg, train=asdict(cfg), data=data.stamp, tokenizer=data.tokenizer))
     acc.wait_for_everyone() # whoever goes on finds the weights
     return pd.DataFrame(log)
 
@@ -358,9 +361,9 @@ def requirements(
     files, folder = PUBLISHED[size], imagenet_folder(data_dir)
     rows = [('the run', shown(weights_path(size, part)), weights_path(size, part).is_file(), f'{files[part].gigabytes} GB', f'hub: {files[part].repo}', f'sar fetch {size}') for part in ('tokenizer', 'model')]
     root = data_dir or 'data/imagenet'
-    rows += [('the run', f'{root}/train and /val, one folder a class', folder is not None, '145 GB', 'image-net.org, after registration: the archives ILSVRC2012_img_train.tar, _img_val.tar, _devkit_t12.tar.gz (the hub offers the pictures as ILSVRC/imagenet-1k, without the folders)',
-              f"""python -c "from torchvision.datasets import ImageNet; [ImageNet('{root}', s) for s in ('train', 'val')]" with the archives in {root}"""),
-             ('FID', shown(INCEPTION), find_inception() != 'download', '0.1 GB', 'hub: github.com/toshas/torch-fidelity, release v0.2.0', f'curl -L -o {shown(INCEPTION)} {INCEPTION_URL}'),
+    rows += [('the run', f'{root}/train and /val, one folder a class', folder is not None, '145 GB', f'image-net.org, after registration: ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz, put into {root} (hub: ILSVRC/imagenet-1k has the pictures, without the folders)',
+              f"""python -c "from torchvision.datasets import ImageNet; [ImageNet('{root}', s) for s in ('train', 'val')]\""""),
+             ('FID', shown(INCEPTION), find_inception() != 'download', '0.1 GB', 'github.com/toshas/torch-fidelity, release v0.2.0', f'curl -L -o {shown(INCEPTION)} {INCEPTION_URL}'),
              ('FID', shown(ADM_REFERENCE), ADM_REFERENCE.is_file(), '2 GB', 'github.com/openai/guided-diffusion, evaluations: reference batch ImageNet 256x256; without it statistics of train/ are used', f'curl -L -o {shown(ADM_REFERENCE)} {ADM_URL}'),
              ('comparison', shown(weights_path(size, 'sar')), weights_path(size, 'sar').is_file(), f"{files['sar'].gigabytes} GB", f"hub: {files['sar'].repo}", f'sar fetch {size}')]
     return pd.DataFrame(rows, columns=['needed for', 'file', 'found', 'size', 'from', 'command'])
@@ -475,7 +478,7 @@ def train_size(
     "Load data, tokenizer and model, and train: the whole job in one function, for `notebook_launcher`."
     changes, published, spec = changes or {}, size in PUBLISHED, get_size(size)
     for name in changes: check_choice('setting', name, list(asdict(TrainConfig())))
-    recipe = published_recipe(size, changes.get('epochs', 10), changes.get('batch_size', 768)) if published else {}
+    recipe = published_recipe(size, changes.get('epochs', 10), changes.get('batch_size', 768)) | dict(micro_batch=fitting_micro_batch(size, torch.cuda.is_available())) if published else {}
     cfg = TrainConfig(**recipe | changes)
     train_set, test_set = (load_dataset(dataset, spec.image_size, split, data_dir, limit=n) for split, n in (('train', limit), ('test', limit or (5000 if published else None))))
     vae, model = start_models(size, init, train_set.num_classes, cfg.seed)

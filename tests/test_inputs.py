@@ -1,11 +1,28 @@
 "Bad input through the command line: one clear sentence, exit code other than 0, nothing half-written."
+import json
 import pytest
+from safetensors import safe_open
+from safetensors.torch import save_file
 from conftest import ROOT, sar
 
 WEIGHTS = ROOT/'pretrained/tiny'
 
+def altered(path, change=lambda tensors: None, **facts): # the shipped model with other weights or another header
+    with safe_open(WEIGHTS/'model.safetensors', 'pt') as f: tensors, meta = {k: f.get_tensor(k) for k in f.keys()}, dict(f.metadata())
+    change(tensors)
+    save_file(tensors, path, metadata=meta | {k: json.dumps(v) for k, v in facts.items()})
+
+def ten_classes(tensors): tensors['class_emb.weight'] = tensors['class_emb.weight'][:11].clone() # and one for none
+
 @pytest.fixture
 def files(tmp_path):
+    with safe_open(WEIGHTS/'model.safetensors', 'pt') as f: config = json.loads(f.metadata()['config'])
+    altered(tmp_path/'ten.safetensors', ten_classes, config=config | dict(num_classes=10))
+    altered(tmp_path/'one.safetensors', config=config | dict(scales=[8]))
+    altered(tmp_path/'codes.safetensors', tokenizer='f00d')
+    (tmp_path/'elsewhere').mkdir()
+    altered(tmp_path/'elsewhere/model.safetensors')
+    (tmp_path/'elsewhere/run.json').write_text('{"start": "f00d"}')
     whole = (WEIGHTS/'model.safetensors').read_bytes()
     (tmp_path/'cut.safetensors').write_bytes(whole[:len(whole)//2])
     (tmp_path/'text.safetensors').write_text('no weights')
@@ -25,6 +42,10 @@ CASES = {
     'truncated parquet': (['evaluate', '--data-dir', 'cut.parquet'], 'emoji64.parquet'),
     'diagnosis of a tokenizer': (['diagnose', str(WEIGHTS/'tokenizer.safetensors')], 'holds a FlexVAE'),
     'diagnosis on unknown data': (['diagnose', '--dataset', 'nothing'], 'unknown dataset'),
+    'diagnosis with other classes': (['diagnose', 'ten.safetensors', '--n', '20'], 'knows 10 classes, the data have 27'),
+    'diagnosis of one scale': (['diagnose', 'one.safetensors', '--n', '20'], 'schedule (8,)'),
+    'diagnosis with another tokenizer': (['diagnose', 'codes.safetensors', '--n', '20'], 'another tokenizer: its file names f00d'),
+    'diagnosis after another start': (['diagnose', '--n', '20', '--after', 'elsewhere/model.safetensors'], 'was not trained from the weights'),
     'missing reference': (['evaluate', '--reference', 'gone.npz'], 'no reference at'),
     'torn reference': (['evaluate', '--reference', 'cut.parquet/emoji64.parquet'], 'not a whole npz file'),
     'empty reference': (['evaluate', '--reference', 'empty'], 'no readable pictures'),
