@@ -5,7 +5,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 SCRIPT = textwrap.dedent('''
-    import errno, os, random, resource, signal, sys, time, warnings
+    import errno, os, random, resource, signal, sys, threading, time, warnings
     from pathlib import Path
     import numpy as np
     import torch
@@ -16,7 +16,9 @@ SCRIPT = textwrap.dedent('''
     from sar_repro.tokenizer import Codebook, FlexVAE
     from sar_repro.train import TokenData, train, weights_hash
     import accelerate
+    from tqdm.std import tqdm
     torch.set_num_threads(1)
+    tqdm.monitor_interval = 0; tqdm.set_lock(threading.RLock()) # the usual lock is shared by forks: one killed while holding it would stop all others
 
     class Toy(TokenData):
         def __init__(self, n=160, scales=(1, 2, 3), vocab=32):
