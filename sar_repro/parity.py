@@ -7,7 +7,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from functools import partial
-import json, math, resource, subprocess, sys, time
+import json, math, subprocess, sys, time
 
 import torch
 import torch.nn.functional as F
@@ -246,6 +246,7 @@ def size_check(
     recompute:bool=True # Compute activations again in the backward pass
 ) -> dict: # parameters, seconds, peak memory
     "One forward pass and one SAR step of a size, with random weights and codes; peak memory is that of this process."
+    from sar_repro.speed import peak_rss
     cfg, device = get_size(size).model, default_device()
     torch.manual_seed(0)
     model, book = FlexVAR(cfg).to(device), Codebook(cfg.vocab_size, cfg.latent_channels).requires_grad_(False).to(device)
@@ -259,7 +260,7 @@ def size_check(
         for name, loss, _ in sar_loss(model.train(), batch, TrainConfig()): loss.backward(); record[name] = loss.item()
     opt.step()
     if device.type == 'cuda': torch.cuda.synchronize()
-    peak = torch.cuda.max_memory_allocated() if device.type == 'cuda' else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*1024
+    peak = torch.cuda.max_memory_allocated() if device.type == 'cuda' else peak_rss()
     return record | dict(step_s=time.time() - start, peak_gb=peak/1e9, batch_size=batch_size, precision=mixed_precision(precision, device), recompute=recompute, device=device.type)
 
 # %% ../nbs/80_parity.ipynb #7bf281a0

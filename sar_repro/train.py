@@ -260,7 +260,7 @@ def train(
     state = _from_first((folder.resume() or dict(step=0, log=[], sums={}, seconds=0., model=model.state_dict())) if acc.is_main_process else None, acc)
     model.load_state_dict(state['model'])
     model.train().requires_grad_(True); model.recompute = cfg.recompute
-    model.compile_blocks(cfg.compile)
+    model.compile_blocks(cfg.compile, **dict(dynamic=True) if getattr(data, 'drawn', False) else {}) # one graph for all drawn lengths
     opt = torch.optim.AdamW(param_groups(model, cfg.weight_decay), lr=cfg.lr, betas=cfg.betas, fused=True)
     model_, opt = acc.prepare(model, opt)
     if 'opt' in state: opt.load_state_dict(state['opt'])
