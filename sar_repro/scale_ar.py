@@ -503,6 +503,7 @@ def find_size(
     path # Weights, ours or published
 ) -> str: # A name in `SIZES`
     "The size that weights belong to, told by their shapes."
+    if not Path(path).exists(): raise SarError(f'no model at {shown(path)}: train one with `sar run 07_train`, or pass the path of another')
     have = _read_model(Path(path))[2]
     if name := _like(have): return name
     raise SarError(f"{shown(path)} has depth {have.depth}, width {have.embed_dim} and {have.vocab_size} codes, which is none of the sizes {', '.join(SIZES)}: load_model(None, path) takes it")
