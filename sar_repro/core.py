@@ -121,6 +121,7 @@ class TrainConfig:
     gamma:float = 0.01 # Weight of L_CSF
     cond_shared:bool = True # One condition dropout for both passes; the released code draws two
     sf_scales:str = 'all' # Scales of pass 2: 'all' (paper) or 'last' (released code)
+    sf_share:float = 1. # Share of a step's pictures that take pass 2 (published: all). The expected gradient is the same, a part of the cost is saved
     rollout:str = 'sample' # Codes of the rollout: 'sample' or 'argmax'
     rollout_cfg:float = 0. # Guidance of the rollout, t = cfg*(1+ratio)/2; 0 = none (no unconditional pass). Released run: 1.2
     rollout_top_k:int = 0 # Keep the k likeliest codes in the rollout (0 = all). Released run: 900

@@ -48,21 +48,23 @@ def sar_loss(
 ) -> Iterator: # (name, loss to differentiate, per-scale means without gradient)
     "SAR: teacher forcing, then gamma times CSFL on the model's own rollout."
     check_choice('target', cfg.target, ('hard', 'soft', 'truth'))
-    other, since = unconditional(model, batch, cfg), max(0, len(batch.scales) - 2) if cfg.sf_scales == 'last' else 0 # the last scale needs the codes of two
-    def first(h, head): return head_loss(h, head, batch.tokens, cfg.label_smoothing), rollout_hidden(h, head, other, batch, cfg, since), h.detach()
+    some, since = batch.first(batch.second), max(0, len(batch.scales) - 2) if cfg.sf_scales == 'last' else 0 # the last scale needs the codes of two
+    other, n = unconditional(model, some, cfg), len(some.labels)
+    def first(h, head): return head_loss(h, head, batch.tokens, cfg.label_smoothing), rollout_hidden(h[:n], head, other, some, cfg, since), h[:n].detach()
     ce, codes, hidden = teacher_pass(model, batch, cfg, _config(model), first)
     yield 'tf', ce.mean(), by_scale(ce.detach(), batch.scales)
     del ce # the first graph is not needed any more
     if len(batch.scales) < 2: return # nothing to roll out into
-    goal = {'hard': codes, 'soft': hidden, 'truth': batch.tokens}[cfg.target]
+    goal = {'hard': codes, 'soft': hidden, 'truth': some.tokens}[cfg.target]
     l = batch.scales[-1]**2 if cfg.sf_scales == 'last' else codes.shape[1] - batch.scales[0]**2
-    csf, _ = student_pass(model, batch, codes, cfg, _config(model), lambda h, head: head_loss(h, head, goal[:, -l:], cfg.label_smoothing))
-    if weigh: csf = csf*weigh(codes)
+    csf, _ = student_pass(model, some, codes, cfg, _config(model), lambda h, head: head_loss(h, head, goal[:, -l:], cfg.label_smoothing))
+    csf = csf*(weigh(codes)*batch.second_weight if weigh else batch.second_weight)
     yield 'csf', cfg.gamma*csf.mean(), by_scale(csf.detach(), batch.scales[1:] if cfg.sf_scales == 'all' else batch.scales[-1:])
 
 def _config(model): return getattr(model, 'module', model).cfg # the model may be wrapped for several processes
 
 sar_loss.passes = 2 # losses it gives: several processes exchange gradients after the last
+sar_loss.shares = True # knows `sf_share`
 
 METHODS = {'tf': tf_loss, 'sar': sar_loss}
 

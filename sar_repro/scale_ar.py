@@ -276,33 +276,48 @@ def _rows(width, device): # tokens a block: 4 MB of logits for a CPU's cache, 25
     return max(16, (2**20 if device.type == 'cpu' else 2**26)//width)
 
 class _HeadLoss(torch.autograd.Function):
-    "Cross-entropy from hidden states; logits live one block at a time."
+    "Cross-entropy from hidden states; logits live one block at a time, and leave their gradient behind."
     @staticmethod
-    def forward(ctx, h, w, b, target, smoothing, dtype):
+    def _blocks(h, w, b, target, smoothing, dtype): # rows, loss, and what the loss's gradient is in the logits: p - target
         (x, w_, b_), rows = (t.to(dtype) for t in (h, w, b)), _rows(len(w), h.device)
-        loss, lse = h.new_empty((2, len(h)), dtype=torch.float32)
         for part in (slice(i, i + rows) for i in range(0, len(h), rows)):
             z = torch.addmm(b_, x[part], w_.T).float()
-            lse[part] = z.logsumexp(-1)
-            if target.is_floating_point(): hit = (torch.addmm(b_, target[part].to(dtype), w_.T).float().softmax(-1)*z).sum(-1)
-            else: hit = z.gather(1, target[part, None])[:, 0]
-            loss[part] = lse[part] - (hit if not smoothing else (1 - smoothing)*hit + smoothing*z.mean(-1))
-        ctx.save_for_backward(h, w, b, target, lse); ctx.how = smoothing, dtype
+            top, where = z.max(-1, keepdim=True)
+            p, hard = z.softmax(-1), not target.is_floating_point()
+            goal = target[part, None] if hard else torch.addmm(b_, target[part].to(dtype), w_.T).float().softmax(-1)
+            hit = z.gather(1, goal) if hard else (goal*z).sum(-1, keepdim=True)
+            if smoothing: hit = (1 - smoothing)*hit + smoothing*z.mean(-1, keepdim=True)
+            loss = top - p.gather(1, where).log() - hit # log-sum-exp less the target's logit
+            if hard: p.scatter_add_(1, goal, p.new_full((1, 1), smoothing - 1.).expand(len(p), 1))
+            else: p -= (1 - smoothing)*goal
+            if smoothing: p -= smoothing/p.shape[1]
+            yield part, x[part], w_, loss[:, 0], p
+
+    @staticmethod
+    def forward(ctx, h, w, b, target, smoothing, dtype, learn):
+        loss = h.new_empty(len(h), dtype=torch.float32)
+        grads = _HeadLoss._sums(h, w, b) if learn and any(ctx.needs_input_grad) else None
+        for part, x, w_, loss[part], p in _HeadLoss._blocks(h, w, b, target, smoothing, dtype):
+            if grads: _HeadLoss._add(grads, part, x, w_, p, dtype)
+        ctx.save_for_backward(h, w, b, target, *grads or ()); ctx.how = smoothing, dtype
         return loss
 
     @staticmethod
+    def _sums(h, w, b): return torch.empty_like(h), torch.zeros_like(w, dtype=torch.float32), torch.zeros_like(b, dtype=torch.float32)
+
+    @staticmethod
+    def _add(grads, part, x, w_, p, dtype):
+        q = p.to(dtype)
+        grads[0][part] = q @ w_; grads[1].add_(q.T @ x); grads[2].add_(p.sum(0))
+
+    @staticmethod
     def backward(ctx, g):
-        (h, w, b, target, lse), (smoothing, dtype) = ctx.saved_tensors, ctx.how
-        (x, w_, b_), rows = (t.to(dtype) for t in (h, w, b)), _rows(len(w), h.device)
-        gh, gw, gb = torch.empty_like(h), torch.zeros_like(w, dtype=torch.float32), torch.zeros_like(b, dtype=torch.float32)
-        for part in (slice(i, i + rows) for i in range(0, len(h), rows)):
-            p = torch.addmm(b_, x[part], w_.T).float().sub_(lse[part, None]).exp_()
-            if target.is_floating_point(): p -= (1 - smoothing)*torch.addmm(b_, target[part].to(dtype), w_.T).float().softmax(-1)
-            else: p.scatter_add_(1, target[part, None], p.new_full((1, 1), smoothing - 1.).expand(len(p), 1))
-            if smoothing: p -= smoothing/p.shape[1]
-            p *= g[part, None]; q = p.to(dtype)
-            gh[part] = q @ w_; gw += q.T @ x[part]; gb += p.sum(0)
-        return gh, gw.to(w.dtype), gb.to(b.dtype), None, None, None
+        (h, w, b, target, *grads), (smoothing, dtype) = ctx.saved_tensors, ctx.how
+        if (g == g[0]).all(): grads = [t*g[0] for t in grads] # a mean: all tokens count alike, and their gradients are there
+        else: # weights of the tokens come too late for the sums over them
+            grads = _HeadLoss._sums(h, w, b)
+            for part, x, w_, _, p in _HeadLoss._blocks(h, w, b, target, smoothing, dtype): _HeadLoss._add(grads, part, x, w_, p.mul_(g[part, None]), dtype)
+        return grads[0].to(h.dtype), grads[1].to(w.dtype), grads[2].to(b.dtype), None, None, None, None
 
 def head_loss(
     hidden:torch.Tensor, # (B, L, C) what the head sees
@@ -314,7 +329,7 @@ def head_loss(
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
     with torch.autocast(device, enabled=False):
-        return _HeadLoss.apply(hidden.flatten(0, 1), head.weight, head.bias, target.flatten(0, 1).detach(), smoothing, dtype).view(hidden.shape[:2])
+        return _HeadLoss.apply(hidden.flatten(0, 1), head.weight, head.bias, target.flatten(0, 1).detach(), smoothing, dtype, torch.is_grad_enabled()).view(hidden.shape[:2])
 
 # %% ../nbs/03_scale_ar.ipynb #220d5a4b
 def draw_schedule(

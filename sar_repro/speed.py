@@ -67,7 +67,7 @@ def _now(device):
     return time.perf_counter()
 
 # %% ../nbs/09_speed.ipynb #f416e741
-KINDS = {'tf': dict(method='tf'), 'sar': dict(method='sar'), 'sar, guided': dict(method='sar', rollout_cfg=1.2), 'sar last': dict(method='sar', sf_scales='last'),
+KINDS = {'tf': dict(method='tf'), 'sar': dict(method='sar'), 'sar, a quarter': dict(method='sar', sf_share=0.25), 'sar, guided': dict(method='sar', rollout_cfg=1.2), 'sar last': dict(method='sar', sf_scales='last'),
          'sar last, as released': dict(method='sar', sf_scales='last', rollout_cfg=1.2, rollout_top_k=900, rollout_top_p=0.96, cond_shared=False)}
 BATCH = dict(tiny=64, small=8, d16=2, d20=1, d24=1) # pictures a step on a CPU
 
@@ -89,6 +89,7 @@ class Stand:
         self.count += 1
         cfg, start = TrainConfig(**KINDS[kind]), _now(self.device)
         batch = Batch(self.tokens, self.labels, torch.arange(self.batch) + self.count*self.batch, self.cfg.scales, self.book, self.cfg.num_classes)
+        if cfg.sf_share < 1: batch.second, batch.second_weight = math.ceil(cfg.sf_share*self.batch), 1.
         losses = get_loss(cfg.method)(self.model, batch, cfg)
         while True:
             with autocast(self.device, self.precision): got = next(losses, None)

@@ -4,7 +4,7 @@
 
 # %% ../nbs/05_ssr.ipynb #e879ade3
 from __future__ import annotations
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -31,10 +31,17 @@ class Batch:
     book:Codebook # Codebook of the tokenizer
     none:int # Class index of 'no condition'
     seed:int = 0 # Seed of the run
+    second:int = None # Only so many first pictures take pass 2 (`sf_share`); None = all
+    second_weight:float = 1. # And count for so much more than the others
 
     @cached_property
     def inputs(self) -> torch.Tensor: # (B, L - p_1^2, C): ground truth, enlarged; both passes may ask
         return next_inputs(self.book, self.tokens, self.scales)
+    def first(self, n): # a batch of the first n pictures
+        if n is None or n >= len(self.labels): return self
+        part = replace(self, tokens=self.tokens[:n], labels=self.labels[:n], index=self.index[:n], second=None)
+        part.inputs = self.inputs[:n]
+        return part
     def noise(self, stream, n): # (B, n) uniforms
         return index_uniform(self.seed, self.index.tolist(), n, STREAMS[stream]).to(self.tokens.device)
     def condition(self, rate, stream='cond'): # classes, some withheld

@@ -96,7 +96,7 @@ def _sar_soft(temperature=1., live=False): # SAR against the teacher's distribut
 
 def _sar_with(**fixed): # SAR with some settings fixed
     def loss(model, batch, cfg): yield from sar_loss(model, batch, replace(cfg, **fixed))
-    loss.passes = sar_loss.passes
+    loss.passes, loss.shares = sar_loss.passes, True
     return loss
 
 # %% ../nbs/10_strategies.ipynb #2300d098
@@ -139,10 +139,10 @@ def agreement(
 def sar_agree_loss(model:nn.Module, batch:Batch, cfg:TrainConfig) -> Iterator:
     "SAR with every token of pass 2 weighted by the agreement of the two contexts."
     def weigh(codes):
-        w = agreement(codes, batch.tokens, batch.scales)
+        w = agreement(codes, batch.tokens[:len(codes)], batch.scales)
         return w/w.mean().clamp(min=1e-6)
     yield from sar_loss(model, batch, replace(cfg, sf_scales='all'), weigh)
-sar_agree_loss.passes = sar_loss.passes
+sar_agree_loss.passes, sar_agree_loss.shares = sar_loss.passes, True
 
 class DDO:
     "Direct discriminative optimisation against a frozen copy of the start model."
@@ -254,7 +254,7 @@ def trials(
     plan = [dict(method='base', seed=s) for s in range(seeds)]
     for s in range(seeds): plan += [dict(method=m, seed=s) for m in STRATEGIES if m not in ('sar_live', 'sar_sharp', 'sar_flat')]
     for s in range(seeds): plan += [dict(method='tf', seed=s, epochs=7)] # as long as SAR at its three epochs
-    changes = [dict(gamma=g) for g in (0.003, 0.03, 0.1, 0.3, 1., 3.)] + [dict(target='soft'), dict(target='truth'), dict(rollout='argmax'), dict(rollout_cfg=1.2), dict(cond_shared=False), dict(lr=3e-4), dict(lr=3e-5)]
+    changes = [dict(gamma=g) for g in (0.003, 0.03, 0.1, 0.3, 1., 3.)] + [dict(target='soft'), dict(target='truth'), dict(rollout='argmax'), dict(rollout_cfg=1.2), dict(cond_shared=False), dict(sf_share=0.25), dict(lr=3e-4), dict(lr=3e-5)]
     for s in range(ablation_seeds): plan += [dict(method='sar', seed=s, **c) for c in changes] + [dict(method='sar', seed=s, epochs=e) for e in (1, 6)] + [dict(method=m, seed=s) for m in ('sar_live', 'sar_sharp', 'sar_flat')]
     return plan
 

@@ -250,11 +250,12 @@ def train(
     "Train a model; run again to go on after a stop."
     from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.state import AcceleratorState
+    loss_fn = loss_fn or get_loss(cfg.method)
+    if not 0 < cfg.sf_share <= 1 or cfg.sf_share < 1 and not getattr(loss_fn, 'shares', False): raise SarError(f'sf_share is {cfg.sf_share:g} with method {cfg.method}: expected more than 0 and at most 1, and 1 where the method has no pass 2 of its own')
     AcceleratorState._reset_state(reset_partial_state=False) # a notebook may train twice, in different precisions
     acc = Accelerator(mixed_precision=mixed_precision(cfg.precision), kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)], cpu=not torch.cuda.is_available(), log_with=tracker_name(tracker), project_dir=str(out_dir))
     if tracker: acc.init_trackers('sar_repro', {k: v if isinstance(v, (int, float, str, bool)) else str(v) for k, v in asdict(cfg).items()}, {'wandb': dict(dir=str(out_dir))})
     folder = RunFolder(out_dir, dict(asdict(cfg), data=data.stamp, start=weights_hash(model), **{'depth': model.cfg.depth, 'embed_dim': model.cfg.embed_dim}), acc.is_main_process)
-    loss_fn = loss_fn or get_loss(cfg.method)
     if hasattr(loss_fn, 'prepare'): loss_fn = loss_fn.prepare(model) # some compare with the start
     steps = math.ceil(len(data)/cfg.batch_size); total = steps*cfg.epochs
     state = _from_first((folder.resume() or dict(step=0, log=[], sums={}, seconds=0., model=model.state_dict())) if acc.is_main_process else None, acc)
@@ -282,8 +283,11 @@ def train(
         mine = ids[acc.process_index::acc.num_processes]
         parts = mine.split(cfg.micro_batch or len(ids)) if len(mine) else [ids[:1]] # a process without a share goes along with weight 0
         for group in opt.param_groups: group['lr'] = lr_at(step, total, cfg)
+        second, seen = math.ceil(cfg.sf_share*len(ids)), 0 # so many first pictures of the step take pass 2, whoever has them
         for i, part in enumerate(parts):
             batch, n = data.batch(part, cfg.seed, epoch, acc.device, step), len(part) if len(mine) else 0
+            if second < len(ids): batch.second, batch.second_weight = _share(second, len(ids), seen, len(part), acc)
+            seen += n
             for name, loss, values in losses_of(loss_fn, model_, batch, cfg, acc, i + 1 == len(parts)):
                 acc.backward(loss*(n*acc.num_processes/len(ids))) # processes are averaged
                 for p, v in zip(batch.scales[-len(values):], values.tolist()): add(f'{name}_{p}x{p}', v, n)
@@ -314,6 +318,11 @@ def _heldout_row(model, held, cfg):
     values = heldout_loss(model, held, precision=cfg.precision)
     count = torch.tensor([p*p for p in held.scales], dtype=torch.float)
     return {'test': (values @ count/count.sum()).item(), **{f'test_{p}x{p}': v for p, v in zip(held.scales, values.tolist())}}
+
+def _share(second, total, seen, n, acc): # of n pictures, after `seen` others of this process: how many are among the first `second` of the step, and their weight; at least one goes along, if with weight 0
+    mine = -(-max(0, second - acc.process_index)//acc.num_processes)
+    k = min(n, max(0, mine - seen))
+    return max(1, k), (k/n)/(second/total)
 
 def _totals(sums, acc): # over the samples of all processes
     if acc.num_processes == 1 or not sums: return sums

@@ -23,10 +23,10 @@ SCRIPT = textwrap.dedent('''
             self.labels, self.scales, self.num_classes, self.name, self.stamp, self.tokenizer = torch.arange(n) % 3, scales, 3, 'toy', 'toy', 'toy'
             torch.manual_seed(0); self.book = Codebook(vocab, 8).requires_grad_(False)
 
-    def work(folder, sf_scales='all', micro=0, loss_fn=None):
+    def work(folder, sf_scales='all', micro=0, loss_fn=None, share=1.):
         torch.set_num_threads(1); torch.manual_seed(1)
         model = FlexVAR(ModelConfig(depth=2, embed_dim=64, num_heads=1, vocab_size=32, latent_channels=8, num_classes=3, scales=(1, 2, 3), pos_side=4, drop_path=0.1))
-        cfg = TrainConfig(epochs=2, batch_size=8, lr=1e-3, precision='fp32', rollout_cfg=1.2, gamma=0.5, sf_scales=sf_scales, micro_batch=micro)
+        cfg = TrainConfig(epochs=2, batch_size=8, lr=1e-3, precision='fp32', rollout_cfg=1.2, gamma=0.5, sf_scales=sf_scales, micro_batch=micro, sf_share=share)
         train(model, Toy(), cfg, folder, held=Toy(), save_every=3, loss_fn=loss_fn)
         return model
 
@@ -65,9 +65,10 @@ def test_two_processes_and_micro_batches_equal_one(tmp_path):
         folder = Path(sys.argv[1])
         must(1, folder/'one'); must(1, folder/'micro', micro=3); must(2, folder/'two', micro=2)
         must(1, folder/'one-last', 'last'); must(2, folder/'two-last', 'last') # the released pass 2
+        must(1, folder/'one-share', share=0.3); must(2, folder/'two-share', share=0.3, micro=3) # pass 2 for some pictures: one process may have none of them in a micro-batch
     ''', tmp_path)
     for name in ('micro', 'two'): same(read(tmp_path/'one'), read(tmp_path/name))
-    same(read(tmp_path/'one-last'), read(tmp_path/'two-last'))
+    same(read(tmp_path/'one-last'), read(tmp_path/'two-last')); same(read(tmp_path/'one-share'), read(tmp_path/'two-share'))
 
 def test_torchrun_starts_the_processes(tmp_path): # `accelerate launch` starts several on GPUs; on a CPU it leaves them to mpirun or torchrun
     script = tmp_path/'script.py'
