@@ -84,7 +84,7 @@ def check_parameters(
     for name, text in given.items():
         if name not in defaults: _fail(f'{notebook} has no parameter {name!r}: it takes {accepted}')
         default, value = defaults[name], parse_value(text)
-        if isinstance(default, str): value = text
+        if isinstance(default, str): out[name] = value if isinstance(value, bool) else text; continue # papermill too reads True as a truth value: `compile` takes it
         if isinstance(default, float) and type(value) is int: value = float(value)
         if default is not None and type(value) is not type(default):
             _fail(f'parameter {name} of {notebook} is {type(default).__name__} (default {default!r}), not {text!r}')
