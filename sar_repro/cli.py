@@ -442,6 +442,7 @@ def evaluate(
     typer.echo(lines)
     typer.echo(f'written: {_near(out)}')
 
+# %% ../nbs/90_cli.ipynb #c4958cc3
 @app.command()
 def diagnose(
     checkpoint:Checkpoint=None,
@@ -467,6 +468,7 @@ def diagnose(
                    size=size, dataset=dataset, checkpoint=shown(checkpoint) if checkpoint else 'shipped')
     typer.echo(f'written: {len(made)} tables and figures in {_near(out)}')
 
+# %% ../nbs/90_cli.ipynb #a6dcc8e4
 @app.command()
 def bench(
     size:SizeName='tiny',
@@ -486,6 +488,7 @@ def bench(
     typer.echo(f"{'a sample':24s} {record['sampling']['seconds']:8.3f} s {'':12s} {record['sampling']['TFLOP_R']:8.3f} TFLOP/R")
     save_json(out or Path(f'bench-{size}.json'), record)
 
+# %% ../nbs/90_cli.ipynb #821ac9c2
 @app.command()
 def parity(
     files:Annotated[list[Path], typer.Argument(help='Golden tensors (.safetensors) to compare with.')],

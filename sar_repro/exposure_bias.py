@@ -284,6 +284,7 @@ def batches(
     order = data.order(seed, 0)
     return [data.batch(order[i*size:(i + 1)*size], seed) for i in range(min(count, len(data)//size))]
 
+# %% ../nbs/04_exposure_bias.ipynb #959ad5c6
 def gradient_table(
     model:FlexVAR, # A model
     parts:list # of `Batch`
@@ -580,6 +581,7 @@ def fd_interval(
 
 WAYS = ('true codes up to scale k', 'own codes up to scale k, true after, finest map drawn')
 
+# %% ../nbs/04_exposure_bias.ipynb #66df379c
 def prefixes(
     probe:Probe, # Model and tokens
     how:dict # cfg, top_k, top_p of sampling

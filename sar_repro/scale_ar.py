@@ -391,6 +391,7 @@ def filter_logits(
         logits = logits.masked_fill(tail.scatter(-1, order, tail), -torch.inf)
     return logits
 
+# %% ../nbs/03_scale_ar.ipynb #e8bc4c5c
 def _invert(cdf, u): # (n, V) cumulative, (n,) uniforms -> (n,) codes
     return torch.searchsorted(cdf, u[:, None]*cdf[:, -1:], right=True)[:, 0].clamp_max(cdf.shape[-1] - 1)
 
@@ -525,6 +526,7 @@ def _read_model(path): # tensors, header and sizes of a file, with its own sched
     scales = meta['config']['scales'] if 'config' in meta else SIZES[_like(have) or 'd16'].model.scales
     return tensors, meta, replace(have, scales=tuple(scales))
 
+# %% ../nbs/03_scale_ar.ipynb #59330919
 def find_size(
     path # Weights, ours or published
 ) -> str: # A name in `SIZES`

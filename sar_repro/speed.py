@@ -118,6 +118,7 @@ def step_times(
         if r: rows += [dict(round=r, kind=k, passes=a, seconds=a + b, R=rate, ratio=(a + b)/sum(took['tf'])) for k, (a, b) in took.items()]
     return pd.DataFrame(rows).assign(**{'TFLOP/R': lambda t: t.seconds*t.R/1e12, 'passes, TFLOP/R': lambda t: t.passes*t.R/1e12})
 
+# %% ../nbs/09_speed.ipynb #81917e8d
 def peak_rss() -> int: # Bytes
     "Most memory that this process ever held. Linux's ru_maxrss would not do: a process inherits its parent's, so a small child of a large notebook reports the notebook."
     status = Path('/proc/self/status')

@@ -121,6 +121,7 @@ class Jitter:
         ce = _given(model, batch, cfg, torch.where(swap, self.table[batch.tokens, which], batch.tokens))
         yield 'tf', ce.mean(), by_scale(ce.detach(), batch.scales)
 
+# %% ../nbs/10_strategies.ipynb #80548d03
 def mixed_loss(model:nn.Module, batch:Batch, cfg:TrainConfig) -> Iterator:
     "A share of the context's codes is the model's own, token by token."
     own = one_step_codes(model, batch, cfg)
@@ -144,6 +145,7 @@ def sar_agree_loss(model:nn.Module, batch:Batch, cfg:TrainConfig) -> Iterator:
     yield from sar_loss(model, batch, replace(cfg, sf_scales='all'), weigh)
 sar_agree_loss.passes, sar_agree_loss.shares = sar_loss.passes, True
 
+# %% ../nbs/10_strategies.ipynb #b15fff5f
 class DDO:
     "Direct discriminative optimisation against a frozen copy of the start model."
     passes = 2

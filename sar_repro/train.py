@@ -248,14 +248,9 @@ def train(
     tracker:str='' # Also log to 'tensorboard' or 'wandb', through accelerate
 ) -> pd.DataFrame: # One row an epoch
     "Train a model; run again to go on after a stop."
-    from accelerate import Accelerator, DistributedDataParallelKwargs
-    from accelerate.state import AcceleratorState
     loss_fn = loss_fn or get_loss(cfg.method)
     if not 0 < cfg.sf_share <= 1 or cfg.sf_share < 1 and not getattr(loss_fn, 'shares', False): raise SarError(f'sf_share is {cfg.sf_share:g} with method {cfg.method}: expected more than 0 and at most 1, and 1 where the method has no pass 2 of its own')
-    AcceleratorState._reset_state(reset_partial_state=False) # a notebook may train twice, in different precisions
-    acc = Accelerator(mixed_precision=mixed_precision(cfg.precision), kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)], cpu=not torch.cuda.is_available(), log_with=tracker_name(tracker), project_dir=str(out_dir))
-    if acc.distributed_type.value in ('FSDP', 'DEEPSPEED', 'MEGATRON_LM'): raise SarError(f'accelerate is set up for {acc.distributed_type.value}, which shards the weights; states here are written from whole ones: choose plain multi-GPU (DDP) in `accelerate config`')
-    if tracker: acc.init_trackers('sar_repro', {k: v if isinstance(v, (int, float, str, bool)) else str(v) for k, v in asdict(cfg).items()}, {'wandb': dict(dir=str(out_dir))})
+    acc = _accelerator(cfg, out_dir, tracker)
     folder = RunFolder(out_dir, dict(asdict(cfg), data=data.stamp, start=weights_hash(model), **{'depth': model.cfg.depth, 'embed_dim': model.cfg.embed_dim}), acc.is_main_process)
     if hasattr(loss_fn, 'prepare'): loss_fn = loss_fn.prepare(model) # some compare with the start
     steps = math.ceil(len(data)/cfg.batch_size); total = steps*cfg.epochs
@@ -315,6 +310,15 @@ def train(
     return pd.DataFrame(log)
 
 # %% ../nbs/07_train.ipynb #81fe7617
+def _accelerator(cfg, out_dir, tracker): # devices, mixed precision, processes and trackers
+    from accelerate import Accelerator, DistributedDataParallelKwargs
+    from accelerate.state import AcceleratorState
+    AcceleratorState._reset_state(reset_partial_state=False) # a notebook may train twice, in different precisions
+    acc = Accelerator(mixed_precision=mixed_precision(cfg.precision), kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)], cpu=not torch.cuda.is_available(), log_with=tracker_name(tracker), project_dir=str(out_dir))
+    if acc.distributed_type.value in ('FSDP', 'DEEPSPEED', 'MEGATRON_LM'): raise SarError(f'accelerate is set up for {acc.distributed_type.value}, which shards the weights; states here are written from whole ones: choose plain multi-GPU (DDP) in `accelerate config`')
+    if tracker: acc.init_trackers('sar_repro', {k: v if isinstance(v, (int, float, str, bool)) else str(v) for k, v in asdict(cfg).items()}, {'wandb': dict(dir=str(out_dir))})
+    return acc
+
 def _heldout_row(model, held, cfg):
     values = heldout_loss(model, held, precision=cfg.precision)
     count = torch.tensor([p*p for p in held.scales], dtype=torch.float)
