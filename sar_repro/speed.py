@@ -20,9 +20,9 @@ from .tokenizer import Codebook, next_inputs
 from .train import param_groups, start_models
 
 # %% auto #0
-__all__ = ['PASSES', 'KINDS', 'BATCH', 'flops', 'predicted_time', 'matmul_rate', 'Stand', 'step_times', 'peak_rss', 'two_steps',
-           'peak_memory', 'sampling_time', 'step_parts', 'bf16_cost', 'traffic', 'memory_rate', 'check_model',
-           'cost_table', 'bench']
+__all__ = ['PASSES', 'KINDS', 'BATCH', 'flops', 'matmul_rate', 'Stand', 'step_times', 'peak_rss', 'two_steps', 'peak_memory',
+           'sampling_time', 'step_parts', 'bf16_cost', 'traffic', 'memory_rate', 'predicted_time', 'fitted_between',
+           'check_model', 'cost_table', 'bench']
 
 # %% ../nbs/09_speed.ipynb #2b8b5fd3
 def flops(
@@ -39,15 +39,7 @@ def flops(
 
 PASSES = {'tf': 3., 'sar': 6., 'sar, guided': 7.} # forward passes' worth of arithmetic, all scales
 
-def predicted_time(
-    cfg:ModelConfig, # Sizes
-    kind:str, # A name in `PASSES`
-    batch:int, # Pictures
-    rate:float, # R, operations a second
-    use:float # Share of R that a step reaches
-) -> float: # Seconds
-    "Cost model: FLOPs/(u R)."
-    return PASSES[kind]*flops(cfg, batch)/(use*rate)
+
 
 def matmul_rate(
     device=None, # torch.device; None = default
@@ -233,14 +225,34 @@ def memory_rate(
     return 8*n/statistics.median(times[2:])
 
 # %% ../nbs/09_speed.ipynb #d92df3c2
+def predicted_time(
+    cfg:ModelConfig, # Sizes
+    kind:str, # A name in `PASSES`
+    batch:int, # Pictures
+    rate:float, # R, operations a second
+    between:float # Bytes a second that the operations between products get
+) -> float: # Seconds
+    "Cost model: products at R, then everything between them at the speed of memory."
+    return PASSES[kind]*(flops(cfg, batch)/rate + traffic(cfg, batch)/between)
+
+def fitted_between(
+    record:dict # Of `bench`
+) -> float: # Bytes a second
+    "What the teacher-forced step of a record leaves for the operations between its products."
+    cfg, rate, n = get_size(record['size']).model, 1e12*record['R_TFLOPs'], record['batch']
+    return PASSES['tf']*traffic(cfg, n)/(record['steps']['tf']['seconds'] - PASSES['tf']*flops(cfg, n)/rate)
+
 def check_model(
     records:list, # Records of `bench`
-    fit:str='small' # The size whose teacher-forced step gives u
-) -> pd.DataFrame: # size, kind, seconds measured and predicted, and their ratio
-    "Predict the steps of all records from the use of one."
-    use = next(r['steps']['tf']['share of R'] for r in records if r['size'] == fit)
-    rows = [dict(size=r['size'], kind=k, measured=r['steps'][k]['seconds'], predicted=predicted_time(get_size(r['size']).model, k, r['batch'], 1e12*r['R_TFLOPs'], use)) for r in records for k in PASSES]
-    return pd.DataFrame(rows).assign(**{'predicted/measured': lambda t: t.predicted/t.measured}).set_index(['size', 'kind'])
+    fit:str='tiny' # The size whose teacher-forced step gives the one free number of its machine
+) -> pd.DataFrame: # machine, size, kind; seconds measured and predicted, and their ratio
+    "Predict the steps of all records of a machine from one step of one size."
+    rows, given = [], {r['machine']: fitted_between(r) for r in records if r['size'] == fit}
+    for r in records:
+        if r['machine'] not in given: continue
+        guess = lambda k: predicted_time(get_size(r['size']).model, k, r['batch'], 1e12*r['R_TFLOPs'], given[r['machine']])
+        rows += [dict(machine=r['machine'], size=r['size'], kind=k, measured=r['steps'][k]['seconds'], predicted=guess(k)) for k in PASSES]
+    return pd.DataFrame(rows).assign(**{'predicted/measured': lambda t: t.predicted/t.measured}).set_index(['machine', 'size', 'kind'])
 
 def cost_table(
     use:float=0.4, # Assumed model-FLOPs use on a GPU
