@@ -570,4 +570,5 @@ d = { 'settings': { 'branch': 'main',
                                  'sar_repro.train.tracker_name': ('train.html#tracker_name', 'sar_repro/train.py'),
                                  'sar_repro.train.train': ('train.html#train', 'sar_repro/train.py'),
                                  'sar_repro.train.train_size': ('train.html#train_size', 'sar_repro/train.py'),
+                                 'sar_repro.train.usual_share': ('train.html#usual_share', 'sar_repro/train.py'),
                                  'sar_repro.train.weights_hash': ('train.html#weights_hash', 'sar_repro/train.py')}}}

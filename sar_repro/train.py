@@ -29,8 +29,8 @@ from .tokenizer import FlexVAE, load_tokenizer
 __all__ = ['NO_DECAY', 'ADM_REFERENCE', 'ADM_URL', 'INCEPTION', 'INCEPTION_URL', 'PRETRAINED', 'encoder', 'cached_latents',
            'TokenData', 'LatentData', 'param_groups', 'lr_at', 'heldout_loss', 'RunFolder', 'losses_of', 'train',
            'tracker_name', 'weights_hash', 'imagenet_folder', 'requirements', 'find_inception', 'regime', 'banner',
-           'published_recipe', 'fitting_micro_batch', 'base_record', 'known_base', 'beside_published', 'start_models',
-           'train_size']
+           'published_recipe', 'usual_share', 'fitting_micro_batch', 'base_record', 'known_base', 'beside_published',
+           'start_models', 'train_size']
 
 # %% ../nbs/07_train.ipynb #f58162a5
 def encoder(
@@ -426,6 +426,13 @@ def published_recipe(
     start = end + (1 - end)*min(1., epochs/falling)
     return dict(batch_size=batch_size, lr=(8e-5 if size == 'd24' else 1e-4)*batch_size/256*start, lr_end=end/start, flat=0.)
 
+def usual_share(
+    size:str, # A name in `SIZES`
+    method:str # Name of a loss
+) -> float: # `sf_share`
+    "Pass 2 for all pictures at published sizes, as published; for a quarter at our own, where 10_strategies finds no difference."
+    return 1. if size in PUBLISHED or not getattr(get_loss(method), 'shares', False) else 0.25
+
 def fitting_micro_batch(
     size:str, # 'd16', 'd20' or 'd24'
     cuda:bool # Is there a GPU? (80 GB)
@@ -493,7 +500,7 @@ def train_size(
     changes, published, spec = changes or {}, size in PUBLISHED, get_size(size)
     for name in changes: check_choice('setting', name, list(asdict(TrainConfig())))
     recipe = published_recipe(size, changes.get('epochs', 10), changes.get('batch_size', 768)) | dict(micro_batch=fitting_micro_batch(size, torch.cuda.is_available())) if published else {}
-    cfg = TrainConfig(**recipe | changes)
+    cfg = TrainConfig(**dict(sf_share=usual_share(size, changes.get('method', 'sar'))) | recipe | changes)
     train_set, test_set = (load_dataset(dataset, spec.image_size, split, data_dir, limit=n) for split, n in (('train', limit), ('test', limit or (5000 if published else None))))
     vae, model = start_models(size, init, train_set.num_classes, cfg.seed)
     if train_set.num_classes != model.cfg.num_classes: raise SarError(f"the model knows {model.cfg.num_classes} classes, {train_set.name} has {train_set.num_classes}: pass init='scratch', or a model trained on these data")
