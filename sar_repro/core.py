@@ -157,7 +157,7 @@ def _published(depth, cfg): # width 64 d, d heads of 64; d24 starts its gates lo
     return Size(f'd{depth}', 256, TokenizerConfig(), model, cfg, 900, 0.95, 'published size; post-training takes GPUs and ImageNet')
 
 SIZES = {s.name: s for s in [
-    Size('tiny', 32, _tiny_tok, _tiny, 1.5, 0, 0.85, '2 CPU cores, ten epochs of SAR and evaluation in about 14 minutes with AMX, an estimated 20 without'),
+    Size('tiny', 32, _tiny_tok, _tiny, 1.5, 0, 0.85, '2 CPU cores: ten epochs of SAR and evaluation in about 13 minutes'),
     Size('small', 64, _small_tok, _small, 1.5, 0, 0.95, 'one GPU, minutes; CPU, hours'),
     _published(16, 2.2), _published(20, 2.6), _published(24, 3.3)]}
 
