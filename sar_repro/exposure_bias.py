@@ -82,6 +82,7 @@ def picture_groups(
     codes = emoji_table(root, ['code_point', 'split'], data.split).code_point.to_numpy()
     return torch.from_numpy(pd.factorize(codes[[i*len(codes)//len(data) for i in range(len(data))]])[0]).long() # as `load_dataset` thins them
 
+# %% ../nbs/04_exposure_bias.ipynb #d31913c2
 def load_probe(
     size:str='tiny', # A name in `SIZES`
     dataset:str='emoji64', # See `load_dataset`

@@ -96,6 +96,7 @@ def rollout(
     uncond = model(torch.full_like(batch.labels, batch.none), batch.inputs, batch.scales) if cfg.rollout_cfg else None
     return draw(logits.detach(), uncond, batch.noise('rollout', logits.shape[1]), cfg, batch.scales)
 
+# %% ../nbs/05_ssr.ipynb #db61c4d7
 @torch.no_grad()
 def unconditional(
     model:nn.Module, # FlexVAR

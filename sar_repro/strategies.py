@@ -28,8 +28,9 @@ from .train import TokenData, heldout_loss, train
 # %% auto #0
 __all__ = ['SHARE', 'NEAREST', 'BETA', 'STRATEGIES', 'SWEEP', 'EPOCHS', 'CHANGE', 'DECIDES', 'AS_PUBLISHED', 'CLAIMS',
            'free_codes', 'one_step_codes', 'sf_loss', 'alternating_loss', 'tf_then_sf_loss', 'neighbours', 'Jitter',
-           'mixed_loss', 'agreement', 'sar_agree_loss', 'DDO', 'Study', 'trials', 'table', 'paired', 'holm', 'standard',
-           'verdict', 'main_table', 'relative_cost', 'ablations', 'picture_rows', 'claims_table']
+           'mixed_loss', 'agreement', 'sar_agree_loss', 'DDO', 'Study', 'trials', 'changed', 'table', 'paired', 'holm',
+           'standard_study', 'usual_sampling', 'standard', 'verdict', 'main_table', 'relative_cost', 'ablations',
+           'picture_rows', 'claims_table']
 
 # %% ../nbs/10_strategies.ipynb #43a2b86e
 def _given(
@@ -260,6 +261,9 @@ def trials(
     for s in range(ablation_seeds): plan += [dict(method='sar', seed=s, **c) for c in changes] + [dict(method='sar', seed=s, epochs=e) for e in (1, 6)] + [dict(method=m, seed=s) for m in ('sar_live', 'sar_sharp', 'sar_flat')]
     return plan
 
+def changed(change) -> str: # fields of `TrainConfig`, as the tables name them
+    return ', '.join(f'{k} {v}' for k, v in change.items())
+
 def table(
     records=None # Folder of records; None = results/strategies
 ) -> pd.DataFrame: # One row a (trial, sampling setting)
@@ -268,7 +272,7 @@ def table(
     for f in sorted(Path(records or ROOT/'results/strategies').glob('*.json')):
         r = json.loads(f.read_text())
         fixed = {k: r[k] for k in ('method', 'seed', 'size', 'dataset', 'epochs', 'seconds', 'heldout', 'machine')}
-        change = ', '.join(f'{k} {v}' for k, v in r['change'].items())
+        change = changed(r['change'])
         rows += [dict(fixed, change=change, gap=float(np.mean(r['gap_by_scale'][1:])), gap_by_scale=r['gap_by_scale'], **row) for row in r['rows']]
     first = ['method', 'seed', 'size', 'dataset', 'guidance', 'epochs', 'n', 'fd', 'fd_recon', 'kid', 'precision', 'recall', 'seconds']
     frame = pd.DataFrame(rows)
@@ -300,16 +304,30 @@ def holm(
     return (ordered*range(len(p), 0, -1)).cummax().clip(upper=1.).reindex(p.index)
 
 EPOCHS = dict(fashion_white=1, emoji64=3) # of the standard trials
-CHANGE = dict(fashion_white='lr 3e-05') # what they change: the rate stays below the one at which that start ended (5e-5)
+CHANGE = dict(fashion_white=dict(lr=3e-5)) # what they change: the rate stays below the one at which that start ended (5e-5)
 DECIDES = dict(fashion_white='kid_recon') # the distance that decides; else `kid`, to real held-out pictures. The emoji's tokenizer was not made for fashion: most of that distance is its own
+
+def standard_study(
+    dataset:str='emoji64', # Data set
+    size:str='tiny' # A name in `SIZES`
+) -> Study:
+    "The study that standard trials belong to."
+    more = dict(checkpoint=ROOT/'pretrained/tiny/fashion_white.safetensors', limit=10_000) if dataset == 'fashion_white' else {}
+    return Study(dataset, size, compile=True, **more)
+
+def usual_sampling(
+    frame:pd.DataFrame # From `table`
+) -> pd.DataFrame:
+    "Rows drawn with guidance 1.5 and nucleus 0.85."
+    return frame[(frame.guidance == 1.5) & (frame.top_p == 0.85)]
 
 def standard(
     frame:pd.DataFrame, # From `table`
     dataset:str # Data set
 ) -> pd.DataFrame: # Rows of that set: standard epochs, settings and sampling
     "The trials that are compared with each other."
-    f = frame[(frame.dataset == dataset) & (frame.guidance == 1.5) & (frame.top_p == 0.85)]
-    return f[(f.method == 'base') | (f.epochs == EPOCHS[dataset]) & (f.change == CHANGE.get(dataset, ''))]
+    f = usual_sampling(frame[frame.dataset == dataset])
+    return f[(f.method == 'base') | (f.epochs == EPOCHS[dataset]) & (f.change == changed(CHANGE.get(dataset, {})))]
 
 def verdict(
     row # Row of `paired`, of a metric where less is better
@@ -358,7 +376,7 @@ def ablations(
     dataset:str='emoji64' # Data set
 ) -> pd.DataFrame: # Rows of the control and of SAR with one thing changed; `method` says what
     "Trials around SAR, named by their change, for `paired`."
-    f = frame[(frame.dataset == dataset) & (frame.guidance == 1.5) & (frame.top_p == 0.85)]
+    f = usual_sampling(frame[frame.dataset == dataset])
     soft = {'sar_live': 'target soft, with gradient', 'sar_sharp': 'target soft, temperature 0.5', 'sar_flat': 'target soft, temperature 2', 'sar_last': 'last scale only'}
     plain = (f.change == '') & (f.epochs == EPOCHS[dataset])
     parts = [f[plain & (f.method == 'tf')], f[plain & (f.method == 'sar')].assign(method=AS_PUBLISHED)]
