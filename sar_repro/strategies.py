@@ -26,11 +26,11 @@ from .tokenizer import load_tokenizer, next_inputs, split_scales
 from .train import TokenData, heldout_loss, train
 
 # %% auto #0
-__all__ = ['SHARE', 'NEAREST', 'BETA', 'STRATEGIES', 'SWEEP', 'EPOCHS', 'CHANGE', 'DECIDES', 'AS_PUBLISHED', 'CLAIMS',
+__all__ = ['SHARE', 'NEAREST', 'BETA', 'STRATEGIES', 'SWEEP', 'FEW', 'SOFT', 'EPOCHS', 'CHANGE', 'DECIDES', 'USUAL', 'CLAIMS',
            'free_codes', 'one_step_codes', 'sf_loss', 'alternating_loss', 'tf_then_sf_loss', 'neighbours', 'Jitter',
            'mixed_loss', 'agreement', 'sar_agree_loss', 'DDO', 'Study', 'trials', 'changed', 'table', 'paired', 'holm',
            'standard_study', 'usual_sampling', 'standard', 'verdict', 'main_table', 'relative_cost', 'ablations',
-           'picture_rows', 'claims_table']
+           'lengths_and_rates', 'picture_rows', 'claims_table']
 
 # %% ../nbs/10_strategies.ipynb #43a2b86e
 def _given(
@@ -87,12 +87,13 @@ def tf_then_sf_loss(model:nn.Module, batch:Batch, cfg:TrainConfig) -> Iterator:
 
 def _sar_soft(temperature=1., live=False): # SAR against the teacher's distribution
     def loss(model, batch, cfg):
-        plain = getattr(model, 'module', model).cfg
-        f_t = teacher_pass(model, batch, cfg, plain)
-        f_s, part = student_pass(model, batch, rollout(model, f_t, batch, cfg), cfg, plain)
-        goal = (f_t if live else f_t.detach())[:, part]/temperature
-        ce, csf = token_loss(f_t, batch.tokens, cfg.label_smoothing), token_loss(f_s, goal.softmax(-1))
+        plain, some = getattr(model, 'module', model).cfg, batch.first(batch.second)
+        f_t = teacher_pass(model, batch, cfg, plain); first = f_t[:len(some.labels)]
+        f_s, part = student_pass(model, some, rollout(model, first, some, cfg), cfg, plain)
+        goal = (first if live else first.detach())[:, part]/temperature
+        ce, csf = token_loss(f_t, batch.tokens, cfg.label_smoothing), token_loss(f_s, goal.softmax(-1))*batch.second_weight
         yield 'tf', ce.mean() + cfg.gamma*csf.mean(), by_scale(ce.detach(), batch.scales) # one graph, for the target may have a gradient
+    loss.shares = True
     return loss
 
 def _sar_with(**fixed): # SAR with some settings fixed
@@ -249,16 +250,22 @@ class Study:
 # %% ../nbs/10_strategies.ipynb #cdcd34d5
 SWEEP = ((0., 0, 0.85), (0.75, 0, 0.85), (1.5, 0, 0.85), (3., 0, 0.85), (1.5, 0, 0.), (1.5, 300, 0.)) # (guidance, top_k, top_p) that every method may choose from
 
+FEW = dict(sf_share=0.25) # ablations take pass 2 for a quarter of the pictures: the same expected gradient at two thirds of the cost
+SOFT = dict(sar_sharp='target soft, temperature 0.5', sar_live='target soft, with gradient', sar_flat='target soft, temperature 2') # methods that are ablations of `sar`
+
 def trials(
     seeds:int=5, # For the strategies
     ablation_seeds:int=3 # For the ablations
 ) -> list: # of dicts for `Study.trial`, the most telling first
     "What a full study consists of."
     plan = [dict(method='base', seed=s) for s in range(seeds)]
-    for s in range(seeds): plan += [dict(method=m, seed=s) for m in STRATEGIES if m not in ('sar_live', 'sar_sharp', 'sar_flat')]
+    for s in range(seeds): plan += [dict(method=m, seed=s) for m in STRATEGIES if m not in SOFT]
     for s in range(seeds): plan += [dict(method='tf', seed=s, epochs=7)] # as long as SAR at its three epochs
-    changes = [dict(gamma=g) for g in (0.003, 0.03, 0.1, 0.3, 1., 3.)] + [dict(target='soft'), dict(target='truth'), dict(rollout='argmax'), dict(rollout_cfg=1.2), dict(cond_shared=False), dict(sf_share=0.25), dict(lr=3e-4), dict(lr=3e-5)]
-    for s in range(ablation_seeds): plan += [dict(method='sar', seed=s, **c) for c in changes] + [dict(method='sar', seed=s, epochs=e) for e in (1, 6)] + [dict(method=m, seed=s) for m in ('sar_live', 'sar_sharp', 'sar_flat')]
+    changes = [dict(), *[dict(gamma=g) for g in (0.003, 0.03, 0.1, 0.3, 1., 3.)], dict(target='soft'), dict(target='truth'), dict(rollout='argmax'), dict(cond_shared=False), dict(rollout_cfg=1.2)]
+    both = [dict(lr=3e-5), dict(lr=3e-4), dict(epochs=1), dict(epochs=6)] # these change the control as well
+    for s in range(ablation_seeds):
+        plan += [dict(method='sar', seed=s, **FEW, **c) for c in changes] + [dict(method=m, seed=s, **FEW) for m in SOFT]
+        for c in both: plan += [dict(method='tf', seed=s, **c), dict(method='sar', seed=s, **FEW, **c)]
     return plan
 
 def changed(change) -> str: # fields of `TrainConfig`, as the tables name them
@@ -369,20 +376,32 @@ def relative_cost(
 
 
 # %% ../nbs/10_strategies.ipynb #fa742977
-AS_PUBLISHED = 'sar: gamma 0.01, sampled, hard target'
+USUAL = 'SAR: gamma 0.01, sampled, hard target' # with pass 2 for a quarter of the pictures, as are all the others that do not say so
 
 def ablations(
     frame:pd.DataFrame, # From `table`
     dataset:str='emoji64' # Data set
 ) -> pd.DataFrame: # Rows of the control and of SAR with one thing changed; `method` says what
     "Trials around SAR, named by their change, for `paired`."
-    f = usual_sampling(frame[frame.dataset == dataset])
-    soft = {'sar_live': 'target soft, with gradient', 'sar_sharp': 'target soft, temperature 0.5', 'sar_flat': 'target soft, temperature 2', 'sar_last': 'last scale only'}
-    plain = (f.change == '') & (f.epochs == EPOCHS[dataset])
-    parts = [f[plain & (f.method == 'tf')], f[plain & (f.method == 'sar')].assign(method=AS_PUBLISHED)]
-    parts += [f[plain & (f.method == m)].assign(method=name) for m, name in soft.items()]
-    parts.append(f[(f.method == 'sar') & (f.change != '') & (f.epochs == EPOCHS[dataset])].assign(method=lambda g: g.change))
-    return pd.concat(parts)
+    f = usual_sampling(frame[(frame.dataset == dataset) & (frame.epochs == EPOCHS[dataset]) & ~frame.change.str.contains('lr ')])
+    few = changed(FEW); plain = f.change == ''
+    parts = [f[plain & (f.method == 'tf')]] + [f[plain & (f.method == m)].assign(method=name) for m, name in (('sar', 'all pictures in pass 2'), ('sar_last', 'all pictures, last scale only'))]
+    parts += [f[(f.change == few) & (f.method == m)].assign(method=name) for m, name in (('sar', USUAL), *SOFT.items())]
+    more = f[(f.method == 'sar') & f.change.str.contains(few) & (f.change != few)]
+    return pd.concat([*parts, more.assign(method=more.change.str.replace(f', {few}', '').str.replace(f'{few}, ', ''))])
+
+
+# %% ../nbs/10_strategies.ipynb #d8f5902a
+def lengths_and_rates(
+    frame:pd.DataFrame, # From `table`
+    dataset:str='emoji64' # Data set
+) -> pd.DataFrame: # One row a (trial, sampling setting): control and SAR at all lengths and rates, with column `lr`
+    "Trials in which the control changes too."
+    f = usual_sampling(frame[(frame.dataset == dataset) & (frame.epochs > 0)])
+    rate = f.change.str.extract(r'lr ([^,]+)')[0]
+    rest = f.change.str.replace(r'lr [^,]+(, )?', '', regex=True)
+    f = f.assign(lr=rate.astype(float).fillna(TrainConfig().lr))
+    return f[(f.method == 'tf') & (rest == '') | (f.method == 'sar') & (rest == changed(FEW))]
 
 
 # %% ../nbs/10_strategies.ipynb #7800917e

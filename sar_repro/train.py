@@ -279,16 +279,17 @@ def train(
         mine = ids[acc.process_index::acc.num_processes]
         parts = mine.split(cfg.micro_batch or len(ids)) if len(mine) else [ids[:1]] # a process without a share goes along with weight 0
         for group in opt.param_groups: group['lr'] = lr_at(step, total, cfg)
-        second, seen = math.ceil(cfg.sf_share*len(ids)), 0 # so many first pictures of the step take pass 2, whoever has them
+        terms, numbers, seen, second = [], [], 0, math.ceil(cfg.sf_share*len(ids)) # so many first pictures of the step take pass 2, whoever has them
         for i, part in enumerate(parts):
             batch, n = data.batch(part, cfg.seed, epoch, acc.device, step), len(part) if len(mine) else 0
             if second < len(ids): batch.second, batch.second_weight = _share(second, len(ids), seen, len(part), acc)
             seen += n
             for name, loss, values in losses_of(loss_fn, model_, batch, cfg, acc, i + 1 == len(parts)):
                 acc.backward(loss*(n*acc.num_processes/len(ids))) # processes are averaged
-                for p, v in zip(batch.scales[-len(values):], values.tolist()): add(f'{name}_{p}x{p}', v, n)
-                add(name, loss.item(), n)
-        norm = acc.clip_grad_norm_(model_.parameters(), cfg.clip).item()
+                terms += [(f'{name}_{p}x{p}', n) for p in batch.scales[-len(values):]] + [(name, n)]; numbers += [values.float(), loss.detach().float()[None]]
+        norm = acc.clip_grad_norm_(model_.parameters(), cfg.clip)
+        *numbers, norm = torch.cat([*numbers, norm.float()[None]]).tolist() # read back once a step: a device that is asked waits
+        for (name, n), v in zip(terms, numbers): add(name, v, n)
         if not math.isfinite(norm):
             raise SarError(f'loss or gradient is {norm} at step {step + 1} of {total}; the last good state stays in {shown(folder.path)}, lower lr (now {cfg.lr:g}) and use another out_dir')
         opt.step(); opt.zero_grad(set_to_none=True)
