@@ -406,8 +406,11 @@ def git_commit() -> str:
 def machine_class() -> str:
     "The kind of machine, without its name."
     if torch.cuda.is_available(): return torch.cuda.get_device_name()
-    model = next((l.split(':')[1].strip() for l in open('/proc/cpuinfo') if l.startswith('model name')), '') if Path('/proc/cpuinfo').exists() else platform.processor()
-    return f'{os.cpu_count()} x {model or platform.machine()}'
+    try: about = dict(map(str.strip, l.split(':', 1)) for l in Path('/proc/cpuinfo').read_text().split('\n\n')[0].splitlines() if ':' in l)
+    except OSError: about = {}
+    model = about.get('model name') or platform.processor() or platform.machine()
+    if 'cpu family' in about and not re.search(r'\d', model): model += f" (family {about['cpu family']}, model {about['model']})" # a virtual machine hides which of a maker's it is
+    return f'{os.cpu_count()} x {model}'
 
 def run_record(
     **facts # What was measured, and with which settings

@@ -262,10 +262,11 @@ def trials(
     for s in range(seeds): plan += [dict(method=m, seed=s) for m in STRATEGIES if m not in SOFT]
     for s in range(seeds): plan += [dict(method='tf', seed=s, epochs=7)] # as long as SAR at its three epochs
     changes = [dict(), *[dict(gamma=g) for g in (0.003, 0.03, 0.1, 0.3, 1., 3.)], dict(target='soft'), dict(target='truth'), dict(rollout='argmax'), dict(cond_shared=False), dict(rollout_cfg=1.2)]
-    both = [dict(lr=3e-5), dict(lr=3e-4), dict(epochs=1), dict(epochs=6)] # these change the control as well
+    both = [dict(epochs=1), dict(lr=3e-5), dict(lr=3e-4)] # these change the control as well
     for s in range(ablation_seeds):
         plan += [dict(method='sar', seed=s, **FEW, **c) for c in changes] + [dict(method=m, seed=s, **FEW) for m in SOFT]
         for c in both: plan += [dict(method='tf', seed=s, **c), dict(method='sar', seed=s, **FEW, **c)]
+        plan.append(dict(method='sar', seed=s, epochs=7, **FEW)) # its control is above
     return plan
 
 def changed(change) -> str: # fields of `TrainConfig`, as the tables name them
