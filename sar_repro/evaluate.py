@@ -353,7 +353,7 @@ def paper_table(
             rows.append(dict(model=model, params=params, FID=fid, IS=isc, change=change, status='quoted', N=50_000, settings=f'cfg {cfg}, top_k 900, top_p 0.95'))
             rows.append(dict(model=model, params=params) | _measured(size, method, Path(results or ROOT/'results')))
         if 'FID' in rows[-1] and 'FID' in rows[-3]: rows[-1]['change'] = f"{100*(rows[-1]['FID']/rows[-3]['FID'] - 1):+.1f} %"
-    return pd.DataFrame(rows).fillna('').set_index(['model', 'status'])
+    return pd.DataFrame(rows).astype(object).fillna('').set_index(['model', 'status']) # text stands where numbers are missing
 
 def _measured(size, method, folder): # the newest record of the published protocol
     records = [json.loads(f.read_text()) for f in sorted(folder.glob('*.json'))]

@@ -26,11 +26,11 @@ from .tokenizer import load_tokenizer, next_inputs, split_scales
 from .train import TokenData, heldout_loss, train
 
 # %% auto #0
-__all__ = ['SHARE', 'NEAREST', 'BETA', 'STRATEGIES', 'SWEEP', 'FEW', 'SOFT', 'EPOCHS', 'CHANGE', 'DECIDES', 'USUAL', 'CLAIMS',
-           'free_codes', 'one_step_codes', 'sf_loss', 'alternating_loss', 'tf_then_sf_loss', 'neighbours', 'Jitter',
-           'mixed_loss', 'agreement', 'sar_agree_loss', 'DDO', 'Study', 'trials', 'changed', 'table', 'paired', 'holm',
-           'standard_study', 'usual_sampling', 'standard', 'verdict', 'main_table', 'relative_cost', 'ablations',
-           'lengths_and_rates', 'picture_rows', 'claims_table']
+__all__ = ['SHARE', 'NEAREST', 'BETA', 'STRATEGIES', 'SWEEP', 'FEW', 'SOFT', 'EPOCHS', 'CHANGE', 'DECIDES', 'USUAL', 'ALL',
+           'CLAIMS', 'free_codes', 'one_step_codes', 'sf_loss', 'alternating_loss', 'tf_then_sf_loss', 'neighbours',
+           'Jitter', 'mixed_loss', 'agreement', 'sar_agree_loss', 'DDO', 'Study', 'trials', 'changed', 'table',
+           'paired', 'holm', 'standard_study', 'usual_sampling', 'standard', 'verdict', 'main_table', 'relative_cost',
+           'ablations', 'lengths_and_rates', 'picture_rows', 'claims_table']
 
 # %% ../nbs/10_strategies.ipynb #43a2b86e
 def _given(
@@ -261,10 +261,10 @@ def trials(
     plan = [dict(method='base', seed=s) for s in range(seeds)]
     for s in range(seeds): plan += [dict(method=m, seed=s) for m in STRATEGIES if m not in SOFT]
     for s in range(seeds): plan += [dict(method='tf', seed=s, epochs=7)] # as long as SAR at its three epochs
-    changes = [dict(), *[dict(gamma=g) for g in (0.003, 0.03, 0.1, 0.3, 1., 3.)], dict(target='soft'), dict(target='truth'), dict(rollout='argmax'), dict(cond_shared=False), dict(rollout_cfg=1.2)]
+    changes = [dict(), *[dict(gamma=g) for g in (0.003, 0.03, 0.1, 1.)], dict(target='soft'), dict(target='truth'), dict(rollout='argmax'), dict(cond_shared=False), dict(rollout_cfg=1.2)]
     both = [dict(epochs=1), dict(lr=3e-5), dict(lr=3e-4)] # these change the control as well
     for s in range(ablation_seeds):
-        plan += [dict(method='sar', seed=s, **FEW, **c) for c in changes] + [dict(method=m, seed=s, **FEW) for m in SOFT]
+        plan += [dict(method='sar', seed=s, **FEW, **c) for c in changes] + [dict(method=m, seed=s, **FEW) for m in SOFT] + [dict(method='sar', seed=s, gamma=g) for g in (0.1, 0.3, 1., 3.)] # a large gamma with few pictures is mostly noise
         for c in both: plan += [dict(method='tf', seed=s, **c), dict(method='sar', seed=s, **FEW, **c)]
         plan.append(dict(method='sar', seed=s, epochs=7, **FEW)) # its control is above
     return plan
@@ -378,6 +378,7 @@ def relative_cost(
 
 # %% ../nbs/10_strategies.ipynb #fa742977
 USUAL = 'SAR: gamma 0.01, sampled, hard target' # with pass 2 for a quarter of the pictures, as are all the others that do not say so
+ALL = 'all pictures in pass 2'
 
 def ablations(
     frame:pd.DataFrame, # From `table`
@@ -386,9 +387,10 @@ def ablations(
     "Trials around SAR, named by their change, for `paired`."
     f = usual_sampling(frame[(frame.dataset == dataset) & (frame.epochs == EPOCHS[dataset]) & ~frame.change.str.contains('lr ')])
     few = changed(FEW); plain = f.change == ''
-    parts = [f[plain & (f.method == 'tf')]] + [f[plain & (f.method == m)].assign(method=name) for m, name in (('sar', 'all pictures in pass 2'), ('sar_last', 'all pictures, last scale only'))]
+    parts = [f[plain & (f.method == 'tf')]] + [f[plain & (f.method == m)].assign(method=name) for m, name in (('sar', ALL), ('sar_last', 'all pictures, last scale only'))]
     parts += [f[(f.change == few) & (f.method == m)].assign(method=name) for m, name in (('sar', USUAL), *SOFT.items())]
     more = f[(f.method == 'sar') & f.change.str.contains(few) & (f.change != few)]
+    parts.append(f[(f.method == 'sar') & f.change.str.fullmatch(r'gamma [\d.]+')].assign(method=lambda g: 'all pictures, ' + g.change))
     return pd.concat([*parts, more.assign(method=more.change.str.replace(f', {few}', '').str.replace(f'{few}, ', ''))])
 
 

@@ -221,6 +221,21 @@ def losses_of(
             if (got := next(parts, None)) is not None: yield got
     if got is None or next(parts, None) is not None: raise SarError(f"{getattr(loss_fn, '__name__', cfg.method)} does not give the {passes} losses that its attribute `passes` says: gradients of several processes would go astray")
 
+def _gradients(model, loss_fn, fetch, ids, cfg, acc): # of a step over pictures `ids`, all processes together, clipped and left in the model -> (name, mean, of so many) of each loss and scale, norm, pictures of this process
+    mine = ids[acc.process_index::acc.num_processes]
+    parts = mine.split(cfg.micro_batch or len(ids)) if len(mine) else [ids[:1]] # a process without a share goes along with weight 0
+    names, numbers, seen, second = [], [], 0, math.ceil(cfg.sf_share*len(ids)) # so many first pictures of the step take pass 2, whoever has them
+    for i, part in enumerate(parts):
+        batch, n = fetch(part), len(part) if len(mine) else 0
+        if second < len(ids): batch.second, batch.second_weight = _share(second, len(ids), seen, len(part), acc)
+        seen += n
+        for name, loss, values in losses_of(loss_fn, model, batch, cfg, acc, i + 1 == len(parts)):
+            acc.backward(loss*(n*acc.num_processes/len(ids))) # processes are averaged
+            names += [(f'{name}_{p}x{p}', n) for p in batch.scales[-len(values):]] + [(name, n)]; numbers += [values.float(), loss.detach().float()[None]]
+    norm = acc.clip_grad_norm_(model.parameters(), cfg.clip)
+    *numbers, norm = torch.cat([*numbers, norm.float()[None]]).tolist() # read back once a step: a device that is asked waits
+    return [(name, v, n) for (name, n), v in zip(names, numbers)], norm, len(mine)
+
 def _from_first(state, acc): # the first process's state on all of them, tensor by tensor
     if acc.num_processes == 1: return state
     from accelerate.utils import broadcast_object_list
@@ -276,24 +291,13 @@ def train(
         epoch, at = divmod(step, steps)
         if at == 0 or step == state['step']: order = data.order(cfg.seed, epoch)
         ids = order[at*cfg.batch_size:(at + 1)*cfg.batch_size]
-        mine = ids[acc.process_index::acc.num_processes]
-        parts = mine.split(cfg.micro_batch or len(ids)) if len(mine) else [ids[:1]] # a process without a share goes along with weight 0
         for group in opt.param_groups: group['lr'] = lr_at(step, total, cfg)
-        terms, numbers, seen, second = [], [], 0, math.ceil(cfg.sf_share*len(ids)) # so many first pictures of the step take pass 2, whoever has them
-        for i, part in enumerate(parts):
-            batch, n = data.batch(part, cfg.seed, epoch, acc.device, step), len(part) if len(mine) else 0
-            if second < len(ids): batch.second, batch.second_weight = _share(second, len(ids), seen, len(part), acc)
-            seen += n
-            for name, loss, values in losses_of(loss_fn, model_, batch, cfg, acc, i + 1 == len(parts)):
-                acc.backward(loss*(n*acc.num_processes/len(ids))) # processes are averaged
-                terms += [(f'{name}_{p}x{p}', n) for p in batch.scales[-len(values):]] + [(name, n)]; numbers += [values.float(), loss.detach().float()[None]]
-        norm = acc.clip_grad_norm_(model_.parameters(), cfg.clip)
-        *numbers, norm = torch.cat([*numbers, norm.float()[None]]).tolist() # read back once a step: a device that is asked waits
-        for (name, n), v in zip(terms, numbers): add(name, v, n)
+        terms, norm, mine = _gradients(model_, loss_fn, lambda part: data.batch(part, cfg.seed, epoch, acc.device, step), ids, cfg, acc)
+        for term in terms: add(*term)
         if not math.isfinite(norm):
             raise SarError(f'loss or gradient is {norm} at step {step + 1} of {total}; the last good state stays in {shown(folder.path)}, lower lr (now {cfg.lr:g}) and use another out_dir')
         opt.step(); opt.zero_grad(set_to_none=True)
-        add('grad', norm, len(mine))
+        add('grad', norm, mine)
         bar.set_postfix_str(f"epoch {epoch + 1}/{cfg.epochs} loss {sums['tf'][0]/max(1, sums['tf'][1]):.3f}", refresh=False); bar.update()
         if at + 1 == steps:
             row = dict(epoch=epoch + 1, step=step + 1, lr=lr_at(step, total, cfg), **_means(sums, acc))
