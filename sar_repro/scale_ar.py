@@ -363,14 +363,14 @@ class KVCache:
 
 # %% ../nbs/03_scale_ar.ipynb #dd3e5ab8
 def guide(
-    cond:torch.Tensor, # (B, l, V) logits with class
-    uncond:torch.Tensor, # (B, l, V) logits without
+    cond:torch.Tensor, # (B, l, V) logits with class; or (B, l, C), what the head makes them of: it is linear, so guidance may come before it
+    uncond:torch.Tensor, # The same without class
     cfg:float, # Guidance strength
     k:int, # Index of the scale, from 0
     n:int, # Number of scales
     form:str='var', # 'var' (growing) or 'llamagen' (constant)
     full:bool=False # Form 'var' at full strength, as beyond the trained side
-) -> torch.Tensor: # (B, l, V)
+) -> torch.Tensor: # Like `cond`
     "Classifier-free guidance in either form."
     if form == 'llamagen': return uncond + (cond - uncond)*cfg
     t = cfg if full else cfg*k/max(1, min(n - 1, 9))
@@ -418,18 +418,18 @@ def pick(
     top_p:float=0. # See `filter_logits`
 ) -> torch.Tensor: # int64 (B, l)
     """Draw a code for each token by inverting its cumulative distribution, truncated.
-    A wide truncation is not sorted for: a code is drawn from all, and drawn again while it lies outside; what four rounds leave is sorted."""
+    A wide truncation is not sorted for: a code is drawn from all, and drawn again while it lies outside; what ten rounds leave is sorted."""
     if noise is None: return logits.argmax(-1)
     k, mass, V = top_k or logits.shape[-1], top_p or 1., logits.shape[-1]
     wide = k*16 >= V and mass >= 0.5
     p = (logits if wide else filter_logits(logits, top_k, top_p)).flatten(0, -2).softmax(-1)
     u, rows = noise.to(logits.device).flatten(), torch.arange(noise.numel(), device=logits.device)
     codes = _invert(p.cumsum(-1), u)
-    for attempt in range(1, 5) if wide and (k < V or mass < 1) else ():
+    for attempt in range(1, 11) if wide and (k < V or mass < 1) else ():
         out = (~_inside(p, codes[rows], k, mass)).nonzero()[:, 0]
         if not len(out): break
         rows, p = rows[out], p[out]
-        if attempt == 4: p = filter_logits(p.log(), top_k, top_p).softmax(-1)
+        if attempt == 10: p = filter_logits(p.log(), top_k, top_p).softmax(-1)
         codes[rows] = _invert(p.cumsum(-1), _again(u[rows], attempt))
     return codes.view(noise.shape)
 
@@ -474,8 +474,9 @@ def generate(
         h = model.trunk(x, cond, caches=caches, mods=mods)
         if given: chosen = prefix[:, span].to(dev)
         else:
-            logits = model.head(model.head_nm(h, cond, of_head)).float()
-            if guided: logits = guide(logits[:B], logits[B:], cfg, k, len(scales), form, p > max_side)
+            h = model.head_nm(h, cond, of_head)
+            if guided: h = guide(h[:B].float(), h[B:].float(), cfg, k, len(scales), form, p > max_side) # before the head, whose logits are many
+            logits = model.head(h).float()
             chosen = _released_draw(logits, p, max_side, top_k, top_p, rng) if released_seed is not None else \
                      pick(logits, None if noise is None else noise[:, span], top_k, top_p)
         tokens.append(chosen)

@@ -61,27 +61,23 @@ def teacher_pass(
     return model(batch.condition(cfg.cond_drop), batch.inputs, batch.scales, keep=batch.keep(model_cfg) if model.training else None, tail=tail)
 
 def rollout_guide(
-    cond:torch.Tensor, # (B, L, V) logits with class
-    uncond:torch.Tensor, # (B, L, V) logits without
+    cond:torch.Tensor, # (B, L, V) logits with class; or (B, L, C), what the head makes them of: it is linear, so guidance may come before it
+    uncond:torch.Tensor, # The same without class
     cfg:float, # Strength
     scales:tuple, # Side lengths
     since:int=0 # Scales left out of both
-) -> torch.Tensor: # (B, L, V)
+) -> torch.Tensor: # Like `cond`
     "Guidance of the rollout, strength rising from cfg/2 to cfg over the scales."
     t = cond.new_tensor([0.5*cfg*(1 + k/max(1, len(scales) - 1)) for k, p in enumerate(scales) for _ in range(p*p) if k >= since])[:, None]
     return (1 + t)*cond - t*uncond
 
 def draw(
-    logits:torch.Tensor, # (B, L, V): f^T
-    uncond:torch.Tensor, # (B, L, V) without class, or None
+    logits:torch.Tensor, # (B, L, V): f^T, guided or not
     noise:torch.Tensor, # (B, L) uniforms
-    cfg:TrainConfig, # `rollout`, `rollout_cfg`, `rollout_top_k`, `rollout_top_p`
-    scales:tuple, # Side lengths
-    since:int=0 # Scales left out of `logits`, `uncond` and `noise`
+    cfg:TrainConfig # `rollout`, `rollout_top_k`, `rollout_top_p`
 ) -> torch.Tensor: # int64 (B, L)
-    "One code a token: guidance, truncation, then the likeliest code or a drawn one."
+    "One code a token: truncation, then the likeliest code or a drawn one."
     check_choice('rollout', cfg.rollout, ('sample', 'argmax'))
-    if uncond is not None: logits = rollout_guide(logits, uncond, cfg.rollout_cfg, scales, since)
     if cfg.rollout == 'argmax': return logits.argmax(-1)
     return pick(logits, noise, cfg.rollout_top_k, cfg.rollout_top_p)
 
@@ -90,11 +86,11 @@ def rollout(
     model:nn.Module, # FlexVAR; only asked when there is guidance
     logits:torch.Tensor, # (B, L, V): f^T
     batch:Batch, # The batch
-    cfg:TrainConfig # See `draw`
+    cfg:TrainConfig # `rollout_cfg`, and see `draw`
 ) -> torch.Tensor: # int64 (B, L)
     "One code a token from the teacher-forced predictions."
-    uncond = model(torch.full_like(batch.labels, batch.none), batch.inputs, batch.scales) if cfg.rollout_cfg else None
-    return draw(logits.detach(), uncond, batch.noise('rollout', logits.shape[1]), cfg, batch.scales)
+    if cfg.rollout_cfg: logits = rollout_guide(logits, model(torch.full_like(batch.labels, batch.none), batch.inputs, batch.scales), cfg.rollout_cfg, batch.scales)
+    return draw(logits, batch.noise('rollout', logits.shape[1]), cfg)
 
 # %% ../nbs/05_ssr.ipynb #db61c4d7
 @torch.no_grad()
@@ -112,14 +108,15 @@ def rollout_hidden(
     head:nn.Linear, # The model's head
     other:torch.Tensor, # From `unconditional`
     batch:Batch, # The batch
-    cfg:TrainConfig, # See `draw`
+    cfg:TrainConfig, # `rollout_cfg`, and see `draw`
     since:int=0 # The codes of this many first scales are not needed: ground truth stands in
 ) -> torch.Tensor: # int64 (B, L)
     "`rollout` as a tail of the model: a few pictures at a time, so that their logits stay in the cache."
     B, L, at = *hidden.shape[:2], sum(p*p for p in batch.scales[:since])
     noise, few = batch.noise('rollout', L), max(1, (2**20 if hidden.device.type == 'cpu' else 2**27)//((L - at)*head.out_features))
     parts = [(slice(i, i + few), slice(at, None)) for i in range(0, B, few)]
-    drawn = [draw(head(hidden[p]).float(), None if other is None else head(other[p].to(hidden.dtype)).float(), noise[p], cfg, batch.scales, since) for p in parts]
+    guided = lambda p: hidden[p] if other is None else rollout_guide(hidden[p].float(), other[p].float(), cfg.rollout_cfg, batch.scales, since).to(hidden.dtype)
+    drawn = [draw(head(guided(p)).float(), noise[p], cfg) for p in parts]
     return torch.cat([batch.tokens[:, :at], torch.cat(drawn)], 1)
 
 # %% ../nbs/05_ssr.ipynb #8f2e20bd
