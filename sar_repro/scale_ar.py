@@ -22,8 +22,8 @@ from .data import to_uint8
 from .tokenizer import FlexVAE, load_tokenizer, shape_of, split_scales, upsample_codes
 
 # %% auto #0
-__all__ = ['MAX_LOG_SCALE', 'RELEASED_SIDES', 'TOLD', 'scale_index', 'causal_mask', 'attend', 'SelfAttention', 'MLP', 'Block',
-           'position_table', 'AdaHead', 'can_compile', 'FlexVAR', 'init_weights', 'name_seeded', 'drop_labels',
+__all__ = ['MAX_LOG_SCALE', 'ROUNDS', 'RELEASED_SIDES', 'TOLD', 'scale_index', 'causal_mask', 'attend', 'SelfAttention', 'MLP',
+           'Block', 'position_table', 'AdaHead', 'can_compile', 'FlexVAR', 'init_weights', 'name_seeded', 'drop_labels',
            'path_keep', 'token_loss', 'by_scale', 'head_loss', 'draw_schedule', 'KVCache', 'guide', 'filter_logits',
            'pick', 'generate', 'model_meta', 'model_config', 'find_size', 'load_model', 'load_models', 'cast_weights',
            'group_size', 'sample']
@@ -406,6 +406,8 @@ def _inside(p, codes, top_k, top_p): # (n, V), (n,) -> bool (n,): is the code on
     if len(doubt): inside[doubt] = mass[doubt] < top_p*p[doubt].topk(top_k, sorted=False).values.sum(-1)
     return inside
 
+ROUNDS = 10 # draws again before the rest is sorted: each costs little, for few rows are left
+
 def _again(u, attempt): # the next uniforms after u, by mixing their 24 bits
     z = ((u.double()*2**24).long() + 1)*0x2545F4914F6CDD1D + (attempt*0x1E3779B97F4A7C15 & 2**62 - 1)
     for shift in (29, 32): z = (z ^ (z >> shift))*0x3F58476D1CE4E5B9
@@ -425,11 +427,11 @@ def pick(
     p = (logits if wide else filter_logits(logits, top_k, top_p)).flatten(0, -2).softmax(-1)
     u, rows = noise.to(logits.device).flatten(), torch.arange(noise.numel(), device=logits.device)
     codes = _invert(p.cumsum(-1), u)
-    for attempt in range(1, 11) if wide and (k < V or mass < 1) else ():
+    for attempt in range(1, ROUNDS + 1) if wide and (k < V or mass < 1) else ():
         out = (~_inside(p, codes[rows], k, mass)).nonzero()[:, 0]
         if not len(out): break
         rows, p = rows[out], p[out]
-        if attempt == 10: p = filter_logits(p.log(), top_k, top_p).softmax(-1)
+        if attempt == ROUNDS: p = filter_logits(p.log(), top_k, top_p).softmax(-1)
         codes[rows] = _invert(p.cumsum(-1), _again(u[rows], attempt))
     return codes.view(noise.shape)
 

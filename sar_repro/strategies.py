@@ -380,18 +380,19 @@ def relative_cost(
 USUAL = 'SAR: gamma 0.01, sampled, hard target' # with pass 2 for a quarter of the pictures, as are all the others that do not say so
 ALL = 'all pictures in pass 2'
 
+def _without(change, field): return ', '.join(c for c in change.split(', ') if not c.startswith(f'{field} ')) # the text of a change less one field
+
 def ablations(
     frame:pd.DataFrame, # From `table`
     dataset:str='emoji64' # Data set
 ) -> pd.DataFrame: # Rows of the control and of SAR with one thing changed; `method` says what
     "Trials around SAR, named by their change, for `paired`."
     f = usual_sampling(frame[(frame.dataset == dataset) & (frame.epochs == EPOCHS[dataset]) & ~frame.change.str.contains('lr ')])
-    few = changed(FEW); plain = f.change == ''
-    parts = [f[plain & (f.method == 'tf')]] + [f[plain & (f.method == m)].assign(method=name) for m, name in (('sar', ALL), ('sar_last', 'all pictures, last scale only'))]
-    parts += [f[(f.change == few) & (f.method == m)].assign(method=name) for m, name in (('sar', USUAL), *SOFT.items())]
-    more = f[(f.method == 'sar') & f.change.str.contains(few) & (f.change != few)]
-    parts.append(f[(f.method == 'sar') & f.change.str.fullmatch(r'gamma [\d.]+')].assign(method=lambda g: 'all pictures, ' + g.change))
-    return pd.concat([*parts, more.assign(method=more.change.str.replace(f', {few}', '').str.replace(f'{few}, ', ''))])
+    def name(method, change): # of a row, or None
+        rest = _without(change, 'sf_share')
+        if method == 'sar': return rest or USUAL if rest != change else f'all pictures, {change}' if change else ALL
+        return {('tf', ''): 'tf', ('sar_last', ''): 'all pictures, last scale only', **{(m, changed(FEW)): s for m, s in SOFT.items()}}.get((method, change))
+    return f.assign(method=[name(*r) for r in zip(f.method, f.change)]).dropna(subset='method')
 
 
 # %% ../nbs/10_strategies.ipynb #d8f5902a
@@ -401,8 +402,7 @@ def lengths_and_rates(
 ) -> pd.DataFrame: # One row a (trial, sampling setting): control and SAR at all lengths and rates, with column `lr`
     "Trials in which the control changes too."
     f = usual_sampling(frame[(frame.dataset == dataset) & (frame.epochs > 0)])
-    rate = f.change.str.extract(r'lr ([^,]+)')[0]
-    rest = f.change.str.replace(r'lr [^,]+(, )?', '', regex=True)
+    rate, rest = f.change.str.extract(r'\blr ([^,]+)')[0], f.change.map(lambda c: _without(c, 'lr'))
     f = f.assign(lr=rate.astype(float).fillna(TrainConfig().lr))
     return f[(f.method == 'tf') & (rest == '') | (f.method == 'sar') & (rest == changed(FEW))]
 
