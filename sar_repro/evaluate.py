@@ -57,6 +57,7 @@ def register_effnet() -> str: # The name it is registered under
     register_feature_extractor(EFFNET, EffNetLite0)
     return EFFNET
 
+# %% ../nbs/08_evaluate.ipynb #737c538c
 def feature_extractor(
     inception_weights=None # Path of torch-fidelity's Inception weights, 'download', or None for EfficientNet-Lite0
 ) -> tuple: # network (uint8 pictures -> features (B, D), logits (B, K)), name of the Fréchet distance
@@ -280,6 +281,7 @@ def _statistics(features):
     from torch_fidelity.metric_fid import fid_features_to_statistics
     return fid_features_to_statistics(features)
 
+# %% ../nbs/08_evaluate.ipynb #aa1a16a6
 def load_reference(
     source, # uint8 pictures (N, 3, H, W), anything with `.batch`, a folder, or an npz with `mu` and `sigma` or `arr_0`
     inception_weights=None, # See `feature_extractor`
@@ -307,6 +309,7 @@ def _from_npz(stored, path, net, network):
     if made_with != network: raise SarError(f"{shown(path)} holds statistics for {made_with}, the network chosen is that of {network}: {'pass inception_weights' if made_with == 'FID' else 'leave inception_weights out'}, or another reference")
     return RealPictures(path.name, network, dict(mu=stored['mu'], sigma=stored['sigma']), int(stored.get('n', 0)), f)
 
+# %% ../nbs/08_evaluate.ipynb #d06baeb9
 def make_reference_stats(
     folder, # Folder of pictures, of any depth
     path, # npz to write; kept if it is there

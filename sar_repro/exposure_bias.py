@@ -154,6 +154,7 @@ def t_interval(
     half = student_t.ppf(0.975, len(x) - 1)*x.std(ddof=1)/math.sqrt(len(x)) if len(x) > 1 else math.inf # one number tells nothing of its spread
     return x.mean(), x.mean() - half, x.mean() + half
 
+# %% ../nbs/04_exposure_bias.ipynb #32fefc9c
 def tidy(
     values:torch.Tensor, # (B, N) picture by picture
     names:list, # Names of the N scales
@@ -224,6 +225,7 @@ def unigram_bits(
         out.append(-p.log2()[probe.held.labels[:, None], held].mean(1))
     return torch.stack(out, 1)
 
+# %% ../nbs/04_exposure_bias.ipynb #13dacbdc
 def difficulty(
     probe:Probe # What to measure
 ) -> pd.DataFrame: # scale, measure, value, low, high, group
@@ -360,6 +362,7 @@ def finish(
     draw = lambda s: generate(probe.model, probe.vae.quantize, y[s], seed=seed, index=range(s.start, s.start + len(y[s])), prefix=None if prefix is None else prefix[s], **how).cpu()
     with autocast(probe.model.head.weight.device): return torch.cat([draw(s) for s in parts])
 
+# %% ../nbs/04_exposure_bias.ipynb #5e58bfcd
 def same_classes(
     data:TokenData, # Where to choose from
     labels:torch.Tensor, # int64 (B,) classes wanted
@@ -379,6 +382,7 @@ def other_pictures(
     "True codes of training pictures of the same classes: error-free, and of something else."
     return probe.seen.tokens[same_classes(probe.seen, probe.held.labels, probe.seed), 0].long()
 
+# %% ../nbs/04_exposure_bias.ipynb #22ea32f0
 def gap(
     probe:Probe, # What to measure
     codes:dict # From `contexts`
@@ -453,6 +457,7 @@ def pair_features(
     onehot = F.one_hot(labels.cpu(), probe.held.num_classes).float()
     return [torch.cat([x.mean(1), x.std(1, correction=0), c.mean(1), c.std(1, correction=0), (x*c).mean(1), (x - c).square().mean(1), onehot], 1) for x, c in zip(e, ctx)]
 
+# %% ../nbs/04_exposure_bias.ipynb #834ea33a
 def judge_scores(
     a:torch.Tensor, # (n, D) features of one set
     b:torch.Tensor, # (n, D) of the other; row i belongs to the same subject
@@ -484,6 +489,7 @@ def auc(
     wins = (b[None] > a[:, None]).double() + 0.5*(b[None] == a[:, None])
     return wins.mean().item() if weight is None else ((weight @ wins)*weight).sum(1)
 
+# %% ../nbs/04_exposure_bias.ipynb #6e3b0b3d
 def exposure_auc(
     probe:Probe, # What to measure
     codes:dict # From `contexts`, with 'another real picture' for the floor
@@ -654,6 +660,7 @@ def rises(
     base, at = cost(probe.tokens), torch.arange(L)
     return torch.stack([cost(torch.where(swap & (at >= a) & (at < b), put, probe.tokens)) - base for a, b in zip(ends[:-2], ends[1:-1])], 1)
 
+# %% ../nbs/04_exposure_bias.ipynb #c21c4c5c
 def sensitivity(
     rise:torch.Tensor, # (B, N - 1, N) from `rises`, or the difference of two
     probe:Probe # Gives names and groups
@@ -682,6 +689,7 @@ def sensitivities(
         rows += [tidy((reach(rise[a, k]) - reach(rise[b, k]))[:, None], [f'{a} minus {b}'], before.groups, codes=k) for a, b in pairs]
     return rise, table, pd.concat(rows, ignore_index=True).rename(columns=dict(scale='model'))
 
+# %% ../nbs/04_exposure_bias.ipynb #2e6c3018
 def plot_sensitivity(
     table:pd.DataFrame # Matrices from `sensitivities`: i, j, value, model, codes
 ):
@@ -715,6 +723,7 @@ def pyramid_pictures(
     return dict(latent=[torch.cat([decode(c.to(device), p) for c in t.split(64)]) for p, t in zip(probe.scales, codes)],
                 image=[torch.cat([decode(small(v, p), p) for v in x.split(64)]) for p in probe.scales], whole=whole, labels=images.labels[ids])
 
+# %% ../nbs/04_exposure_bias.ipynb #2b619b85
 def linear_probe(
     features:torch.Tensor, # (M, D) of training pictures
     labels:torch.Tensor, # int64 (M,)
@@ -754,6 +763,7 @@ def supervision(
     rows.append(table((y == seen['labels'].mode().values).float()[:, None], ['picture'], pyramid='commonest class', measure='class read, share'))
     return pd.concat(rows, ignore_index=True)
 
+# %% ../nbs/04_exposure_bias.ipynb #49a0aec0
 def plot_supervision(
     table:pd.DataFrame # From `supervision`
 ):

@@ -172,6 +172,7 @@ def sampled_step(
     loss = token_loss(f_s, (batch.tokens if cfg.target == 'truth' else codes)[:, last], cfg.label_smoothing)
     yield 'csf', cfg.gamma*loss.mean(), by_scale(loss.detach(), batch.scales[-1:])
 
+# %% ../nbs/80_parity.ipynb #9d5acd68
 def _golden_batch(tensors, config, device): # model and batch of a loss file
     model, book = _model(config, device)
     latent, scales = tensors['latent'], model.cfg.scales

@@ -151,6 +151,7 @@ def can_compile(
     try: return torch.compile(lambda x: x.sin() + 1)(torch.zeros(8, device=device or default_device())).sum().item() == 8
     except Exception: return False # whatever a missing compiler, header or driver raises
 
+# %% ../nbs/03_scale_ar.ipynb #3b794258
 class FlexVAR(nn.Module):
     "Scale-wise autoregressive transformer (FlexVAR; method of arXiv 2502.20313)."
     def __init__(self,
@@ -319,6 +320,7 @@ class _HeadLoss(torch.autograd.Function):
             for part, x, w_, _, p in _HeadLoss._blocks(h, w, b, target, smoothing, dtype): _HeadLoss._add(grads, part, x, w_, p.mul_(g[part, None]), dtype)
         return grads[0].to(h.dtype), grads[1].to(w.dtype), grads[2].to(b.dtype), None, None, None, None
 
+# %% ../nbs/03_scale_ar.ipynb #457c5005
 def head_loss(
     hidden:torch.Tensor, # (B, L, C) what the head sees
     head:nn.Linear, # The model's head

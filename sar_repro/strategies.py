@@ -28,9 +28,9 @@ from .train import TokenData, heldout_loss, train
 # %% auto #0
 __all__ = ['SHARE', 'NEAREST', 'BETA', 'STRATEGIES', 'SWEEP', 'FEW', 'SOFT', 'EPOCHS', 'CHANGE', 'DECIDES', 'USUAL', 'ALL',
            'CLAIMS', 'free_codes', 'one_step_codes', 'sf_loss', 'alternating_loss', 'tf_then_sf_loss', 'neighbours',
-           'Jitter', 'mixed_loss', 'agreement', 'sar_agree_loss', 'DDO', 'Study', 'trials', 'changed', 'table',
-           'paired', 'holm', 'standard_study', 'usual_sampling', 'standard', 'verdict', 'main_table', 'relative_cost',
-           'ablations', 'lengths_and_rates', 'picture_rows', 'claims_table']
+           'Jitter', 'mixed_loss', 'agreement', 'sar_agree_loss', 'DDO', 'distances', 'student_gap', 'Study', 'trials',
+           'changed', 'table', 'paired', 'holm', 'standard_study', 'usual_sampling', 'standard', 'verdict',
+           'main_table', 'relative_cost', 'ablations', 'lengths_and_rates', 'picture_rows', 'claims_table']
 
 # %% ../nbs/10_strategies.ipynb #43a2b86e
 def _given(
@@ -168,6 +168,33 @@ STRATEGIES = dict(tf=tf_loss, sf=sf_loss, alternating=alternating_loss, tf_then_
                   sar_last=_sar_with(sf_scales='last'), sar=sar_loss, jitter=Jitter(), mixed=mixed_loss, sar_agree=sar_agree_loss, ddo=DDO(),
                   sar_live=_sar_soft(live=True), sar_sharp=_sar_soft(0.5), sar_flat=_sar_soft(2.)) # the last three are ablations: target with gradient, sharpened, flattened
 
+# %% ../nbs/10_strategies.ipynb #50390817
+def distances(
+    f:torch.Tensor, # (n, D) features of samples
+    r:dict # Features of `Reference`, by name
+) -> dict: # Distances to training pictures, their reconstructions and held-out ones; mean distance to the nearest of them
+    "How far samples are from real pictures."
+    training, recon, held = (compare(f, r[k]) for k in ('training', 'training, reconstructed', 'held-out'))
+    def near(to): return torch.cdist(f, to).amin(1).mean().item()
+    return dict(fd=training['fd'], fd_recon=recon['fd'], fd_held=held['fd'], kid=held['kid'], kid_train=training['kid'], kid_recon=recon['kid'],
+                precision=training['precision'], recall=training['recall'], near_train=near(r['training']), near_held=near(r['held-out']))
+
+def student_gap(
+    model:nn.Module, # FlexVAR
+    vae:nn.Module, # `Tokenizer`
+    held:TokenData, # Held-out tokens
+    data:TokenData, # Training tokens
+    test, # Held-out pictures
+    images, # Training pictures
+    limit:int=1000 # Held-out pictures used
+) -> list: # of float, bits a token, by scale
+    "KL of the student-forced from the teacher-forced prediction, as in 04, for one-step rollouts."
+    from sar_repro.exposure_bias import Probe, contexts, gap
+    some = copy.copy(held); some.tokens, some.labels = held.tokens[:limit], held.labels[:limit]
+    probe = Probe(model, vae, some, data, test, images)
+    rows = gap(probe, {k: v for k, v in contexts(probe).items() if k != 'free running'})
+    return rows[rows.measure.str.startswith('KL')].value.round(5).tolist()
+
 # %% ../nbs/10_strategies.ipynb #a8d0fdde
 class Study:
     "Trials on one data set from one start."
@@ -193,10 +220,15 @@ class Study:
         more = ''.join(f'-{k}={v}' for k, v in sorted(change.items()))
         return f'{self.size}-{self.dataset}-{method}-e{epochs}-s{seed}{more}'
 
+    def path(self, *which, **change): return self.folder/self.name(*which, **change) # folder of a trial
+
+    def has(self, method, *which, **change): # are the weights of this trial on this machine?
+        return method == 'base' or (self.path(method, *which, **change)/'model.safetensors').is_file()
+
     def trained(self, method, seed=0, epochs=3, **change): # model, seconds, epochs' log
         model = copy.deepcopy(self.start)
         if method == 'base': return model, 0., None
-        path = self.folder/self.name(method, seed, epochs, **change)
+        path = self.path(method, seed, epochs, **change)
         clock = time.time if torch.cuda.is_available() else lambda: time.process_time()/torch.get_num_threads() # on a CPU a pause or a neighbour costs nothing
         begun, weights = clock(), path/'model.safetensors'
         if not weights.is_file():
@@ -209,11 +241,7 @@ class Study:
     def judged(self, model, seed, n, cfg, top_k=0, top_p=0.): # one row of distances of n samples
         if self.reference is None: self.reference = Reference(self.images, self.test, self.vae, limit=self.limit)
         drawn = sample(model, self.vae, sample_labels(self.images.labels, n), seed=10_000 + seed, cfg=cfg, top_k=top_k, top_p=top_p)
-        f, r = image_features(self.reference.net, drawn), self.reference.features
-        train_, recon, held = (compare(f, r[k]) for k in ('training', 'training, reconstructed', 'held-out'))
-        near = lambda to: torch.cdist(f, to).amin(1).mean().item()
-        return dict(guidance=cfg, top_k=top_k, top_p=top_p, n=n, fd=train_['fd'], fd_recon=recon['fd'], fd_held=held['fd'], kid=held['kid'], kid_train=train_['kid'], kid_recon=recon['kid'],
-                    precision=train_['precision'], recall=train_['recall'], near_train=near(r['training']), near_held=near(r['held-out']))
+        return dict(guidance=cfg, top_k=top_k, top_p=top_p, n=n, **distances(image_features(self.reference.net, drawn), self.reference.features))
 
     def trial(self,
         method:str, # A name in `STRATEGIES`, or 'base': the start itself
@@ -234,18 +262,11 @@ class Study:
             loss = heldout_loss(model, self.held)
             weight = torch.tensor([p*p for p in self.held.scales], dtype=torch.float)
             record = run_record(method=method, seed=seed, size=self.size, dataset=self.dataset, epochs=0 if method == 'base' else epochs, change=change, fixed=self.fixed, seconds=round(seconds, 1),
-                                heldout=(loss*weight).sum().item()/weight.sum().item(), heldout_by_scale=loss.tolist(), gap_by_scale=self.gap(model), rows=[])
+                                heldout=(loss*weight).sum().item()/weight.sum().item(), heldout_by_scale=loss.tolist(), gap_by_scale=student_gap(model, self.vae, self.held, self.data, self.test, self.images), rows=[])
         for s in todo:
             record['rows'].append({k: round(v, 5) for k, v in self.judged(model, seed, n, *s).items()})
             save_json(path, record)
         return record
-
-    def gap(self, model, limit=1000): # KL(TF, SF) in bits by scale under a one-step rollout, on held-out pictures
-        from sar_repro.exposure_bias import Probe, contexts, gap
-        held = copy.copy(self.held); held.tokens, held.labels = held.tokens[:limit], held.labels[:limit]
-        probe = Probe(model, self.vae, held, self.data, self.test, self.images)
-        table = gap(probe, {k: v for k, v in contexts(probe).items() if k != 'free running'})
-        return table[table.measure.str.startswith('KL')].value.round(5).tolist()
 
 # %% ../nbs/10_strategies.ipynb #cdcd34d5
 SWEEP = ((0., 0, 0.85), (0.75, 0, 0.85), (1.5, 0, 0.85), (3., 0, 0.85), (1.5, 0, 0.), (1.5, 300, 0.)) # (guidance, top_k, top_p) that every method may choose from
@@ -267,8 +288,10 @@ def trials(
         plan += [dict(method='sar', seed=s, **FEW, **c) for c in changes] + [dict(method=m, seed=s, **FEW) for m in SOFT] + [dict(method='sar', seed=s, gamma=g) for g in (0.1, 0.3, 1., 3.)] # a large gamma with few pictures is mostly noise
         for c in both: plan += [dict(method='tf', seed=s, **c), dict(method='sar', seed=s, **FEW, **c)]
         plan.append(dict(method='sar', seed=s, epochs=7, **FEW)) # its control is above
+        plan += [dict(method=m, seed=s, epochs=1) for m in STRATEGIES if m not in ('tf', 'sar', *SOFT)] # the other two are among `both`
     return plan
 
+# %% ../nbs/10_strategies.ipynb #9899ae28
 def changed(change) -> str: # fields of `TrainConfig`, as the tables name them
     return ', '.join(f'{k} {v}' for k, v in change.items())
 
@@ -331,10 +354,12 @@ def usual_sampling(
 
 def standard(
     frame:pd.DataFrame, # From `table`
-    dataset:str # Data set
+    dataset:str, # Data set
+    every:bool=False # In every sampling setting, not only the usual one
 ) -> pd.DataFrame: # Rows of that set: standard epochs, settings and sampling
     "The trials that are compared with each other."
-    f = usual_sampling(frame[frame.dataset == dataset])
+    f = frame[frame.dataset == dataset]
+    if not every: f = usual_sampling(f)
     return f[(f.method == 'base') | (f.epochs == EPOCHS[dataset]) & (f.change == changed(CHANGE.get(dataset, {})))]
 
 def verdict(
@@ -418,7 +443,7 @@ def picture_rows(
 ) -> tuple: # uint8 (rows*n, 3, H, W), names of the rows: the methods whose weights lie in the study's folder
     "Samples of several methods from the same noise."
     labels = torch.arange(n) % study.images.num_classes
-    have = [m for m in methods if m == 'base' or (study.folder/study.name(m, seed, epochs, **change)/'model.safetensors').is_file()]
+    have = [m for m in methods if study.has(m, seed, epochs, **change)]
     return torch.cat([sample(study.trained(m, seed, epochs, **change)[0], study.vae, labels, seed=20_000 + seed, cfg=1.5, top_p=0.85) for m in have]), have
 
 
