@@ -27,13 +27,14 @@ from .train import TokenData, weights_hash
 
 # %% auto #0
 __all__ = ['STRENGTHS', 'WAYS', 'Probe', 'check_probe', 'picture_groups', 'load_probe', 'later_probe', 'per_picture', 'resample',
-           'interval', 't_interval', 'tidy', 'bars', 'logits_from', 'unigram_bits', 'difficulty', 'plot_difficulty',
-           'training_curves', 'flat_gradient', 'batches', 'gradient_table', 'over_batches', 'plot_dynamics', 'contexts',
-           'finish', 'same_classes', 'other_pictures', 'gap', 'plot_gap', 'round_trip', 'consistency', 'pair_features',
-           'judge_scores', 'auc', 'exposure_auc', 'own_likelihood', 'plot_error', 'kid_pairs', 'kid_by_picture',
-           'fd_interval', 'prefixes', 'oracle_prefix', 'plot_prefix', 'random_codes', 'rises', 'sensitivity', 'reach',
-           'sensitivities', 'plot_sensitivity', 'pyramid_pictures', 'linear_probe', 'supervision', 'plot_supervision',
-           'student_losses', 'conflict', 'plot_conflict', 'verdict', 'diagnose']
+           'interval', 'slope_weights', 't_interval', 'tidy', 'bars', 'logits_from', 'unigram_bits', 'difficulty',
+           'plot_difficulty', 'training_curves', 'flat_gradient', 'batches', 'gradient_table', 'over_batches',
+           'plot_dynamics', 'one_step', 'contexts', 'finish', 'same_classes', 'other_pictures', 'gap', 'plot_gap',
+           'round_trip', 'consistency', 'pair_features', 'judge_scores', 'auc', 'exposure_auc', 'own_likelihood',
+           'plot_error', 'kid_pairs', 'kid_by_picture', 'fd_interval', 'prefixes', 'oracle_prefix', 'plot_prefix',
+           'random_codes', 'rises', 'sensitivity', 'reach', 'sensitivities', 'plot_sensitivity', 'pyramid_pictures',
+           'linear_probe', 'supervision', 'plot_supervision', 'student_losses', 'conflict', 'plot_conflict', 'verdict',
+           'diagnose']
 
 # %% ../nbs/04_exposure_bias.ipynb #6124a995
 @dataclass
@@ -146,6 +147,13 @@ def interval(
     mean, low, high = x.flatten(1).mean(0), means.quantile(0.025, 0), means.quantile(0.975, 0)
     return tuple(t.view(x.shape[1:]) for t in (mean, torch.minimum(low, mean), torch.maximum(high, mean))) # equal values: rounding must not put the mean outside
 
+def slope_weights(
+    n:int # Values, one unit apart
+) -> torch.Tensor: # float64 (n,)
+    "Weights whose sum with the values is their least-squares slope."
+    steps = torch.arange(n).double(); steps = steps - steps.mean()
+    return steps/steps.square().sum().clamp_min(1e-9) # a single value has no slope: 0
+
 def t_interval(
     values # (n,) one number a batch
 ) -> tuple: # mean, low, high
@@ -238,8 +246,7 @@ def difficulty(
     rows = [table(b, measure='bits a token', group=g) for g, b in (('model', bits), ('unigram', unigram_bits(probe)), ('class unigram', unigram_bits(probe, True)))]
     rows.append(table(torch.full_like(bits, math.log2(probe.vae.cfg.vocab_size)), measure='bits a token', group='chance'))
     power = rows[0].assign(measure='perplexity', **{k: 2**rows[0][k] for k in ('value', 'low', 'high')})
-    steps = torch.arange(len(probe.scales)).double(); steps = (steps - steps.mean())/(steps - steps.mean()).square().sum()
-    order = tidy(torch.stack([bits[:, 0] - bits[:, 1:].mean(1), -(bits.double() @ steps)], 1), ['first minus the rest', 'fall a scale'], probe.groups, measure='bits a token, ordering', group='model')
+    order = tidy(torch.stack([bits[:, 0] - bits[:, 1:].mean(1), -(bits.double() @ slope_weights(len(probe.scales)))], 1), ['first minus the rest', 'fall a scale'], probe.groups, measure='bits a token, ordering', group='model')
     return pd.concat([*rows, table(torch.cat(hits), measure='accuracy', group='model'), power, order], ignore_index=True)
 
 def plot_difficulty(
@@ -340,15 +347,21 @@ def plot_dynamics(
 
 # %% ../nbs/04_exposure_bias.ipynb #4a6bc5e7
 @torch.no_grad()
-def contexts(
+def one_step(
     probe:Probe # Model, tokens, seed
-) -> dict: # name -> codes int64 (B, L)
-    "Codes of three contexts for the same pictures: true, one-step rollout, free running (no guidance, no truncation)."
+) -> torch.Tensor: # int64 (B, L)
+    "Codes drawn from the teacher-forced predictions."
     drawn, L = [], probe.tokens.shape[1]
     for part, logits in logits_from(probe, probe.tokens, probe.held.labels):
         ids = range(part.start, part.start + len(logits))
         drawn.append(pick(logits, index_uniform(probe.seed, ids, L, stream=101)))
-    return {'truth': probe.tokens, 'one-step rollout': torch.cat(drawn), 'free running': finish(probe, seed=probe.seed + 1)}
+    return torch.cat(drawn)
+
+def contexts(
+    probe:Probe # Model, tokens, seed
+) -> dict: # name -> codes int64 (B, L)
+    "Codes of three contexts for the same pictures: true, one-step rollout, free running (no guidance, no truncation)."
+    return {'truth': probe.tokens, 'one-step rollout': one_step(probe), 'free running': finish(probe, seed=probe.seed + 1)}
 
 @torch.no_grad()
 def finish(
@@ -504,7 +517,7 @@ def exposure_auc(
         scores = [judge_scores(a, b, probe.groups) for a, b in zip(real, own)]
         value[arm], reps[arm] = torch.tensor([auc(*s) for s in scores]).double(), torch.stack([auc(*s, weight) for s in scores], 1)
     free, control = list(arms)[:2]
-    steps = torch.arange(len(names) - 1).double(); steps = (steps - steps.mean())/(steps - steps.mean()).square().sum().clamp_min(1e-9)
+    steps = slope_weights(len(names) - 1)
     excess, e = value[free] - value[control], reps[free] - reps[control]
     value |= {'excess': excess, 'excess, summary': torch.stack([excess[1:].mean(), excess[1:] @ steps])}
     reps |= {'excess': e, 'excess, summary': torch.stack([e[:, 1:].mean(1), e[:, 1:] @ steps], 1)}

@@ -20,10 +20,10 @@ from .core import ROOT, TrainConfig, autocast, get_size, run_record, save_json
 from .csfl import sar_loss, tf_loss
 from .data import load_dataset
 from .evaluate import Reference, compare, image_features, sample_labels
-from .scale_ar import by_scale, generate, head_loss, load_model, sample, token_loss
+from .scale_ar import by_scale, generate, head_loss, load_model, sample, scale_index, token_loss
 from .ssr import Batch, rollout, rollout_hidden, student_pass, teacher_pass, unconditional
 from .tokenizer import load_tokenizer, next_inputs, split_scales
-from .train import TokenData, heldout_loss, train
+from .train import TokenData, heldout_loss, token_mean, train
 
 # %% auto #0
 __all__ = ['SHARE', 'NEAREST', 'BETA', 'STRATEGIES', 'SWEEP', 'FEW', 'SOFT', 'EPOCHS', 'CHANGE', 'DECIDES', 'USUAL', 'ALL',
@@ -76,7 +76,7 @@ def sf_loss(model:nn.Module, batch:Batch, cfg:TrainConfig) -> Iterator:
 
 def alternating_loss(model:nn.Module, batch:Batch, cfg:TrainConfig) -> Iterator:
     "Every second scale is predicted from own one-step codes of the scale before, against ground truth."
-    own, k = one_step_codes(model, batch, cfg), torch.tensor([i for i, p in enumerate(batch.scales) for _ in range(p*p)], device=batch.tokens.device)
+    own, k = one_step_codes(model, batch, cfg), scale_index(batch.scales).to(batch.tokens.device)
     ce = _given(model, batch, cfg, torch.where(k % 2 == 0, own, batch.tokens))
     yield 'tf', ce.mean(), by_scale(ce.detach(), batch.scales)
 
@@ -189,10 +189,10 @@ def student_gap(
     limit:int=1000 # Held-out pictures used
 ) -> list: # of float, bits a token, by scale
     "KL of the student-forced from the teacher-forced prediction, as in 04, for one-step rollouts."
-    from sar_repro.exposure_bias import Probe, contexts, gap
+    from sar_repro.exposure_bias import Probe, gap, one_step
     some = copy.copy(held); some.tokens, some.labels = held.tokens[:limit], held.labels[:limit]
     probe = Probe(model, vae, some, data, test, images)
-    rows = gap(probe, {k: v for k, v in contexts(probe).items() if k != 'free running'})
+    rows = gap(probe, {'truth': probe.tokens, 'one-step rollout': one_step(probe)})
     return rows[rows.measure.str.startswith('KL')].value.round(5).tolist()
 
 # %% ../nbs/10_strategies.ipynb #a8d0fdde
@@ -260,9 +260,8 @@ class Study:
         model, seconds, log = self.trained(method, seed, epochs, **change)
         if not record:
             loss = heldout_loss(model, self.held)
-            weight = torch.tensor([p*p for p in self.held.scales], dtype=torch.float)
             record = run_record(method=method, seed=seed, size=self.size, dataset=self.dataset, epochs=0 if method == 'base' else epochs, change=change, fixed=self.fixed, seconds=round(seconds, 1),
-                                heldout=(loss*weight).sum().item()/weight.sum().item(), heldout_by_scale=loss.tolist(), gap_by_scale=student_gap(model, self.vae, self.held, self.data, self.test, self.images), rows=[])
+                                heldout=token_mean(loss, self.held.scales), heldout_by_scale=loss.tolist(), gap_by_scale=student_gap(model, self.vae, self.held, self.data, self.test, self.images), rows=[])
         for s in todo:
             record['rows'].append({k: round(v, 5) for k, v in self.judged(model, seed, n, *s).items()})
             save_json(path, record)
@@ -440,11 +439,10 @@ def picture_rows(
     n:int=16, # Columns
     seed:int=0, # Of trial and noise
     **change # Other fields of `TrainConfig` of the trials
-) -> tuple: # uint8 (rows*n, 3, H, W), names of the rows: the methods whose weights lie in the study's folder
-    "Samples of several methods from the same noise."
+) -> torch.Tensor: # uint8 (rows*n, 3, H, W)
+    "Samples of several methods from the same noise; what is not trained yet is trained first (`Study.has` tells)."
     labels = torch.arange(n) % study.images.num_classes
-    have = [m for m in methods if study.has(m, seed, epochs, **change)]
-    return torch.cat([sample(study.trained(m, seed, epochs, **change)[0], study.vae, labels, seed=20_000 + seed, cfg=1.5, top_p=0.85) for m in have]), have
+    return torch.cat([sample(study.trained(m, seed, epochs, **change)[0], study.vae, labels, seed=20_000 + seed, cfg=1.5, top_p=0.85) for m in methods])
 
 
 # %% ../nbs/10_strategies.ipynb #6aef8c24

@@ -27,10 +27,10 @@ from .tokenizer import FlexVAE, load_tokenizer
 
 # %% auto #0
 __all__ = ['NO_DECAY', 'ADM_REFERENCE', 'ADM_URL', 'INCEPTION', 'INCEPTION_URL', 'PRETRAINED', 'encoder', 'cached_latents',
-           'TokenData', 'LatentData', 'param_groups', 'lr_at', 'heldout_loss', 'RunFolder', 'losses_of', 'train',
-           'tracker_name', 'weights_hash', 'imagenet_folder', 'requirements', 'find_inception', 'regime', 'banner',
-           'published_recipe', 'usual_share', 'fitting_micro_batch', 'base_record', 'known_base', 'beside_published',
-           'start_models', 'train_size']
+           'TokenData', 'LatentData', 'param_groups', 'lr_at', 'heldout_loss', 'token_mean', 'RunFolder', 'losses_of',
+           'train', 'tracker_name', 'weights_hash', 'imagenet_folder', 'requirements', 'find_inception', 'regime',
+           'banner', 'published_recipe', 'usual_share', 'fitting_micro_batch', 'base_record', 'known_base',
+           'beside_published', 'start_models', 'train_size']
 
 # %% ../nbs/07_train.ipynb #f58162a5
 def encoder(
@@ -169,6 +169,14 @@ def heldout_loss(
             total = total + by_scale(ce, data.scales).cpu()*len(ids)
     model.train(was)
     return total/len(data)
+
+def token_mean(
+    values:torch.Tensor, # (N scales,) means over the tokens of each scale
+    scales:tuple # Side lengths
+) -> float: # Mean over all tokens
+    "Scales weighted by their tokens."
+    count = torch.tensor([p*p for p in scales], dtype=torch.float)
+    return (values @ count/count.sum()).item()
 
 # %% ../nbs/07_train.ipynb #39a9f2c7
 class RunFolder:
@@ -326,8 +334,7 @@ def _accelerator(cfg, out_dir, tracker): # devices, mixed precision, processes a
 
 def _heldout_row(model, held, cfg):
     values = heldout_loss(model, held, precision=cfg.precision)
-    count = torch.tensor([p*p for p in held.scales], dtype=torch.float)
-    return {'test': (values @ count/count.sum()).item(), **{f'test_{p}x{p}': v for p, v in zip(held.scales, values.tolist())}}
+    return {'test': token_mean(values, held.scales), **{f'test_{p}x{p}': v for p, v in zip(held.scales, values.tolist())}}
 
 def _share(second, total, seen, n, acc): # of n pictures, after `seen` others of this process: how many are among the first `second` of the step, and their weight; at least one goes along, if with weight 0
     mine = -(-max(0, second - acc.process_index)//acc.num_processes)
