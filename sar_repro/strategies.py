@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .core import ROOT, TrainConfig, autocast, get_size, run_record, save_json
+from .core import ROOT, SarError, TrainConfig, autocast, get_size, run_record, save_json, shown
 from .csfl import sar_loss, tf_loss
 from .data import load_dataset
 from .evaluate import Reference, compare, image_features, sample_labels
@@ -195,6 +195,10 @@ def student_gap(
     rows = gap(probe, {'truth': probe.tokens, 'one-step rollout': one_step(probe)})
     return rows[rows.measure.str.startswith('KL')].value.round(5).tolist()
 
+def _record(path): # what a trial left
+    try: return json.loads(path.read_text())
+    except ValueError as e: raise SarError(f'{shown(path)} is not a whole record ({e}): remove it, and its trial can be done again') from e
+
 # %% ../nbs/10_strategies.ipynb #a8d0fdde
 class Study:
     "Trials on one data set from one start."
@@ -253,7 +257,7 @@ class Study:
     ) -> dict: # The record, from disk where it is known
         "Train, draw, measure, record."
         path = self.records/f'{self.name(method, seed, epochs, **change)}.json'
-        record = json.loads(path.read_text()) if path.is_file() else {}
+        record = _record(path) if path.is_file() else {}
         known = {(r['guidance'], r['top_k'], r['top_p'], r['n']) for r in record.get('rows', [])}
         todo = [s for s in settings if (*s, n) not in known]
         if record and not todo: return record
@@ -300,7 +304,7 @@ def table(
     "All records as one table."
     rows = []
     for f in sorted(Path(records or ROOT/'results/strategies').glob('*.json')):
-        r = json.loads(f.read_text())
+        r = _record(f)
         fixed = {k: r[k] for k in ('method', 'seed', 'size', 'dataset', 'epochs', 'seconds', 'heldout', 'machine')}
         change = changed(r['change'])
         rows += [dict(fixed, change=change, gap=float(np.mean(r['gap_by_scale'][1:])), gap_by_scale=r['gap_by_scale'], **row) for row in r['rows']]
