@@ -382,7 +382,8 @@ def mixed_precision(
     precision:str='auto', # 'bf16', 'fp32' or 'auto'
     device=None # torch.device; None = default
 ) -> str: # 'bf16' or 'no', as accelerate calls them
-    "Resolve a precision for accelerate."
+    "Resolve a precision for accelerate; the environment's SAR_PRECISION says what 'auto' is."
+    if precision == 'auto': precision = os.environ.get('SAR_PRECISION') or 'auto'
     check_choice('precision', precision, ['auto', 'bf16', 'fp32'])
     return 'bf16' if precision == 'bf16' or (precision == 'auto' and fast_bf16(device)) else 'no'
 

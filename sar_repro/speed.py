@@ -44,15 +44,25 @@ PASSES = {'tf': 3., 'sar': 6., 'sar, guided': 7.} # forward passes' worth of ari
 def matmul_rate(
     device=None, # torch.device; None = default
     n:int=2048, # Side of the matrices
-    dtype=torch.bfloat16,
-    reps:int=15 # Products
+    dtype:torch.dtype=None, # None = what `precision='auto'` resolves to here
+    reps:int=15, # Products
+    longest:float=2. # Seconds that all products may take: a probe decides how many there are
 ) -> float: # Operations a second
     "R: how fast this processor multiplies (median)."
     device = torch.device(device or default_device())
+    if dtype is None: dtype = torch.bfloat16 if mixed_precision('auto', device) == 'bf16' else torch.float32
+    n, reps = _within(device, dtype, n, reps, longest)
     a, times = torch.randn(n, n, device=device).to(dtype), []
     for _ in range(reps + 3):
         start = _now(device); a @ a; times.append(_now(device) - start)
     return 2*n**3/statistics.median(times[3:])
+
+def _within(device, dtype, n, reps, longest): # side and number of products that end in time, told by a small one
+    a, side = torch.randn(512, 512, device=device).to(dtype), min(n, 512)
+    a @ a
+    start = _now(device); a @ a; probe = _now(device) - start
+    while n > side and 4*probe*(n/512)**3 > longest: n //= 2
+    return n, max(1, min(reps, int(longest/max(1e-9, probe*(n/512)**3)) - 3))
 
 def _now(device):
     if device.type == 'cuda': torch.cuda.synchronize(device)
