@@ -12,10 +12,14 @@ SCRIPT = textwrap.dedent('''
     from pathlib import Path
     from sar_repro.core import SIZES, TrainConfig
     from sar_repro.data import load_dataset
-    from sar_repro.evaluate import balanced_labels, sample_shards
+    from sar_repro.evaluate import balanced_labels
+    from sar_repro.engine.shards import sample_shards
     from sar_repro.scale_ar import FlexVAR
-    from sar_repro.tokenizer import load_tokenizer
-    from sar_repro.train import LatentData, train, weights_hash
+    from sar_repro.engine.models import load_tokenizer
+    from sar_repro.engine.files import weights_hash
+    from sar_repro.engine.latents import LatentData
+    from sar_repro.engine.runs import train_run
+    from sar_repro.strategies import get_loss
 
     tree, out, crops = sys.argv[1], Path(sys.argv[2]), sys.argv[3] == 'crops'
     pictures = load_dataset('imagenet', 32, 'train', root=tree)
@@ -25,8 +29,8 @@ SCRIPT = textwrap.dedent('''
     print('cached', flush=True)
     torch.manual_seed(0)
     model = FlexVAR(replace(tiny, depth=1, num_classes=1000))
-    train(model, data, TrainConfig(epochs=1, batch_size=1000, micro_batch=250, precision='fp32', warmup=0.5), out/'run', save_every=1)
-    shards = sample_shards(model, vae, balanced_labels(1000, 1)[:100], out/'samples', seed=0, per_shard=20, group=10, precision='fp32', cfg=1.5, top_p=0.9)
+    train_run(model, data, get_loss('sar'), TrainConfig(epochs=1, batch_size=1000, micro_batch=250, precision='fp32', warmup=0.5), out/'run', save_every=1)
+    shards = sample_shards(model, vae, balanced_labels(1000, 1)[:100], out/'samples', seed=0, per_shard=20, group=10, precision='fp32', guidance=1.5, top_p=0.9)
     print(weights_hash(model), len(shards), flush=True)
 ''')
 
@@ -119,7 +123,7 @@ def test_the_paper_run_measures_the_start_once_and_fills_the_table(tmp_path):
     base, sar = record('d16-FlexVARd16-epo179'), record('d16-imagenet-sar')
     assert (base['method'], sar['method']) == ('base', 'sar') and base['protocol'] == sar['protocol'] == 'imagenet256' and base['n'] == sar['n'] == 100 and base['date'] == sar['date']
     assert sar['before']['FID'] == base['FID'] and sar['train']['micro_batch'] in (2, 16)
-    from sar_repro.evaluate import paper_table
+    from sar_repro.engine.published import paper_table
     table = paper_table(tmp_path/'results')
     assert [table.loc[(m, 'measured'), 'FID'] for m in ('FlexVAR-d16', 'FlexVAR-d16 + SAR')] == [base['FID'], sar['FID']]
     assert 'not drawn again' in paper_run(tmp_path, 'tf') and not list((tmp_path/'runs').glob('d16-imagenet-tf-*/samples-before'))

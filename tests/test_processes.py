@@ -4,17 +4,18 @@ import os, subprocess, sys, textwrap
 import pandas as pd
 import torch
 from conftest import ROOT
-from sar_repro.core import load_tensors
+from sar_repro.engine.files import load_tensors
 
 SCRIPT = textwrap.dedent('''
     import os, signal, socket, sys, time
     from pathlib import Path
     import accelerate, torch
     from sar_repro.core import ModelConfig, TrainConfig
-    from sar_repro.csfl import METHODS
+    from sar_repro.strategies import METHODS
     from sar_repro.scale_ar import FlexVAR
     from sar_repro.tokenizer import Codebook
-    from sar_repro.train import TokenData, train
+    from sar_repro.tokenizer import TokenData
+    from sar_repro.engine.runs import train_run
 
     class Toy(TokenData):
         def __init__(self, n=33, scales=(1, 2, 3), vocab=32): # 33: the last step has one sample, so one process gets none
@@ -26,8 +27,8 @@ SCRIPT = textwrap.dedent('''
     def work(folder, sf_scales='all', micro=0, loss_fn=None, share=1.):
         torch.set_num_threads(1); torch.manual_seed(1)
         model = FlexVAR(ModelConfig(depth=2, embed_dim=64, num_heads=1, vocab_size=32, latent_channels=8, num_classes=3, scales=(1, 2, 3), pos_side=4, drop_path=0.1))
-        cfg = TrainConfig(epochs=2, batch_size=8, lr=1e-3, precision='fp32', rollout_cfg=1.2, gamma=0.5, sf_scales=sf_scales, micro_batch=micro, sf_share=share)
-        train(model, Toy(), cfg, folder, held=Toy(), save_every=3, loss_fn=loss_fn)
+        cfg = TrainConfig(epochs=2, batch_size=8, lr=1e-3, precision='fp32', rollout_guidance=1.2, gamma=0.5, sf_scales=sf_scales, micro_batch=micro, sf_share=share)
+        train_run(model, Toy(), loss_fn or METHODS['sar'], cfg, folder, held=Toy(), save_every=3)
         return model
 
     def free_port():
@@ -119,7 +120,7 @@ def test_killed_processes_resume_with_the_log_and_weights_of_an_undisturbed_run(
 def test_notebook_launcher_trains_a_size_with_two_processes(tmp_path):
     out = python('''
         from accelerate import notebook_launcher
-        from sar_repro.train import train_size
+        from sar_repro.engine.runs import train_size
         import pickle; assert pickle.loads(pickle.dumps(train_size)) is train_size
         for n, folder in zip((1, 2), sys.argv[1:]):
             if n == 1: assert not team(1, lambda rank: train_size('tiny', 'emoji64', folder, 12, dict(method='tf', epochs=1, batch_size=6, precision='fp32')))[0] # in a fork: no Accelerator may be there before a launch

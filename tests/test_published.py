@@ -2,9 +2,11 @@
 import json
 import pytest, torch
 from conftest import ROOT, sar, sar_process
-from sar_repro.core import SIZES, SarError, load_tensors, save_tensors
-from sar_repro.scale_ar import load_model, model_meta, sample
-from sar_repro.tokenizer import load_tokenizer
+from sar_repro.core import SIZES, SarError
+from sar_repro.engine.files import load_tensors, save_tensors
+from sar_repro.scale_ar import sample
+from sar_repro.engine.models import load_model, model_meta
+from sar_repro.engine.models import load_tokenizer
 
 def names(kind): return json.loads((ROOT/f'data/golden/{kind}_state_dict.json').read_text())
 
@@ -26,7 +28,7 @@ def test_d16_loads_samples_saves_and_reloads(files, tmp_path):
     vae, model = load_tokenizer('d16', files/'FlexVAE.pth'), load_model('d16', files/'FlexVARd16-epo179.pth')
     assert round(sum(p.numel() for p in model.parameters())/1e5) == 3156 and sum(p.numel() for p in vae.parameters()) == 72_049_827
     spec, labels = SIZES['d16'], torch.tensor([0, 1, 207, 999])
-    draw = lambda m: sample(m, vae, labels, seed=3, cfg=spec.cfg, top_k=spec.top_k, top_p=spec.top_p)
+    draw = lambda m: sample(m, vae, labels, seed=3, guidance=spec.guidance, top_k=spec.top_k, top_p=spec.top_p)
     pictures = draw(model)
     assert pictures.shape == (4, 3, 256, 256) and pictures.dtype == torch.uint8 and pictures.float().std() > 0
     save_tensors(tmp_path/'d16.safetensors', model.state_dict(), **model_meta(model.cfg))
@@ -43,7 +45,8 @@ def test_the_class_count_follows_the_weights_and_nothing_else_does(tmp_path):
 
 def test_weights_of_another_size_are_named_by_what_differs(tmp_path):
     from dataclasses import replace
-    from sar_repro.scale_ar import FlexVAR, find_size
+    from sar_repro.scale_ar import FlexVAR
+    from sar_repro.engine.models import find_size
     tiny, path = SIZES['tiny'].model, tmp_path/'w.pth'
     def said(state, size='tiny'):
         torch.save(state, path)

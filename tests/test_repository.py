@@ -3,7 +3,7 @@ import json, re, subprocess
 import pytest
 from conftest import NOTEBOOKS, ROOT, python
 
-MODULES = sorted(p.stem for p in (ROOT/'sar_repro').glob('*.py') if not p.stem.startswith('_'))
+MODULES = sorted('.'.join(p.relative_to(ROOT/'sar_repro').with_suffix('').parts) for p in (ROOT/'sar_repro').rglob('*.py') if not p.stem.startswith('_'))
 BLOCK = """
 import importlib, sys
 class Block:

@@ -10,11 +10,15 @@ SCRIPT = textwrap.dedent('''
     import numpy as np
     import torch
     from sar_repro.core import ModelConfig, SarError, TokenizerConfig, TrainConfig
-    from sar_repro.data import ImageSet, latent_cache
-    from sar_repro.evaluate import sample_shards
+    from sar_repro.data import ImageSet
+    from sar_repro.engine.cache import latent_cache
+    from sar_repro.engine.shards import sample_shards
     from sar_repro.scale_ar import FlexVAR
     from sar_repro.tokenizer import Codebook, FlexVAE
-    from sar_repro.train import TokenData, train, weights_hash
+    from sar_repro.engine.files import weights_hash
+    from sar_repro.tokenizer import TokenData
+    from sar_repro.engine.runs import train_run
+    from sar_repro.strategies import get_loss
     import accelerate
     from tqdm.std import tqdm
     torch.set_num_threads(1)
@@ -30,7 +34,7 @@ SCRIPT = textwrap.dedent('''
     def run(folder):
         torch.manual_seed(1)
         model = FlexVAR(ModelConfig(depth=2, embed_dim=64, num_heads=1, vocab_size=32, latent_channels=8, num_classes=3, scales=(1, 2, 3), pos_side=4))
-        train(model, Toy(), TrainConfig(epochs=6, batch_size=8, lr=1e-3, precision='fp32', rollout_cfg=1.2), folder, held=Toy(), save_every=3)
+        train_run(model, Toy(), get_loss('sar'), TrainConfig(epochs=6, batch_size=8, lr=1e-3, precision='fp32', rollout_guidance=1.2), folder, held=Toy(), save_every=3)
         return weights_hash(model)
 
     def child(work): # a fork, so that the libraries are loaded once for all attempts
@@ -63,7 +67,7 @@ SCRIPT = textwrap.dedent('''
         torch.manual_seed(0)
         vae = FlexVAE(TokenizerConfig(ch=16, ch_mult=(1, 1), z_channels=16, latent_channels=8, vocab_size=32, enc_blocks=1, dec_blocks=1, groups=8)).eval().requires_grad_(False); vae.key = 'toy'
         model = FlexVAR(ModelConfig(depth=1, embed_dim=64, num_heads=1, vocab_size=32, latent_channels=8, num_classes=3, scales=(1, 2, 4), pos_side=4)).eval().requires_grad_(False)
-        return sample_shards(model, vae, torch.arange(120) % 3, folder, per_shard=4, group=4, precision='fp32', cfg=1.5)
+        return sample_shards(model, vae, torch.arange(120) % 3, folder, per_shard=4, group=4, precision='fp32', guidance=1.5)
 ''')
 
 def contents(folder): return {p.name: p.read_bytes() for p in folder.glob('*.npy')}

@@ -4,7 +4,9 @@ import torch
 from sar_repro.core import ModelConfig, TrainConfig
 from sar_repro.scale_ar import FlexVAR
 from sar_repro.tokenizer import Codebook
-from sar_repro.train import TokenData, train
+from sar_repro.tokenizer import TokenData
+from sar_repro.engine.runs import train_run
+from sar_repro.strategies import get_loss
 
 class Toy(TokenData):
     def __init__(self):
@@ -16,7 +18,7 @@ def test_tensorboard_has_the_rows_of_log_csv(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     torch.manual_seed(0)
     model = FlexVAR(ModelConfig(depth=1, embed_dim=64, num_heads=1, vocab_size=9, latent_channels=4, num_classes=2, scales=(1, 2), pos_side=4))
-    train(model, Toy(), TrainConfig(epochs=2, batch_size=8), tmp_path, tracker='tensorboard')
+    train_run(model, Toy(), get_loss('sar'), TrainConfig(epochs=2, batch_size=8), tmp_path, tracker='tensorboard')
     folders = {f.parent for f in tmp_path.rglob('events.out.tfevents*')}
     seen = {}
     for folder in folders:
