@@ -261,7 +261,7 @@ def run(
     if folder:
         typer.echo(f"its files: {_near(Path(cwd or home())/folder)}")
 
-# %% ../nbs/90_cli.ipynb #4d882b57
+# %% ../nbs/90_cli.ipynb #152af344
 def execute_copy(
     source: Path,  # Notebook
     out: Path,  # Executed copy
@@ -275,6 +275,7 @@ def execute_copy(
     from nbclient.exceptions import DeadKernelError
 
     bar = dict(desc=what or source.stem, ncols=80, file=sys.stderr)
+    os.environ["SAR_BARS"] = "text"  # the notebook's own bars come here, too
     try:
         nb = papermill.execute_notebook(
             str(source),

@@ -19,8 +19,9 @@ from .engine.cache import latent_cache
 
 # %% auto #0
 __all__ = ['STREAMS', 'ResBlock', 'AttnBlock', 'Downsample', 'Upsample', 'Level', 'Encoder', 'Decoder', 'Codebook',
-           'split_scales', 'upsample_codes', 'next_inputs', 'FlexVAE', 'reconstruct', 'psnr', 'drop_labels',
-           'path_keep', 'Batch', 'encoder', 'cached_latents', 'TokenData']
+           'split_scales', 'pooling_windows', 'copies', 'token_groups', 'by_group', 'upsample_codes', 'next_inputs',
+           'FlexVAE', 'reconstruct', 'psnr', 'drop_labels', 'path_keep', 'Batch', 'encoder', 'cached_latents',
+           'TokenData']
 
 # %% ../nbs/02_tokenizer.ipynb #e7166141
 class ResBlock(nn.Module):
@@ -233,7 +234,52 @@ def split_scales(
     "Cut a sequence into its scales."
     return x.split([p * p for p in scales], dim=1)
 
-# %% ../nbs/02_tokenizer.ipynb #146839ed
+# %% ../nbs/02_tokenizer.ipynb #2d59ec2a
+def pooling_windows(
+    p: int,  # Side of the smaller map
+    n: int,  # Side of the latent
+) -> list:  # p pairs (first cell, cell after the last)
+    "Which latent cells each row, or column, of a p x p map averages (adaptive average pooling)."
+    return [(i * n // p, -(-(i + 1) * n // p)) for i in range(p)]
+
+
+def copies(
+    scales: tuple,  # Side lengths p_1 ... p_N
+    side: int = None,  # Side of the latent; None = that of the last scale
+) -> torch.Tensor:  # bool (L,)
+    "Tokens whose window is that of a token of a coarser scale: they quantise the same mean."
+    seen, found = set(), []
+    for p in scales:
+        rows = pooling_windows(p, side or scales[-1])
+        here = [(r, c) for r in rows for c in rows]
+        found += [w in seen for w in here]
+        seen |= set(here)
+    return torch.tensor(found)
+
+
+def token_groups(
+    scales: tuple,  # Side lengths
+) -> tuple:  # names of G groups; int64 (L,): the group of every token
+    "Scales, with exact copies apart: '6x6' is what is new at that scale, '6x6 copies' is not."
+    names, index, copied = [], [], copies(scales).tolist()
+    for p in scales:
+        for _ in range(p * p):
+            name = f"{p}x{p}" + (" copies" if copied[len(index)] else "")
+            names += [name] if name not in names else []
+            index.append(name)
+    order = sorted(names, key=lambda n: (int(n.split("x")[0]), n.endswith("copies")))
+    return order, torch.tensor([order.index(n) for n in index])
+
+
+def by_group(
+    values: torch.Tensor,  # (B, L) one number a token
+    scales: tuple,  # Side lengths
+) -> torch.Tensor:  # (B, G)
+    "Mean over the tokens of each group of `token_groups`, picture by picture."
+    names, index = token_groups(tuple(scales))
+    return torch.stack([values[:, index == g].float().mean(1) for g in range(len(names))], 1)
+
+# %% ../nbs/02_tokenizer.ipynb #929c1501
 def upsample_codes(
     codes: torch.Tensor,  # (B, p^2, C) of one scale
     p: int,  # Its side
@@ -245,7 +291,7 @@ def upsample_codes(
     grid = codes.mT.reshape(codes.shape[0], -1, p, p)
     return F.interpolate(grid, size=(q, q), mode="bicubic").flatten(2).mT
 
-# %% ../nbs/02_tokenizer.ipynb #439fbcc1
+# %% ../nbs/02_tokenizer.ipynb #3ceb7bb5
 def next_inputs(
     book: Codebook,  # The codebook
     tokens: torch.Tensor,  # int64 (B, l); the last scale may be missing
@@ -259,7 +305,7 @@ def next_inputs(
     parts = book.lookup(tokens[:, : sum(sizes)]).split(sizes, dim=1)
     return torch.cat([upsample_codes(t, p, q) for t, p, q in zip(parts, scales, scales[1:])], 1)
 
-# %% ../nbs/02_tokenizer.ipynb #b4f827d6
+# %% ../nbs/02_tokenizer.ipynb #3db777bd
 class FlexVAE(nn.Module):
     """Convolutional VQ autoencoder whose latent is quantised at any scale by itself (FlexVAR,
     section 3)."""
@@ -304,7 +350,7 @@ class FlexVAE(nn.Module):
             self.quantize.lookup(tokens).mT.reshape(len(tokens), -1, p, p)
         ).clamp(-1, 1)
 
-# %% ../nbs/02_tokenizer.ipynb #1682cc5b
+# %% ../nbs/02_tokenizer.ipynb #b0de9f14
 @torch.no_grad()
 def reconstruct(
     vae: FlexVAE,  # The tokenizer
@@ -321,7 +367,7 @@ def reconstruct(
         codes.append(tokens.cpu())
     return torch.cat(out), torch.cat(codes)
 
-# %% ../nbs/02_tokenizer.ipynb #1dd42999
+# %% ../nbs/02_tokenizer.ipynb #047d6c7e
 def psnr(
     a: torch.Tensor,  # (N, 3, H, W) in [-1, 1]
     b: torch.Tensor,  # The same shape
@@ -329,7 +375,7 @@ def psnr(
     "Peak signal-to-noise ratio of each picture (the peak is 2, black to white)."
     return 10 * torch.log10(4 / (a - b).square().flatten(1).mean(1).clamp_min(1e-10))
 
-# %% ../nbs/02_tokenizer.ipynb #54b164e3
+# %% ../nbs/02_tokenizer.ipynb #f975a387
 def drop_labels(
     labels: torch.Tensor,  # int64 (B,)
     rate: float,  # Share to drop
@@ -339,7 +385,7 @@ def drop_labels(
     "Withhold the class of some samples."
     return torch.where(noise.to(labels.device) < rate, none, labels)
 
-# %% ../nbs/02_tokenizer.ipynb #c4f4644a
+# %% ../nbs/02_tokenizer.ipynb #630e649f
 def path_keep(
     cfg: ModelConfig,  # Gives depth and drop-path rate
     noise: torch.Tensor,  # (B, 2 depth) uniforms
@@ -350,7 +396,7 @@ def path_keep(
     rate = torch.linspace(0, cfg.path_rate, cfg.depth, device=noise.device).repeat_interleave(2)
     return ((noise >= rate) / (1 - rate)).T
 
-# %% ../nbs/02_tokenizer.ipynb #a90a05a3
+# %% ../nbs/02_tokenizer.ipynb #de7e9f1d
 STREAMS = {
     name: i
     for i, name in enumerate(("sample", "flip", "cond", "path", "rollout", "cond2", "path2"))
@@ -405,7 +451,7 @@ class Batch:
             else None
         )
 
-# %% ../nbs/02_tokenizer.ipynb #20121ed7
+# %% ../nbs/02_tokenizer.ipynb #d0aa77c9
 def encoder(
     vae: FlexVAE,  # Frozen tokenizer
     precision: str = "auto",  # 'bf16', 'fp32' or 'auto'
@@ -419,7 +465,7 @@ def encoder(
 
     return encode
 
-# %% ../nbs/02_tokenizer.ipynb #150ee149
+# %% ../nbs/02_tokenizer.ipynb #fb34dc2d
 def cached_latents(
     vae: FlexVAE,  # Frozen tokenizer (with `.key`)
     data: ImageSet,  # Pictures
@@ -436,7 +482,7 @@ def cached_latents(
         batch_size=max(4, min(64, 2**20 // data.size**2)),
     )
 
-# %% ../nbs/02_tokenizer.ipynb #b4085582
+# %% ../nbs/02_tokenizer.ipynb #8f62e8ce
 class TokenData:
     "Tokens of a data set, with mirror images, and the batches made of them."
 

@@ -1,0 +1,78 @@
+"How the notebooks read and how the package hangs together: columns, statements, folds, rooms."
+import ast
+import json
+import re
+
+import pytest
+from conftest import NOTEBOOKS, ROOT
+
+COLUMNS, LINES = 100, 30
+READER = [p for p in NOTEBOOKS if re.match(r'index|0\d|1\d', p.stem)] # the path that a reader follows
+DRAWS = re.compile(r'\b(plt|sns)\.|\.plot\b|show_images\(|save_figure\(|\bplot_\w+\(')
+TESTS = re.compile(r'^\s*(test_\w+\(|assert\b)', re.M)
+
+def code_cells(path):
+    "Source, and whether a reader sees it, of every code cell that holds any."
+    for cell in json.loads(path.read_text(encoding='utf-8'))['cells']:
+        source = ''.join(cell['source'])
+        if cell['cell_type'] == 'code' and source.strip():
+            folded = cell['metadata'].get('jupyter', {}).get('source_hidden', False)
+            yield source, not folded
+
+def statements_on_one_line(source):
+    "Lines that hold more than one statement."
+    lines = []
+    for node in ast.walk(ast.parse(re.sub(r'^\s*[%!].*$', 'pass', source, flags=re.M))):
+        for body in (getattr(node, name, None) for name in ('body', 'orelse', 'finalbody')):
+            if isinstance(body, list):
+                lines += [b.lineno for a, b in zip(body, body[1:]) if a.end_lineno == b.lineno]
+    return lines
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
+def test_columns_and_statements(path):
+    wide = [line for source, _ in code_cells(path) for line in source.splitlines() if len(line) > COLUMNS]
+    assert not wide, f'{len(wide)} lines of {path.name} are longer than {COLUMNS} columns: {wide[0].strip()[:60]} ...'
+    double = [source.splitlines()[i - 1] for source, _ in code_cells(path) for i in statements_on_one_line(source)]
+    assert not double, f'{len(double)} lines of {path.name} hold two statements: {double[0].strip()[:60]} ...'
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
+def test_hidden_cells_are_folded(path):
+    shown = [source for source, visible in code_cells(path) if visible and re.match(r'#\s*\|\s*hide', source)]
+    assert not shown, f'{len(shown)} `#| hide` cells of {path.name} show in JupyterLab: fold them (jupyter.source_hidden)'
+
+@pytest.mark.parametrize('path', READER, ids=lambda p: p.stem)
+def test_visible_cells_fit_a_screen(path):
+    long = [source for source, visible in code_cells(path) if visible and len(source.splitlines()) > LINES]
+    assert not long, f'{len(long)} visible cells of {path.name} are longer than {LINES} lines: {long[0][:60]} ...'
+
+@pytest.mark.parametrize('path', READER, ids=lambda p: p.stem)
+def test_no_test_stands_in_a_cell_that_draws(path):
+    both = [source for source, visible in code_cells(path) if visible and not source.startswith('#| export') and DRAWS.search(source) and TESTS.search(source)]
+    assert not both, f'{len(both)} cells of {path.name} draw and test: {both[0][:60]} ...'
+
+def imports():
+    "Module -> modules of the package that it imports, at the top or inside a function."
+    files = {'.'.join(p.relative_to(ROOT).with_suffix('').parts): p for p in (ROOT/'sar_repro').rglob('*.py') if not p.stem.startswith('_')}
+    graph = {}
+    for name, path in files.items():
+        used = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+            if isinstance(node, ast.ImportFrom):
+                base = '.'.join(name.split('.')[:-node.level]) if node.level else ''
+                base = '.'.join(x for x in (base, node.module or '') if x)
+                used |= {base, *(f'{base}.{a.name}' for a in node.names)}
+            elif isinstance(node, ast.Import): used |= {a.name for a in node.names}
+        graph[name] = (used & files.keys()) - {name}
+    return graph
+
+def test_imports_go_one_way():
+    graph = imports()
+    assert len(graph) > 20
+    open_, done = [], set()
+    def visit(name):
+        assert name not in open_, f"modules import each other in a circle: {' -> '.join([*open_[open_.index(name):], name])}"
+        if name in done: return
+        open_.append(name)
+        for other in sorted(graph[name]): visit(other)
+        done.add(open_.pop())
+    for name in graph: visit(name)
