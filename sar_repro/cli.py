@@ -331,7 +331,7 @@ def time_left(
         return "time left not known yet"
     return f"about {max(1, round(sum(guess)/60))} min left"
 
-# %% ../nbs/90_cli.ipynb #9302042f
+# %% ../nbs/90_cli.ipynb #1142c380
 def as_html(
     notebook: Path,  # Executed notebook
     out: Path,  # Page to write
@@ -358,7 +358,7 @@ def fold_cells(nb):  # A notebook, changed in place  # The same notebook
     cells = []
     for c in nb.cells:
         if c.cell_type == "code" and c.metadata.get("jupyter", {}).get("source_hidden"):
-            source = escape(c.source).replace("\n", "&#10;")  # one line, which Markdown leaves alone
+            source = escape(c.source).replace("\n", "&#10;")  # Markdown leaves one line alone
             text = f"<details><summary>code</summary><pre>{source}</pre></details>"
             cells.append(nbformat.v4.new_markdown_cell(text))
             c.metadata["tags"] = [*c.metadata.get("tags", []), "folded"]
