@@ -129,3 +129,78 @@ def evaluate_model(
     facts |= dict(dataset=train.name, n=n, seed=seed, **how, features=reference.name)
     rows, took = table.reset_index().round(5).to_dict("records"), round(time.time() - start, 1)
     return table, run_record(**facts, distances=rows, seconds=took), pictures
+
+# %% ../nbs/08_evaluate.ipynb #4280bd30
+def distance_table(
+    sets: dict,  # Name -> uint8 pictures (N, 3, H, W)
+    reference: Reference,  # What to compare with
+    seed: int = 0,  # Seed of KID's subsets
+) -> pd.DataFrame:  # Rows (against, pictures); the Fréchet distance under its network's name
+    "Every set against every reference, with the floor of real pictures."
+    features = {name: image_features(reference.net, images) for name, images in sets.items()}
+    floors, rows = reference.floors(), []
+    for against in REFERENCES:
+        for name, f in [*features.items(), ("real (floor)", floors[against])]:
+            row = compare(f, reference.features[against], seed)
+            rows.append(dict(pictures=name, against=against, **row))
+    names = dict(fd=reference.name, kid="KID x1000", kid_sd="KID sd")
+    return pd.DataFrame(rows).rename(columns=names).set_index(["against", "pictures"])
+
+# %% ../nbs/08_evaluate.ipynb #d6eff1a1
+def sample_labels(
+    labels: torch.Tensor,  # int64 (N,) classes of the training set
+    n: int,  # Samples wanted
+) -> torch.Tensor:  # int64 (n,), sorted by class
+    "Classes in the proportions of the data (largest remainders)."
+    share = torch.bincount(labels).double() * n / len(labels)
+    counts = share.floor().long()
+    counts[(share - counts).argsort(descending=True, stable=True)[: n - int(counts.sum())]] += 1
+    return torch.repeat_interleave(torch.arange(len(counts)), counts)
+
+
+def balanced_labels(
+    num_classes: int,  # Classes
+    per_class: int,  # Samples of each
+) -> torch.Tensor:  # int64 (num_classes per_class,): 0, 1, ..., 0, 1, ...
+    "As many samples of every class; each prefix is as balanced as it can be."
+    return torch.arange(num_classes).repeat(per_class)
+
+# %% ../nbs/08_evaluate.ipynb #96e74f04
+def _same_classes(model, data):
+    known, there = model.cfg.num_classes, data.num_classes
+    if there != known:
+        raise SarError(
+            f"the model knows {known} classes, {data.name} has {there}: evaluate it on the data it"
+            " was trained on"
+        )
+
+# %% ../nbs/08_evaluate.ipynb #50de94d7
+def evaluate_model(
+    size: str = "tiny",  # A name in `SIZES`
+    checkpoint=None,  # Weights; None = the shipped ones
+    dataset: str = "emoji64",  # See `load_dataset`
+    n: int = 2000,  # Samples
+    seed: int = 0,  # Seed of the samples
+    guidance: float = None,  # Guidance; None = the size's own
+    top_k: int = None,  # None = the size's own
+    top_p: float = None,  # None = the size's own
+    inception_weights=None,  # See `feature_extractor`
+    root=None,  # Folder of the data
+    limit: int = None,  # Reference pictures of each split (None = all)
+    batch_size: int = 100,  # Samples at a time
+) -> tuple:  # table (DataFrame), record (dict), samples (uint8)
+    "Draw samples from a checkpoint and measure their distances."
+    start, spec = time.time(), get_size(size)
+    vae, model = load_models(size, checkpoint)
+    train, test = (load_dataset(dataset, spec.image_size, s, root) for s in ("train", "test"))
+    _same_classes(model, train)
+    chosen = dict(guidance=guidance, top_k=top_k, top_p=top_p)
+    how = {k: getattr(spec, k) if v is None else v for k, v in chosen.items()}
+    labels = sample_labels(train.labels, n)
+    pictures = sample(model, vae, labels, seed=seed, batch_size=batch_size, **how)
+    reference = Reference(train, test, vae, inception_weights, limit=limit)
+    table = distance_table({"samples": pictures}, reference, seed)
+    facts = dict(size=size, checkpoint=shown(checkpoint) if checkpoint else "shipped")
+    facts |= dict(dataset=train.name, n=n, seed=seed, **how, features=reference.name)
+    rows, took = table.reset_index().round(5).to_dict("records"), round(time.time() - start, 1)
+    return table, run_record(**facts, distances=rows, seconds=took), pictures
