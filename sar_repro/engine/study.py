@@ -583,7 +583,11 @@ def trial_dose(
     own = TrainConfig(epochs=EPOCHS[dataset], **CHANGE.get(dataset, {}))
     return dose(own, SHOWN[dataset]), dose(PAPER, 1_281_167, last=10)
 
-# %% ../../nbs/89_study.ipynb #b16237f4
+# %% ../../nbs/89_study.ipynb #0f9a4452
+def _short(v):
+    return f"{v:+.0f}" if abs(v) >= 100 else f"{v:+.3g}"
+
+
 def forest(
     ax,  # Axes
     rows: pd.DataFrame,  # From `paired`, in the order wanted, from the top
@@ -598,9 +602,10 @@ def forest(
         if abs(r.change) > limit:
             side = np.sign(r.change)
             ax.plot(0.97 * side * limit, y, ">" if side > 0 else "<", color="C1", ms=7)
-            text = f"{r.change:+.3g} [{r.low:+.3g}, {r.high:+.3g}]"
+            text = f"{_short(r.change)} [{_short(r.low)}, {_short(r.high)}]"
             where = dict(ha="right" if side > 0 else "left", va="center", fontsize=8)
-            ax.text(0.91 * side * limit, y, text, **where)
+            offset = dict(xytext=(-8 * side, 0), textcoords="offset points")
+            ax.annotate(text, (0.97 * side * limit, y), **offset, **where)
             continue
         low, high = max(r.low, -limit), min(r.high, limit)
         ax.plot([low, high], [y, y], color="C1" if sure else "C0", lw=1.5)
