@@ -155,7 +155,7 @@ def tokenizer_optimizer(vae, cfg):
         fused=True,
     )
 
-# %% ../../nbs/84b_tokenizer_training.ipynb #ed1df225
+# %% ../../nbs/84b_tokenizer_training.ipynb #c30a8277
 def _start(cfg, tcfg, path, device):  # tokenizer, optimizer, run: from scratch or from `path`
     torch.manual_seed(tcfg.seed)
     vae = FlexVAE(cfg).to(device)
@@ -193,7 +193,7 @@ def _step(vae, opt, net, images, step, tcfg):  # one update; terms, what was see
     opt.zero_grad(set_to_none=True)
     return terms, seen, gen
 
-# %% ../../nbs/84b_tokenizer_training.ipynb #c4c56715
+# %% ../../nbs/84b_tokenizer_training.ipynb #dda0bc5b
 def _follow(vae, run, seen, gen, step, tcfg):  # averaged weights, hits, idle codes
     decay = min(tcfg.ema, (step + 1) / (step + 10))
     average, now = list(run["ema"].values()), list(vae.state_dict().values())
