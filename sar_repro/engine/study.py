@@ -659,7 +659,7 @@ CLAIMS = [
     ),
 ]
 
-# %% ../../nbs/89_study.ipynb #8e1273c9
+# %% ../../nbs/89_study.ipynb #6c8db4c3
 UNITS = dict(
     kid="KID x1000, held-out",
     kid_recon="KID x1000, reconstructions",
@@ -676,7 +676,7 @@ def _claim_row(text, name, by, r, sign):  # r: a row of `paired`
         "data": name,
         "metric": UNITS[by],
         "seeds": int(r.n),
-        "difference": f"{r.change:+.3g} [{r.low:+.3g}, {r.high:+.3g}]",
+        "difference": f"{_short(r.change)} [{_short(r.low)}, {_short(r.high)}]",
         "verdict": told,
         "least difference seen": "" if sure else f"{r.least:.2g}",
     }
