@@ -39,14 +39,7 @@ def draw(
         return logits.argmax(-1)
     return pick(logits, noise, cfg.rollout_top_k, cfg.rollout_top_p)
 
-# %% ../nbs/05_ssr.ipynb #76aebe11
-def _guided(cond, uncond, guidance, scales, since):  # of two predictions
-    if not isinstance(cond, Prediction):
-        return rollout_guide(cond, uncond.logits(), guidance, scales, since)
-    hidden = rollout_guide(cond.hidden.float(), uncond.hidden.float(), guidance, scales, since)
-    return Prediction(hidden.to(cond.hidden.dtype), cond.head)
-
-
+# %% ../nbs/05_ssr.ipynb #dd335358
 @torch.no_grad()
 def rollout(
     f_t: Prediction,  # (B, L, V) from `teacher_pass`
@@ -61,6 +54,13 @@ def rollout(
     if uncond is not None:
         f = _guided(f, uncond[:, at:], cfg.rollout_guidance, batch.scales, since)
     return torch.cat([batch.tokens[:, :at], draw(f, noise[:, at:], cfg)], 1)
+
+
+def _guided(cond, uncond, guidance, scales, since):  # of two predictions
+    if not isinstance(cond, Prediction):
+        return rollout_guide(cond, uncond.logits(), guidance, scales, since)
+    hidden = rollout_guide(cond.hidden.float(), uncond.hidden.float(), guidance, scales, since)
+    return Prediction(hidden.to(cond.hidden.dtype), cond.head)
 
 # %% ../nbs/05_ssr.ipynb #e7ee6da3
 @torch.no_grad()
