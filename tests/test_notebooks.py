@@ -46,5 +46,6 @@ def test_cells_are_not_all_skipped(path):
 def test_every_numbered_notebook_is_there():
     "A module without its notebook, or a notebook without its module, was renamed by halves."
     exported = {m[1].replace('.', '/') + '.py' for p in NOTEBOOKS for m in [re.search(r'default_exp (\S+?)(?:\\n)?"', p.read_text(encoding='utf-8'))] if m}
-    modules = {p.name for p in (ROOT/'sar_repro').glob('*.py')} - {'__init__.py', '_modidx.py'}
+    root = ROOT/'sar_repro'
+    modules = {str(p.relative_to(root)) for p in root.rglob('*.py') if p.stem not in ('__init__', '_modidx')}
     assert exported == modules
