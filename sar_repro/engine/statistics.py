@@ -12,8 +12,8 @@ from scipy.stats import t as student_t
 from .files import atomic_path
 
 # %% auto #0
-__all__ = ['resample', 'interval', 'slope_weights', 't_interval', 'tidy', 'over_batches', 'with_interval', 'save_table', 'auc',
-           'claim_verdict', 'claim_row', 'holm', 'paired', 'verdict']
+__all__ = ['resample', 'interval', 'slope_weights', 't_interval', 'tidy', 'over_batches', 'with_interval', 'rows_of', 'look_up',
+           'save_table', 'auc', 'claim_verdict', 'claim_row', 'holm', 'paired', 'verdict']
 
 # %% ../../nbs/85b_statistics.ipynb #1792befd
 def resample(
@@ -96,14 +96,32 @@ def over_batches(
         ]
     )
 
-# %% ../../nbs/85b_statistics.ipynb #6dbe80ba
+# %% ../../nbs/85b_statistics.ipynb #0239cb1c
 def with_interval(
     table: pd.DataFrame,  # value, low, high
     digits: int = 2,  # After the point
 ) -> pd.Series:  # of text, such as '0.25 [0.20, 0.31]'
     "Means and intervals as text."
-    value, low, high = (table[k].map(f"{{:.{digits}f}}".format) for k in ("value", "low", "high"))
-    return value + " [" + low + ", " + high + "]"
+    rows = zip(table.value, table.low, table.high)
+    text = [f"{v:.{digits}f} [{a:.{digits}f}, {b:.{digits}f}]" for v, a, b in rows]
+    return pd.Series(text, table.index, dtype=object)
+
+
+def rows_of(
+    table: pd.DataFrame,  # Any
+    **where,  # Column = value
+) -> pd.DataFrame:
+    "The rows that hold these values."
+    return table.loc[(table[list(where)] == pd.Series(where)).all(axis=1)]
+
+
+def look_up(
+    table: pd.DataFrame,  # value, low, high
+    **where,  # Column = value
+) -> list:  # value, low, high
+    "The first such row; NaN where it was not measured."
+    found = rows_of(table, **where)
+    return found.iloc[0][["value", "low", "high"]].tolist() if len(found) else [math.nan] * 3
 
 
 def save_table(
