@@ -30,7 +30,7 @@ from .engine.statistics import resample, slope_weights, tidy
 __all__ = ['STRENGTHS', 'MEASURES', 'WAYS', 'Probe', 'check_probe', 'picture_groups', 'load_probe', 'later_probe', 'finish',
            'same_classes', 'other_pictures', 'per_picture', 'logits_from', 'unigram_bits', 'group_bars',
            'plot_difficulty', 'plot_gap', 'plot_prefix', 'difficulty', 'one_step', 'contexts', 'gap', 'prefixes',
-           'decode_finest', 'attribution', 'oracle_prefix']
+           'decode_finest', 'attribution', 'context_loss', 'oracle_prefix']
 
 # %% ../nbs/04_exposure_bias.ipynb #b2fe27b9
 @dataclass
@@ -488,7 +488,7 @@ def prefixes(
         mixed = torch.cat([free[:, : ends[k]], truth[:, ends[k] : ends[-2]]], 1)
         yield WAYS[1], k, draw(mixed)[:, -last:]
 
-# %% ../nbs/04_exposure_bias.ipynb #05217f4b
+# %% ../nbs/04_exposure_bias.ipynb #2c4a95b5
 @torch.no_grad()
 def decode_finest(
     probe: Probe,  # Tokenizer
@@ -524,6 +524,25 @@ def attribution(
     share = dict(value=(through.mean() / everything.mean()).item(), low=ends[0].item())
     share |= dict(scale="", high=ends[1].item(), measure="share lost through wrong context")
     return pd.concat([*rows, pd.DataFrame([share | facts])], ignore_index=True)
+
+
+@torch.no_grad()
+def context_loss(
+    probe: Probe,  # What to measure
+    reference,  # `Reference` of the same data
+    how: dict,  # guidance, top_k, top_p of sampling
+    seed: int,  # Of the noise
+) -> pd.DataFrame:  # One row like those of `attribution`
+    "What is lost through wrong context, with other noise."
+    real, last, kid = reference.features["training"], probe.scales[-1] ** 2, []
+    pairs = kid_pairs(real)
+    for given in (None, probe.tokens[:, : probe.ends[-2]]):
+        finest = finish(probe, given, seed, **how)[:, -last:]
+        f = image_features(reference.net, decode_finest(probe, finest))
+        kid.append(kid_by_picture(f, real, pairs))
+    facts = dict(direction=WAYS[0], k=-1)
+    what = f"KID x1000, lost through wrong context, noise {seed}"
+    return probe.table((kid[0] - kid[1])[:, None], [""], measure=what, **facts)
 
 
 @torch.no_grad()
