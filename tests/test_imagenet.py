@@ -1,4 +1,4 @@
-"The ImageNet path on a made-up tree of 1,000 classes with broken files: cache, training, shards; killed three times, equal to an undisturbed run."
+"The ImageNet path on a made-up tree of many classes with broken files: cache, training, shards; killed three times, equal to an undisturbed run."
 import hashlib, json, os, signal, subprocess, sys, textwrap, time
 
 import numpy as np
@@ -6,6 +6,7 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
+CLASSES = 120
 SCRIPT = textwrap.dedent('''
     import sys, torch
     from dataclasses import replace
@@ -28,9 +29,9 @@ SCRIPT = textwrap.dedent('''
     data = LatentData(vae, pictures, tiny.scales, out/'cache', crops=crops, drawn=False)
     print('cached', flush=True)
     torch.manual_seed(0)
-    model = FlexVAR(replace(tiny, depth=1, num_classes=1000))
-    train_run(model, data, get_loss('sar'), TrainConfig(epochs=1, batch_size=1000, micro_batch=250, precision='fp32', warmup=0.5), out/'run', save_every=1)
-    shards = sample_shards(model, vae, balanced_labels(1000, 1)[:100], out/'samples', seed=0, per_shard=20, group=10, precision='fp32', guidance=1.5, top_p=0.9)
+    model = FlexVAR(replace(tiny, depth=1, embed_dim=64, num_heads=1, num_classes=pictures.num_classes))
+    train_run(model, data, get_loss('sar'), TrainConfig(epochs=1, batch_size=120, micro_batch=60, precision='fp32', warmup=0.5), out/'run', save_every=1)
+    shards = sample_shards(model, vae, balanced_labels(pictures.num_classes, 1)[:100], out/'samples', seed=0, per_shard=20, group=10, precision='fp32', guidance=1.5, top_p=0.9)
     print(weights_hash(model), len(shards), flush=True)
 ''')
 
@@ -52,16 +53,16 @@ def kill_when(there, *args):
 def tree(tmp_path_factory):
     root, rng = tmp_path_factory.mktemp('imagenet'), np.random.default_rng(0)
     for split, count in (('train', 2), ('val', 1)):
-        for c in range(1000):
+        for c in range(CLASSES):
             folder = root/split/f'n{c:08}'; folder.mkdir(parents=True)
             for i in range(count): Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)).resize((45, 40)).save(folder/f'{i}.JPEG')
-    for c in (3, 500, 999): f = root/f'train/n{c:08}/0.JPEG'; f.write_bytes(f.read_bytes()[:400])
+    for c in (3, 50, CLASSES - 1): f = root/f'train/n{c:08}/0.JPEG'; f.write_bytes(f.read_bytes()[:400])
     (root/'train/n00000007/1.JPEG').write_text('no picture')
     return root
 
 def test_cache_train_and_shards_survive_kills(tree, tmp_path):
     lines, err = finish(tree, tmp_path/'whole', 'cache')
-    assert lines[0] == '1996 1000 4' and '4 of 2000 images' in err
+    assert lines[0] == f'{2*CLASSES - 4} {CLASSES} 4' and f'4 of {2*CLASSES} images' in err
     args = tree, tmp_path/'killed', 'cache'
     kill_when(lambda: any((tmp_path/'killed/cache').glob('latents-*.json')), *args)
     assert not any((tmp_path/'killed/cache').glob('*.npy'))
