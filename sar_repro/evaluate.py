@@ -71,7 +71,7 @@ def distance_table(
     names = dict(fd=reference.name, kid="KID x1000", kid_sd="KID sd")
     return pd.DataFrame(rows).rename(columns=names).set_index(["against", "pictures"])
 
-# %% ../nbs/08_evaluate.ipynb #0a9a8b8c
+
 def sample_labels(
     labels: torch.Tensor,  # int64 (N,) classes of the training set
     n: int,  # Samples wanted
@@ -82,7 +82,7 @@ def sample_labels(
     counts[(share - counts).argsort(descending=True, stable=True)[: n - int(counts.sum())]] += 1
     return torch.repeat_interleave(torch.arange(len(counts)), counts)
 
-
+# %% ../nbs/08_evaluate.ipynb #105d08f7
 def balanced_labels(
     num_classes: int,  # Classes
     per_class: int,  # Samples of each
@@ -90,7 +90,7 @@ def balanced_labels(
     "As many samples of every class; each prefix is as balanced as it can be."
     return torch.arange(num_classes).repeat(per_class)
 
-# %% ../nbs/08_evaluate.ipynb #54eabe2b
+
 def _same_classes(model, data):
     known, there = model.cfg.num_classes, data.num_classes
     if there != known:
@@ -99,7 +99,6 @@ def _same_classes(model, data):
             " was trained on"
         )
 
-# %% ../nbs/08_evaluate.ipynb #105d08f7
 def evaluate_model(
     size: str = "tiny",  # A name in `SIZES`
     checkpoint=None,  # Weights; None = the shipped ones

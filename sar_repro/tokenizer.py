@@ -21,8 +21,8 @@ from .engine.cache import latent_cache
 # %% auto #0
 __all__ = ['STREAMS', 'ResBlock', 'AttnBlock', 'Downsample', 'Upsample', 'Level', 'Decoder', 'Encoder', 'Codebook', 'FlexVAE',
            'split_scales', 'pooling_windows', 'copies', 'token_groups', 'by_group', 'reconstruct', 'psnr',
-           'upsample_codes', 'next_inputs', 'drop_labels', 'path_keep', 'Batch', 'encoder', 'cached_latents',
-           'TokenData']
+           'upsample_codes', 'next_inputs', 'Batch', 'drop_labels', 'path_keep', 'TokenData', 'encoder',
+           'cached_latents']
 
 # %% ../nbs/02_tokenizer.ipynb #e7166141
 class ResBlock(nn.Module):
@@ -152,7 +152,7 @@ class Decoder(nn.Module):
             x = block(x)
         return self.conv_out(F.silu(self.norm_out(x)))
 
-# %% ../nbs/02_tokenizer.ipynb #44f36b22
+
 class Encoder(nn.Module):
     "Picture (B, 3, H, W) -> features (B, z_channels, H/factor, W/factor)."
 
@@ -348,34 +348,11 @@ def next_inputs(
     parts = book.lookup(tokens[:, : sum(sizes)]).split(sizes, dim=1)
     return torch.cat([upsample_codes(t, p, q) for t, p, q in zip(parts, scales, scales[1:])], 1)
 
-# %% ../nbs/02_tokenizer.ipynb #de7e9f1d
-STREAMS = {
-    name: i
-    for i, name in enumerate(("sample", "flip", "cond", "path", "rollout", "cond2", "path2"))
-}
-
-
-def drop_labels(
-    labels: torch.Tensor,  # int64 (B,)
-    rate: float,  # Share to drop
-    none: int,  # Index of 'no condition'
-    noise: torch.Tensor,  # (B,) uniforms in [0, 1)
-) -> torch.Tensor:  # int64 (B,)
-    "Withhold the class of some samples."
-    return torch.where(noise.to(labels.device) < rate, none, labels)
-
-
-def path_keep(
-    cfg: ModelConfig,  # Gives depth and drop-path rate
-    noise: torch.Tensor,  # (B, 2 depth) uniforms
-) -> torch.Tensor:  # (2 depth, B): 0 or 1/(1-rate)
-    "Drop-path factors, rate rising linearly over depth; None if the rate is 0."
-    if cfg.path_rate == 0:
-        return None
-    rate = torch.linspace(0, cfg.path_rate, cfg.depth, device=noise.device).repeat_interleave(2)
-    return ((noise >= rate) / (1 - rate)).T
-
 # %% ../nbs/02_tokenizer.ipynb #7ae28164
+_USES = "sample", "flip", "cond", "path", "rollout", "cond2", "path2"
+STREAMS = {name: i for i, name in enumerate(_USES)}
+
+
 @dataclass
 class Batch:
     "One training batch and what the losses need beside it."
@@ -401,6 +378,27 @@ class Batch:
         return rows.to(self.tokens.device)
 
 # %% ../nbs/02_tokenizer.ipynb #3c87af7e
+def drop_labels(
+    labels: torch.Tensor,  # int64 (B,)
+    rate: float,  # Share to drop
+    none: int,  # Index of 'no condition'
+    noise: torch.Tensor,  # (B,) uniforms in [0, 1)
+) -> torch.Tensor:  # int64 (B,)
+    "Withhold the class of some samples."
+    return torch.where(noise.to(labels.device) < rate, none, labels)
+
+
+def path_keep(
+    cfg: ModelConfig,  # Gives depth and drop-path rate
+    noise: torch.Tensor,  # (B, 2 depth) uniforms
+) -> torch.Tensor:  # (2 depth, B): 0 or 1/(1-rate)
+    "Drop-path factors, rate rising linearly over depth; None if the rate is 0."
+    if cfg.path_rate == 0:
+        return None
+    rate = torch.linspace(0, cfg.path_rate, cfg.depth, device=noise.device).repeat_interleave(2)
+    return ((noise >= rate) / (1 - rate)).T
+
+
 @patch
 def first(self: Batch, n):  # a batch of the first n pictures
     if n is None or n >= len(self.labels):
@@ -424,7 +422,31 @@ def keep(self: Batch, model_cfg, stream="path"):  # drop-path factors
         return None
     return path_keep(model_cfg, self.noise(stream, 2 * model_cfg.depth))
 
-# %% ../nbs/02_tokenizer.ipynb #d0aa77c9
+# %% ../nbs/02_tokenizer.ipynb #8f62e8ce
+class TokenData:
+    "Tokens of a data set, with mirror images, and the batches made of them."
+
+    def __init__(
+        self,
+        vae: FlexVAE,  # Frozen tokenizer (with `.key`)
+        data: ImageSet,  # Pictures
+        scales: tuple,  # Schedule
+        cache: Path,  # Folder for latents
+        precision: str = "auto",  # 'bf16', 'fp32' or 'auto': of the encoder
+    ):
+        self.tokens = _all_tokens(vae, cached_latents(vae, data, cache, precision), scales)
+        self.labels, self.scales, self.book = data.labels, tuple(scales), vae.quantize
+        self.num_classes, self.name, self.stamp = data.num_classes, data.name, data.fingerprint
+        self.tokenizer = vae.key
+
+    def __len__(self):
+        return len(self.labels)
+
+    def order(self, seed, epoch):  # a permutation that depends on seed and epoch alone
+        rng = np.random.Generator(np.random.Philox(key=[seed, 10**6 + epoch]))
+        return torch.from_numpy(rng.permutation(len(self)))
+
+# %% ../nbs/02_tokenizer.ipynb #09c8fc2b
 def encoder(
     vae: FlexVAE,  # Frozen tokenizer
     precision: str = "auto",  # 'bf16', 'fp32' or 'auto'
@@ -459,31 +481,7 @@ def _all_tokens(vae, latents, scales):  # (N, 2, L), in as few bytes as the code
     small = vae.cfg.vocab_size < 2**15
     return torch.cat(parts).view(len(latents), 2, -1).to(torch.int16 if small else torch.int32)
 
-# %% ../nbs/02_tokenizer.ipynb #8f62e8ce
-class TokenData:
-    "Tokens of a data set, with mirror images, and the batches made of them."
 
-    def __init__(
-        self,
-        vae: FlexVAE,  # Frozen tokenizer (with `.key`)
-        data: ImageSet,  # Pictures
-        scales: tuple,  # Schedule
-        cache: Path,  # Folder for latents
-        precision: str = "auto",  # 'bf16', 'fp32' or 'auto': of the encoder
-    ):
-        self.tokens = _all_tokens(vae, cached_latents(vae, data, cache, precision), scales)
-        self.labels, self.scales, self.book = data.labels, tuple(scales), vae.quantize
-        self.num_classes, self.name, self.stamp = data.num_classes, data.name, data.fingerprint
-        self.tokenizer = vae.key
-
-    def __len__(self):
-        return len(self.labels)
-
-    def order(self, seed, epoch):  # a permutation that depends on seed and epoch alone
-        rng = np.random.Generator(np.random.Philox(key=[seed, 10**6 + epoch]))
-        return torch.from_numpy(rng.permutation(len(self)))
-
-# %% ../nbs/02_tokenizer.ipynb #09c8fc2b
 @patch
 def batch(
     self: TokenData,

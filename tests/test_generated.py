@@ -5,7 +5,7 @@ from conftest import ROOT, python
 
 def contents(root):
     "Every compared file's bytes, by relative path."
-    files = [*root.glob('nbs/*.ipynb'), *root.glob('sar_repro/*.py'), root/'README.md', root/'pyproject.toml']
+    files = [*root.glob('nbs/*.ipynb'), *(root/'sar_repro').rglob('*.py'), root/'README.md', root/'pyproject.toml']
     return {str(f.relative_to(root)): f.read_bytes() for f in files if f.exists()}
 
 @pytest.fixture

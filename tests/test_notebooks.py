@@ -1,25 +1,24 @@
 "nbdev_test over every notebook. It skips some in silence (leading underscore, skip_exec, .notest); here that is a failure."
-import json, os, re, subprocess, sys, time
+import json, re, time
 from pathlib import Path
 import pytest
 from conftest import NOTEBOOKS, ROOT
 
-WORKERS = 2
-
 @pytest.fixture(scope='module')
 def outcome(request):
-    "Run nbdev_test once, showing each notebook as it ends; returns the notebooks that were run to their end, and the output."
+    "Wait for nbdev_test (see conftest), showing each notebook as it ends; returns the notebooks that were run to their end, and the output."
     show = request.config.pluginmanager.getplugin('capturemanager').global_and_fixture_disabled
-    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'MPLBACKEND': 'Agg'} # one thread a worker: more only get in each other's way
-    command = [str(Path(sys.executable).parent/'nbdev_test'), '--do_print', '--n_workers', str(WORKERS)]
-    process = subprocess.Popen(command, cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    start, text = time.time(), ''
-    for line in process.stdout:
-        text += line
-        if m := re.match(r'- Completed .*?([^/]+)\.ipynb', line):
-            with show(): print(f'\nnbdev_test: {m[1]} ended after {time.time() - start:.0f} s', end='', flush=True)
-    process.wait()
-    return process.returncode, set(re.findall(r'- Completed .*?([^/\n]+)\.ipynb', text)), text
+    process, log = request.config.notebooks
+    text, shown = '', 0
+    while True:
+        ended = process.poll() is not None
+        text = Path(log.name).read_text(encoding='utf-8')
+        done = re.findall(r'- Completed .*?([^/\n]+)\.ipynb', text)
+        with show():
+            for name in done[shown:]: print(f'\nnbdev_test: {name} ended', end='', flush=True)
+        shown = len(done)
+        if ended: return process.returncode, set(done), text
+        time.sleep(0.5)
 
 def failures(text): return set(re.findall(r'^\t(\S+)\.ipynb$', text.partition('Failed On The Following')[2], flags=re.M))
 

@@ -6,7 +6,7 @@ import re
 import pytest
 from conftest import NOTEBOOKS, ROOT
 
-COLUMNS, LINES = 100, 30
+COLUMNS, LINES, CELLS = 100, 30, 45
 READER = [p for p in NOTEBOOKS if re.match(r'index|0\d|1\d', p.stem)] # the path that a reader follows
 DRAWS = re.compile(r'\b(plt|sns)\.|\.plot\b|show_images\(|save_figure\(|\bplot_\w+\(')
 TESTS = re.compile(r'^\s*(test_\w+\(|assert\b)', re.M)
@@ -39,6 +39,11 @@ def test_columns_and_statements(path):
 def test_hidden_cells_are_folded(path):
     shown = [source for source, visible in code_cells(path) if visible and re.match(r'#\s*\|\s*hide', source)]
     assert not shown, f'{len(shown)} `#| hide` cells of {path.name} show in JupyterLab: fold them (jupyter.source_hidden)'
+
+@pytest.mark.parametrize('path', READER, ids=lambda p: p.stem)
+def test_cells_are_few(path):
+    count = len(json.loads(path.read_text(encoding='utf-8'))['cells'])
+    assert count <= CELLS, f'{path.name} has {count} cells: a reader tires'
 
 @pytest.mark.parametrize('path', READER, ids=lambda p: p.stem)
 def test_visible_cells_fit_a_screen(path):
