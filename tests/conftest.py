@@ -4,6 +4,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
 
+os.environ.setdefault('OMP_NUM_THREADS', '1') # notebooks are tested beside: more threads than cores spin in each other's way
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT/'nbs').glob('*.ipynb'))
 LAST = 'test_notebooks' # nbdev_test runs beside the other tests, and is waited for at the end
