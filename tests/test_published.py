@@ -34,6 +34,7 @@ def test_d16_loads_samples_saves_and_reloads(files, tmp_path):
     save_tensors(tmp_path/'d16.safetensors', model.state_dict(), **model_meta(model.cfg))
     again = load_model('d16', tmp_path/'d16.safetensors')
     for (name, a), b in zip(model.state_dict().items(), again.state_dict().values()): assert torch.equal(a, b), name
+    assert torch.equal(draw(again), pictures)
     with pytest.raises(SarError, match='blocks.*has shape.*this model wants.*depth 16 and width 1024, which is size d16: pass that size|has shape .* which is size d16'): load_model('d20', files/'FlexVARd16-epo179.pth')
 
 def test_the_class_count_follows_the_weights_and_nothing_else_does(tmp_path):
