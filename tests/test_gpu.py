@@ -1,0 +1,26 @@
+"The GPU script, dry: every part runs on a CPU and leaves a whole record; on a machine without a GPU it says so."
+import json, subprocess, sys
+
+import pytest
+import torch
+from conftest import ROOT
+
+def script(*args): return subprocess.run([sys.executable, str(ROOT/'tools/gpu.py'), *map(str, args)], capture_output=True, text=True, timeout=300)
+
+def test_every_part_runs_dry(tmp_path):
+    parts = 'golden,ceilings,steps,attention'  # the others are `sar bench`, which has its own tests
+    done = script('--dry', '--out', tmp_path, '--parts', parts)
+    assert done.returncode == 0, done.stderr[-2000:]
+    records = {p: json.loads((tmp_path/f'{p}.json').read_text()) for p in parts.split(',')}
+    for name, record in records.items(): assert record['part'] == name and record['dry'] and {'commit', 'machine', 'versions'} <= record.keys()
+    assert records['golden']['ok'] and all(records['golden']['files'].values())
+    errors = {r['form']: r['error'] for r in records['attention']['rows']}
+    assert len(errors) == 3 and max(errors.values()) < 1e-5, errors  # grouped by scale is the masked form
+    assert {r['kind'] for r in records['steps']['rows']} == {'tf', 'sar'} and min(r['seconds'] for r in records['steps']['rows']) > 0
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
+def test_without_a_gpu_it_says_what_to_do(tmp_path):
+    done = script('--out', tmp_path)
+    assert done.returncode == 1 and 'there is no GPU here: pass --dry' in done.stderr and 'Traceback' not in done.stderr
+    done = script('--dry', '--out', tmp_path, '--parts', 'step')
+    assert done.returncode == 1 and "unknown part 'step': expected one of golden" in done.stderr

@@ -1,0 +1,154 @@
+"""What a GPU does here: golden tensors, ceilings, forms of attention, steps plain and compiled, sampling.
+
+    python tools/gpu.py --out results/gpu [--parts ceilings,steps] [--dry]
+
+Each part writes one record as soon as it is measured; a part that fails says why and the rest goes on. With --dry
+everything runs on the CPU in a few seconds, on small shapes, and its figures mean nothing."""
+import argparse, statistics, sys, time, traceback
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import torch
+import torch.nn.functional as F
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+from sar_repro.core import SarError, check_choice, get_size
+from sar_repro.engine.files import save_json
+from sar_repro.engine.machine import run_record
+from sar_repro.engine.parity import check_file
+from sar_repro.engine.speed import PASSES, Stand, bench, flops, matmul_rate
+from sar_repro.scale_ar import causal_mask
+
+
+def seconds(work, rounds, device):
+    "Median time of `work`, and the same as one CUDA graph, without the launches (None on a CPU)."
+    def timed(f):
+        times = []
+        for _ in range(rounds + 3):
+            wait(device)
+            start = time.perf_counter()
+            f()
+            wait(device)
+            times.append(time.perf_counter() - start)
+        return statistics.median(times[3:])
+    eager = timed(work)
+    if device.type == 'cpu': return eager, None
+    side = torch.cuda.Stream()  # capture wants a work that has run on another stream
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side): work()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph): work()
+    return eager, timed(graph.replay)
+
+def wait(device):
+    if device.type == 'cuda': torch.cuda.synchronize()
+
+def golden(dry, device):
+    "Every golden file of the repository, computed on the device in float32."
+    files = sorted((ROOT/'data/golden').glob('*_small.safetensors'))
+    rows = {f.name: check_file(f, device) for f in files}
+    return dict(ok=all(r['ok'] for rs in rows.values() for r in rs), files=rows)
+
+def ceilings(dry, device):
+    "A square product, and a copy from device memory to device memory (bytes read and written)."
+    n, size = (256, 2**20) if dry else (8192, 2**30)
+    x = torch.randn(size, device=device)
+    y = torch.empty_like(x)
+    copy, graph = seconds(lambda: y.copy_(x), 20, device)
+    return dict(side=n, TFLOPs=matmul_rate(device, n)/1e12, copied_bytes=x.nbytes, copy_TBs=2*x.nbytes/(graph or copy)/1e12)
+
+def grouped(q, k, v, ends, first):
+    "The first scales under a small mask, every later scale in one call on its prefix, without a mask."
+    e = ends[first]
+    small = ends.mask[:e, :e].contiguous()
+    parts = [F.scaled_dot_product_attention(q[:, :, :e], k[:, :, :e], v[:, :, :e], attn_mask=small)]
+    for a, b in zip(ends[first:], ends[first + 1:]): parts.append(F.scaled_dot_product_attention(q[:, :, a:b], k[:, :, :b], v[:, :, :b]))
+    return torch.cat(parts, 2)
+
+class Ends(list):
+    "Where each scale begins, and the causal mask of the whole sequence, as the model adds it."
+    def __init__(self, scales, device, dtype):
+        super().__init__([sum(p*p for p in scales[:i]) for i in range(len(scales) + 1)])
+        self.mask = causal_mask(scales, device, dtype)[0, 0]
+
+def attention(dry, device):
+    "One layer's attention, forward and backward: the mask as it is, grouped by scale, flex_attention."
+    cfg, rows = get_size('tiny' if dry else 'd16').model, []
+    dtype = torch.float32 if dry else torch.bfloat16
+    ends, heads = Ends(cfg.scales, device, dtype), cfg.num_heads
+    L, width = ends[-1], cfg.embed_dim//heads
+    for batch in (2,) if dry else (16, 64):
+        q, k, v = (torch.randn(batch, heads, L, width, device=device, dtype=dtype, requires_grad=True) for _ in range(3))
+        up = torch.randn_like(q)
+        forms = dict(masked=lambda: F.scaled_dot_product_attention(q, k, v, attn_mask=ends.mask))
+        for first in (len(cfg.scales)//2, len(cfg.scales) - 3): forms[f'grouped after scale {first}'] = lambda first=first: grouped(q, k, v, ends, first)
+        if not dry:
+            blocks, flex = create_block_mask(lambda b, h, i, j: ends.mask[i, j] == 0, None, None, L, L, device=str(device)), torch.compile(flex_attention)
+            forms['flex'] = lambda: flex(q, k, v, block_mask=blocks)
+        exact = F.scaled_dot_product_attention(*(t.detach()[:2].double() for t in (q, k, v)), attn_mask=ends.mask.double())
+        for name, form in forms.items():
+            def both():
+                q.grad = k.grad = v.grad = None
+                form().backward(up)
+            with torch.no_grad(): error = ((form()[:2].double() - exact).norm()/exact.norm()).item()
+            eager, graph = seconds(both, 3 if dry else 20, device)
+            rows.append(dict(form=name, pictures=batch, seconds=eager, graph_seconds=graph, error=error))
+    return dict(dtype=str(dtype), tokens=L, heads=heads, rows=rows)
+
+def steps(dry, device):
+    "The step with plain and with compiled blocks, in turns; memory is what a step adds to nothing."
+    size, rounds, rows = ('tiny', 1, []) if dry else ('d16', 5, [])
+    ceiling = matmul_rate(device, 256 if dry else None)
+    for batch in (2,) if dry else (16, 64):
+        stands, memory, first = {}, {}, {}
+        for name, fused in (('plain', False),) if dry else (('plain', False), ('compiled blocks', True)):
+            held = torch.cuda.memory_allocated() if device.type == 'cuda' else 0
+            stands[name] = Stand(size, batch, device, compile=fused)
+            if device.type == 'cuda': torch.cuda.reset_peak_memory_stats()
+            first[name] = stands[name].step('sar')
+            stands[name].step('sar')
+            memory[name] = (torch.cuda.max_memory_allocated() - held)/1e9 if device.type == 'cuda' else None
+        for kind in ('tf', 'sar'):
+            times = {name: [] for name in stands}
+            for r in range(rounds + 1):
+                for name, stand in stands.items(): times[name].append(stand.step(kind))
+            for name, t in times.items():
+                took = statistics.median(t[1:])
+                use = PASSES[kind]*flops(stands[name].cfg, batch)/took/ceiling
+                rows.append(dict(form=name, kind=kind, pictures=batch, seconds=took, model_flops_use=use, memory_GB=memory[name], first_sar_seconds=first[name]))
+        stands.clear()
+        if device.type == 'cuda': torch.cuda.empty_cache()
+    return dict(size=size, rounds=rounds, product_TFLOPs=ceiling/1e12, rows=rows)
+
+def speed(size, batch):
+    "A part that is `sar bench` of one size."
+    def part(dry, device): return bench('tiny', device, 2, 1, memory=False) if dry else bench(size, device, batch, 3, memory=False)
+    return part
+
+PARTS = dict(golden=golden, ceilings=ceilings, steps=steps, attention=attention, d16=speed('d16', 16), d16_64=speed('d16', 64), small=speed('small', None), tiny=speed('tiny', None))
+
+def main():
+    parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parse.add_argument('--out', type=Path, required=True, help='folder of the records')
+    parse.add_argument('--parts', default='golden,ceilings,steps,attention,d16,d16_64,small,tiny', help='which, in this order')
+    parse.add_argument('--dry', action='store_true', help='small shapes on the CPU')
+    args, failed = parse.parse_args(), 0
+    try:
+        names = [check_choice('part', n, PARTS) for n in args.parts.split(',')]
+        if not args.dry and not torch.cuda.is_available(): raise SarError('there is no GPU here: pass --dry to try the script on a CPU')
+    except SarError as e: sys.exit(f'gpu.py: {e}')
+    args.out.mkdir(parents=True, exist_ok=True)
+    device = torch.device('cpu' if args.dry else 'cuda')
+    for name in names:
+        start = time.time()
+        try: record = PARTS[name](args.dry, device)
+        except Exception: failed += 1; traceback.print_exc(); print(f'{name}: failed', flush=True); continue
+        record = record if 'commit' in record else run_record(part=name, device=device.type, dry=args.dry, **record)
+        save_json(args.out/f'{name}.json', record)
+        print(f'{name}: {time.time() - start:.0f} s', flush=True)
+    sys.exit(bool(failed))
+
+if __name__ == '__main__': main()
