@@ -84,7 +84,7 @@ def attention(dry, device):
         q, k, v = (torch.randn(batch, heads, L, width, device=device, dtype=dtype, requires_grad=True) for _ in range(3))
         up = torch.randn_like(q)
         forms = dict(masked=lambda: F.scaled_dot_product_attention(q, k, v, attn_mask=ends.mask))
-        for first in (len(cfg.scales)//2, len(cfg.scales) - 3): forms[f'grouped after scale {first}'] = lambda first=first: grouped(q, k, v, ends, first)
+        for first in (len(cfg.scales)//2, len(cfg.scales)//2 + 2): forms[f'grouped after scale {first}'] = lambda first=first: grouped(q, k, v, ends, first)
         if not dry:
             blocks, flex = create_block_mask(lambda b, h, i, j: ends.mask[i, j] == 0, None, None, L, L, device=str(device)), torch.compile(flex_attention)
             forms['flex'] = lambda: flex(q, k, v, block_mask=blocks)
