@@ -18,8 +18,8 @@ from .tokenizer import pooling_windows
 # %% auto #0
 __all__ = ['LARGEST', 'sequences', 'pool', 'World', 'check_world', 'canvas_of', 'shown_picture', 'pyramid', 'probabilities',
            'number', 'context_probabilities', 'Models', 'token_logp', 'draw_codes', 'exact_tf', 'exact_sar', 'fit',
-           'mixture', 'as_values', 'distributions', 'divergence', 'free_run', 'best_factorised', 'parts_of_error',
-           'propose', 'acceptance']
+           'mixture', 'as_values', 'distributions', 'divergence', 'free_run', 'conditional', 'best_factorised',
+           'parts_of_error', 'propose', 'acceptance']
 
 # %% ../nbs/09_exact_world.ipynb #64b5db38
 LARGEST = 20_000  # coarse pyramids, or pictures, that are still summed over
@@ -381,28 +381,44 @@ def free_run(
     return codes
 
 # %% ../nbs/09_exact_world.ipynb #5fee41d8
+def conditional(world: World, prob: torch.Tensor, k: int) -> torch.Tensor:
+    """What each token of scale k is in the data, given its context, float64 (contexts, p, codes);
+    where no picture has the context, given nothing."""
+    at, p = sum(world.scales[:k]), world.scales[k]
+    hot = F.one_hot(world.tokens[:, at : at + p], world.token_codes[at]) * prob[:, None, None]
+    total = torch.zeros(math.prod(world.token_codes[:at]), *hot.shape[1:], dtype=torch.double)
+    total.index_add_(0, number(world, world.tokens[:, :at]), hot)
+    mass = total.sum(-1, keepdim=True)
+    return torch.where(mass > 0, total / mass.clamp_min(1e-300), total.sum(0))
+
+
 def best_factorised(
     world: World,  # The world
     prob: torch.Tensor,  # float64 (P,)
+    free: bool = False,  # Draw the coarse maps as well, token by token apart
 ) -> torch.Tensor:  # float64 (P,)
-    "True coarse maps, then every token of the picture by its true probability given them."
-    where = number(world, world.tokens[:, : world.inner])
-    hot = F.one_hot(world.pictures, world.values) * prob[:, None, None]
-    last = torch.zeros(len(world.contexts), *hot.shape[1:], dtype=torch.double)
-    last.index_add_(0, where, hot)
-    q = context_probabilities(world, prob)
-    return mixture(q[None], (last / q.clamp_min(1e-300)[:, None, None])[None])[0]
+    "Every token by its true probability given the coarser maps, which are true or drawn so, too."
+    z, weight, last = world.contexts, context_probabilities(world, prob), len(world.scales) - 1
+    if free:
+        weight = torch.ones_like(weight)
+        for k in range(last):
+            at, p = sum(world.scales[:k]), world.scales[k]
+            here = conditional(world, prob, k)[number(world, z[:, :at])]
+            weight = weight * here.gather(-1, z[:, at : at + p, None])[..., 0].prod(1)
+    return mixture(weight[None], as_values(world, conditional(world, prob, last)[None]))[0]
 
-
+# %% ../nbs/09_exact_world.ipynb #b214e534
 def parts_of_error(
     models: Models,  # R models
     prob: torch.Tensor,  # float64 (P,)
-) -> dict:  # name -> (R,) nats; the first three sum to the last
-    "Independence, capacity, exposure, and the whole divergence."
+) -> dict:  # name -> (R,) nats; the first four sum to the last
+    "Independence, capacity, exposure of the best and exposure beyond it, and the whole divergence."
     d = distributions(models, context_probabilities(models.world, prob)[None])
     free, one = (divergence(prob, d[k]) for k in ("free", "one_step"))
-    floor = divergence(prob, best_factorised(models.world, prob)).expand(models.count)
-    return dict(independence=floor, capacity=one - floor, exposure=free - one, all=free)
+    floor, drawn = (divergence(prob, best_factorised(models.world, prob, f)) for f in (False, True))
+    floor, drawn = floor.expand(models.count), (drawn - floor).expand(models.count)
+    beyond = free - one - drawn
+    return dict(independence=floor, capacity=one - floor, drawn=drawn, beyond=beyond, all=free)
 
 # %% ../nbs/09_exact_world.ipynb #fec44926
 def propose(
