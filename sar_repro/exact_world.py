@@ -426,10 +426,13 @@ def propose(
     drawn: torch.Tensor,  # int64 (..., L): one code a token from the model, given `codes`
     scale: torch.Tensor,  # int64 (L,): scale of every token
     noise: torch.Tensor,  # (..., L + 1) uniforms
+    share: torch.Tensor | float = 0.5,  # Of a scale's codes, in expectation; or (..., N - 1)
 ) -> tuple:  # proposal int64 (..., L), its scale int64 (..., 1)
-    "Redraw a random half of one random scale's codes; the last scale stays."
+    "Redraw a random share of one random scale's codes; the last scale stays."
     k = (noise[..., :1] * int(scale.max())).long()
-    swap = (scale == k) & (noise[..., 1:] < 0.5)
+    if torch.is_tensor(share):
+        share = share.gather(-1, k)
+    swap = (scale == k) & (noise[..., 1:] < share)
     return torch.where(swap, drawn, codes), k
 
 

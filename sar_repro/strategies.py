@@ -16,6 +16,7 @@ from .tokenizer import Batch, next_inputs, split_scales
 from .scale_ar import by_scale, generate, scale_index, token_loss, unwrap
 from .ssr import rollout, student_pass, teacher_pass, unconditional
 from .csfl import csf_loss, sar_loss, tf_loss
+from .posterior import Posterior
 
 # %% auto #0
 __all__ = ['SHARE', 'NEAREST', 'STRENGTH', 'METHODS', 'one_step_codes', 'free_codes', 'sf_loss', 'alternating_loss',
@@ -188,7 +189,7 @@ class DDO:
         self.ref = model
 
     # before any state is loaded
-    def prepare(self, model):
+    def prepare(self, model, data=None):
         return DDO(copy.deepcopy(model).eval().requires_grad_(False))
 
     def __call__(self, model, batch, cfg):
@@ -219,6 +220,7 @@ METHODS = dict(
     mixed=mixed_loss,
     sar_agree=sar_agree_loss,
     ddo=DDO(),
+    posterior=Posterior(),
     sar_live=_sar_soft(live=True),
     sar_sharp=_sar_soft(0.5),
     sar_flat=_sar_soft(2.0),

@@ -367,6 +367,7 @@ class Batch:
     seed: int = 0  # Seed of the run
     second: int = None  # Only so many first pictures take pass 2 (`sf_share`); None = all
     second_weight: float = 1.0  # And count for so much more than the others
+    rows: torch.Tensor = None  # int64 (B,), 2 picture + side: who remembers a picture by it
 
     @cached_property
     # (B, L - p_1^2, C): ground truth, enlarged; both passes may ask
@@ -403,7 +404,8 @@ def path_keep(
 def first(self: Batch, n):  # a batch of the first n pictures
     if n is None or n >= len(self.labels):
         return self
-    cut = dict(tokens=self.tokens[:n], labels=self.labels[:n], index=self.index[:n])
+    cut = {name: getattr(self, name) for name in ("tokens", "labels", "index", "rows")}
+    cut = {name: None if v is None else v[:n] for name, v in cut.items()}
     part = replace(self, **cut, second=None)
     part.inputs = self.inputs[:n]
     return part
@@ -494,10 +496,10 @@ def batch(
     "A batch of tokens."
     ids = torch.as_tensor(ids)
     if epoch is None:
-        index, flip = ids, torch.zeros(len(ids))
+        index, flip = ids, torch.zeros(len(ids), dtype=torch.bool)
     else:
         index = ids + epoch * len(self)
         flip = index_uniform(seed, index.tolist(), 1, STREAMS["flip"])[:, 0] < 0.5
     tokens, labels = self.tokens[ids, flip.long()].long(), self.labels[ids]
     rest = index, self.scales, self.book, self.num_classes, seed
-    return Batch(tokens.to(device), labels.to(device), *rest)
+    return Batch(tokens.to(device), labels.to(device), *rest, rows=2 * ids + flip)

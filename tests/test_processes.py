@@ -24,11 +24,11 @@ SCRIPT = textwrap.dedent('''
             self.labels, self.scales, self.num_classes, self.name, self.stamp, self.tokenizer = torch.arange(n) % 3, scales, 3, 'toy', 'toy', 'toy'
             torch.manual_seed(0); self.book = Codebook(vocab, 8).requires_grad_(False)
 
-    def work(folder, sf_scales='all', micro=0, loss_fn=None, share=1.):
+    def work(folder, sf_scales='all', micro=0, loss_fn=None, share=1., method='sar'):
         torch.set_num_threads(1); torch.manual_seed(1)
         model = FlexVAR(ModelConfig(depth=2, embed_dim=64, num_heads=1, vocab_size=32, latent_channels=8, num_classes=3, scales=(1, 2, 3), pos_side=4, drop_path=0.1))
-        cfg = TrainConfig(epochs=2, batch_size=8, lr=1e-3, precision='fp32', rollout_guidance=1.2, gamma=0.5, sf_scales=sf_scales, micro_batch=micro, sf_share=share)
-        train_run(model, Toy(), loss_fn or METHODS['sar'], cfg, folder, held=Toy(), save_every=3)
+        cfg = TrainConfig(epochs=2, batch_size=8, lr=1e-3, precision='fp32', rollout_guidance=1.2, gamma=0.5, sf_scales=sf_scales, micro_batch=micro, sf_share=share, method=method)
+        train_run(model, Toy(), loss_fn or METHODS[method], cfg, folder, held=Toy(), save_every=3)
         return model
 
     def free_port():
@@ -70,6 +70,28 @@ def test_two_processes_and_micro_batches_equal_one(tmp_path):
     ''', tmp_path)
     for name in ('micro', 'two'): same(read(tmp_path/'one'), read(tmp_path/name))
     same(read(tmp_path/'one-last'), read(tmp_path/'two-last')); same(read(tmp_path/'one-share'), read(tmp_path/'two-share'))
+
+def test_chains_of_posterior_are_the_same_on_two_processes_and_after_a_kill(tmp_path):
+    python('''
+        folder = Path(sys.argv[1])
+        from sar_repro.posterior import Posterior
+        class Dying(Posterior):
+            def prepare(self, model, data):
+                made = super().prepare(model, data); made.__class__ = Dying; return made
+            def exchange(self, acc, mine):
+                super().exchange(acc, mine); Dying.steps += 1
+                if Dying.steps == 5: time.sleep(1); os.kill(os.getpid(), signal.SIGKILL) # in the last step of the first epoch; the state is of step 3
+        Dying.steps = 0
+        must(1, folder/'one', method='posterior'); must(2, folder/'two', method='posterior', micro=2)
+        assert team(1, lambda rank: work(folder/'killed', loss_fn=Dying(), method='posterior')) == [-9]
+        must(1, folder/'killed', method='posterior')
+    ''', tmp_path)
+    one, two, killed = (read(tmp_path/name) for name in ('one', 'two', 'killed'))
+    assert one[0].moved_1x1.iloc[-1] > 0 # some chains did move
+    same(one, two); chains = [torch.load(sorted((tmp_path/name).glob('state-*.pt'))[-1], weights_only=True)['loss']['codes'] for name in ('one', 'two', 'killed')]
+    assert torch.equal(chains[0], chains[1]) and torch.equal(chains[0], chains[2])
+    assert (tmp_path/'one/log.csv').read_bytes() == (tmp_path/'killed/log.csv').read_bytes()
+    for k, v in one[1].items(): assert torch.equal(v, killed[1][k]), k
 
 def test_torchrun_starts_the_processes(tmp_path): # `accelerate launch` starts several on GPUs; on a CPU it leaves them to mpirun or torchrun
     script = tmp_path/'script.py'

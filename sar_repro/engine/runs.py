@@ -317,12 +317,14 @@ class Run:
 
     def __init__(self, model, data, loss_fn, cfg, acc, folder):
         self.model, self.data, self.cfg, self.acc, self.folder = model, data, cfg, acc, folder
-        # some compare with the start
-        self.loss_fn = loss_fn.prepare(model) if hasattr(loss_fn, "prepare") else loss_fn
+        # some compare with the start, some remember the pictures
+        self.loss_fn = loss_fn.prepare(model, data) if hasattr(loss_fn, "prepare") else loss_fn
         self.steps = math.ceil(len(data) / cfg.batch_size)
         self.total, self.epoch = self.steps * cfg.epochs, None
         state = _from_first(self._found() if acc.is_main_process else None, acc)
         model.load_state_dict(state["model"])
+        if "loss" in state:
+            self.loss_fn.load_state_dict(state["loss"])
         self._prepare(state.get("opt"))
         self.step, self.log, self.before = state["step"], state["log"], state["seconds"]
         self.sums, self.begun = _on_first(state["sums"], acc), time.time()
@@ -367,6 +369,8 @@ def take(self: Run, step: int):
         )
     self.opt.step()
     self.opt.zero_grad(set_to_none=True)
+    if hasattr(self.loss_fn, "exchange"):  # what the losses remember, from all processes
+        self.loss_fn.exchange(self.acc, mine)
     for name, value, n in [*terms, ("grad", norm, mine)]:  # sums of n values, and how many
         total, count = self.sums.get(name, (0.0, 0))
         self.sums[name] = [total + value * n, count + n]
@@ -384,6 +388,7 @@ def end_epoch(self: Run, step: int, held: TokenData = None) -> dict:
     "The row of the log after step `step`."
     rate = lr_at(step, self.total, self.cfg)
     row = dict(epoch=self.epoch + 1, step=step + 1, lr=rate, **_means(self.sums, self.acc))
+    row |= getattr(self.loss_fn, "measures", dict)()
     if held is not None:
         values = heldout_loss(self.model, held, precision=self.cfg.precision)
         row["test"] = token_mean(values, held.scales)
@@ -411,6 +416,8 @@ def save(self: Run, step: int):
     if self.acc.is_main_process:
         parts = dict(model=self.model.state_dict(), opt=self.opt.state_dict())
         parts |= dict(log=self.log, sums=self.sums, seconds=self.seconds)
+        if hasattr(self.loss_fn, "state_dict"):
+            parts["loss"] = self.loss_fn.state_dict()
         self.folder.save(step, parts)
 
 
@@ -471,6 +478,14 @@ def _check_share(loss_fn, cfg):
         )
 
 
+def _check_method(method, published):
+    if published and getattr(get_loss(method), "remembers", False):
+        raise SarError(
+            f"method {method} keeps a chain of codes a picture, and published sizes draw crops and"
+            " schedules anew: choose size tiny or small, or another method"
+        )
+
+
 def _facts(model, data, cfg):  # what makes a run this run and no other
     width = dict(depth=model.cfg.depth, embed_dim=model.cfg.embed_dim)
     return dict(asdict(cfg), data=data.stamp, start=weights_hash(model), **width)
@@ -500,6 +515,7 @@ def train_size(
     `notebook_launcher`."""
     changes, published, spec = changes or {}, size in PUBLISHED, get_size(size)
     cfg = _usual_settings(size, changes)
+    _check_method(cfg.method, published)
     n = limit or (5000 if published else None)
     train_set = load_dataset(dataset, spec.image_size, "train", data_dir, limit=limit)
     test_set = load_dataset(dataset, spec.image_size, "test", data_dir, limit=n)
@@ -608,7 +624,7 @@ OWN = ("batch_size", "lr", "lr_end", "sf_share")
 def _settings(size, kind, smoke, given):
     given = dict(given)
     method, epochs = given.pop("method", "sar"), given.pop("epochs", 10)
-    get_loss(method)
+    _check_method(method, kind)
     for name in given:
         check_choice("setting", name, list(asdict(TrainConfig())))
     own = {k: given.pop(k) for k in OWN if k in given}
