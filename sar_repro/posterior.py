@@ -39,7 +39,7 @@ def posterior_step(
     new_each = -token_loss(f_new, new)
     return new, f_new, new_each, noise[:, 1] < acceptance(each, new_each, scale, k), k
 
-# %% ../nbs/09c_posterior.ipynb #b765019b
+# %% ../nbs/09c_posterior.ipynb #6678f22c
 def moved_share(
     codes: torch.Tensor,  # int64 (B, L')
     tokens: torch.Tensor,  # int64 (B, L'), true
@@ -49,6 +49,15 @@ def moved_share(
     return torch.stack([x.float().mean() for x in split_scales(codes != tokens, scales)])
 
 
+def _counted(codes, batch, counts):  # how far chains are, and the share of proposals taken
+    scales, end = batch.scales[:-1], sum(p * p for p in batch.scales[:-1])
+    far = moved_share(codes[:, :end], batch.tokens[:, :end], scales).tolist()
+    taken = (counts[1] / counts[0].clamp(min=1)).tolist()
+    row = {f"moved_{p}x{p}": v for p, v in zip(scales, far)}
+    row |= {f"taken_{p}x{p}": v for p, v in zip(scales, taken)}
+    return row | dict(taken=(counts[1].sum() / counts[0].sum()).item())
+
+# %% ../nbs/09c_posterior.ipynb #d13dc735
 @torch.no_grad()
 def walk(
     model: nn.Module,  # FlexVAR, without dropped branches
@@ -57,10 +66,9 @@ def walk(
     marks: tuple,  # Steps after which to report
     seed: int = 0,  # Of the noise
 ) -> tuple:  # codes int64 (B, L); rows with step, moved_PxP, taken_PxP, taken
-    "Chains that begin at the truth: how far they go, and how often a proposal is taken."
-    scales, names = batch.scales, [f"{p}x{p}" for p in batch.scales[:-1]]
-    codes, (B, L), rows = batch.tokens, batch.tokens.shape, []
-    counts = torch.zeros(2, len(names))  # tries, and proposals with a change that were taken
+    "Chains that begin at the truth: how far they go, and how often a proposal changes a code."
+    scales, codes, (B, L), rows = batch.scales, batch.tokens, batch.tokens.shape, []
+    counts = torch.zeros(2, len(scales) - 1)  # tries, and those that changed a code
 
     def look(codes):
         return model(batch.labels, next_inputs(batch.book, codes, scales), scales, lazy=True)
@@ -74,20 +82,13 @@ def walk(
         changed = (yes & (new != codes).any(1)).float()
         for count, value in zip(counts, (torch.ones(B), changed.cpu())):
             count.index_add_(0, k[:, 0].cpu(), value)
-        codes, each = (
-            torch.where(yes[:, None], a, b) for a, b in ((new, codes), (new_each, each))
-        )
+        codes, each = (torch.where(yes[:, None], *x) for x in ((new, codes), (new_each, each)))
         f.hidden[yes] = f_new.hidden[yes]
         if s in marks:
-            coarse = sum(p * p for p in scales[:-1])
-            far = moved_share(codes[:, :coarse], batch.tokens[:, :coarse], scales[:-1])
-            taken = counts[1] / counts[0].clamp(min=1)
-            row = {f"moved_{n}": v for n, v in zip(names, far.tolist())}
-            row |= {f"taken_{n}": v for n, v in zip(names, taken.tolist())}
-            rows.append(dict(step=s, **row, taken=(counts[1].sum() / counts[0].sum()).item()))
+            rows.append(dict(step=s, **_counted(codes, batch, counts)))
     return codes, rows
 
-# %% ../nbs/09c_posterior.ipynb #d434b463
+# %% ../nbs/09c_posterior.ipynb #b060b98a
 class Posterior:
     "Teacher forcing on coarse maps that the model itself finds likely for the same picture."
 
@@ -146,7 +147,7 @@ class Posterior:
         yes = yes[:, None] & mine & (labels != batch.none)[:, None]
         self.moves.append((batch.rows.to(device), torch.where(yes, new[:, :end], chain)))
 
-# %% ../nbs/09c_posterior.ipynb #d5e57700
+# %% ../nbs/09c_posterior.ipynb #87feaee5
 @patch
 def exchange(self: Posterior, acc, mine: int):
     "Move the chains after a step, `mine` of them met by this process, on all processes alike."
