@@ -88,7 +88,7 @@ def walk(
             rows.append(dict(step=s, **_counted(codes, batch, counts)))
     return codes, rows
 
-# %% ../nbs/09c_posterior.ipynb #a47030b6
+# %% ../nbs/09c_posterior.ipynb #458145f3
 class Posterior:
     "Teacher forcing on coarse maps that the model itself finds likely for the same picture."
 
@@ -110,18 +110,18 @@ class Posterior:
         "Go on where `state_dict` was taken."
         self.codes = state["codes"]
 
-
+# %% ../nbs/09c_posterior.ipynb #11f3a6c4
 @patch
 def prepare(self: Posterior, model: nn.Module, data: TokenData) -> Posterior:
     "The same with chains for these pictures, all of them at the truth."
-    made, made.scales = Posterior(self.weight), tuple(data.scales)
     _check_data(data)
+    made, made.scales = Posterior(self.weight), tuple(data.scales)
     end = sum(p * p for p in data.scales[:-1])
     made.truth = data.tokens[..., :end].flatten(0, 1)
     made.codes, made.moves = made.truth.clone(), []
     return made
 
-# %% ../nbs/09c_posterior.ipynb #a6cae83e
+# %% ../nbs/09c_posterior.ipynb #2c870a6a
 def _check_data(data):
     if not hasattr(data, "tokens"):
         raise SarError(
@@ -134,7 +134,7 @@ def _check_data(data):
             " one map: expected two scales or more"
         )
 
-# %% ../nbs/09c_posterior.ipynb #6c2a0d37
+# %% ../nbs/09c_posterior.ipynb #2127e686
 @patch
 def __call__(self: Posterior, model: nn.Module, batch: Batch, cfg: TrainConfig) -> Iterator:
     if self.codes is None:
@@ -162,7 +162,7 @@ def __call__(self: Posterior, model: nn.Module, batch: Batch, cfg: TrainConfig) 
     yes = yes[:, None] & mine & (labels != batch.none)[:, None]
     self.moves.append((batch.rows.to(device), torch.where(yes, new[:, :end], chain)))
 
-# %% ../nbs/09c_posterior.ipynb #f330dd41
+# %% ../nbs/09c_posterior.ipynb #14a850e6
 @patch
 def exchange(self: Posterior, acc, mine: int):
     "Move the chains after a step, `mine` of them met by this process, on all processes alike."
