@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['app', 'QUIET', 'NOTEBOOK', 'PARAM', 'ALL', 'STYLE', 'SIZES_SAID', 'DATA_SAID', 'Checkpoint', 'SizeName', 'FoundSize',
-           'Guidance', 'TopK', 'TopP', 'DataDir', 'PROTOCOL', 'WRITTEN', 'INCEPTION_SAID', 'AFTER', 'CONTROL', 'home',
-           'all_notebooks', 'find_notebook', 'read_parameters', 'parse_value', 'check_parameters', 'join_pairs',
-           'output_path', 'run', 'run_one', 'execute_copy', 'pipeline', 'stamp', 'time_left', 'as_html', 'fold_cells',
-           'index_page', 'run_all', 'execute', 'shrink_pictures', 'execute_in_place', 'class_labels', 'size_of',
-           'sample', 'class_names', 'evaluate', 'diagnose', 'bench', 'parity', 'fetch', 'main']
+           'Guidance', 'TopK', 'TopP', 'DataDir', 'LARGEST_PICTURE', 'PROTOCOL', 'WRITTEN', 'INCEPTION_SAID', 'AFTER',
+           'CONTROL', 'home', 'all_notebooks', 'find_notebook', 'read_parameters', 'parse_value', 'check_parameters',
+           'join_pairs', 'output_path', 'run', 'run_one', 'execute_copy', 'pipeline', 'stamp', 'time_left', 'as_html',
+           'fold_cells', 'index_page', 'run_all', 'execute', 'shrink_pictures', 'execute_in_place', 'class_labels',
+           'size_of', 'sample', 'class_names', 'evaluate', 'diagnose', 'bench', 'parity', 'fetch', 'main']
 
 # %% ../nbs/90_cli.ipynb #9735667b
 import ast
@@ -583,6 +583,10 @@ def class_labels(
 ) -> list:  # Indices
     "Indices of classes given by name or number."
 
+    parts = [c for c in classes.split(",") if c.strip()]
+    if not parts:
+        _fail(f"--classes names no class: expected some of {', '.join(names)}")
+
     def find(text):
         text = text.strip()
         lower = [n.lower() for n in names]
@@ -595,7 +599,7 @@ def class_labels(
             f" {', '.join(names)}"
         )
 
-    return [find(c) for c in classes.split(",") if c.strip()]
+    return [find(c) for c in parts]
 
 # %% ../nbs/90_cli.ipynb #0af3ab00
 SIZES_SAID, DATA_SAID = "tiny, small, d16, d20 or d24", "Where the data set lies; default data/."
@@ -611,6 +615,7 @@ Guidance = _option(Optional[float], "--guidance", "--cfg", help="Default the siz
 TopK = _option(Optional[int], help="Codes kept, 0 for all; default the size's.")
 TopP = _option(Optional[float], help="Nucleus, 0 for all; default the size's.")
 DataDir = _option(Optional[Path], help=DATA_SAID)
+LARGEST_PICTURE = 10_000  # images in one grid
 
 # %% ../nbs/90_cli.ipynb #b619edfa
 def size_of(
@@ -647,16 +652,22 @@ def sample(
     import torch
     from PIL import Image
     from sar_repro.engine.files import atomic_path
-    from sar_repro.core import get_size
+    from sar_repro.core import check_numbers, get_size
     from sar_repro.engine.plots import to_grid
     from sar_repro.engine.models import load_models
     from sar_repro.scale_ar import sample as draw
 
+    check_numbers(guidance=guidance, top_k=top_k, top_p=top_p, seed=seed)
     size = size_of(checkpoint, size)
     spec = get_size(size)
     vae, model = load_models(size, checkpoint)
     names = class_names(model.cfg.num_classes)
-    labels = class_labels(classes, names) if classes else list(range(min(8, len(names))))
+    labels = list(range(min(8, len(names)))) if classes is None else class_labels(classes, names)
+    if n * len(labels) > LARGEST_PICTURE:
+        _fail(
+            f"{n:,} images of {len(labels)} classes do not fit into one picture: expected at most"
+            f" {LARGEST_PICTURE // len(labels):,} of each"
+        )
     images = draw(
         model,
         vae,
@@ -704,7 +715,7 @@ def evaluate(
     size: FoundSize = None,
     dataset: _option(str, help="Its held-out and training images are the reference.") = "emoji64",
     data_dir: DataDir = None,
-    n: _option(Optional[int], min=2, help="Default 2000; with --reference 50 a class.") = None,
+    n: _option(Optional[int], min=10, help="Default 2000; with --reference 50 a class.") = None,
     guidance: Guidance = None,
     top_k: TopK = None,
     top_p: TopP = None,
@@ -768,17 +779,20 @@ def diagnose(
     out: _option(Path, help="Folder for tables and figures.") = Path("diagnosis"),
 ):
     "Exposure bias of a checkpoint: all measurements of notebooks 04 and 11 as tables and figures."
-    from sar_repro.core import get_size, shown
+    from sar_repro.core import check_numbers, get_size, shown
 
+    check_numbers(seed=seed)
     size = size_of(checkpoint, size)
-    spec = get_size(size)
+    spec, others = get_size(size), {"after SAR": after, "after TF": control}
+    others = {k: p for k, p in others.items() if p}
     import pandas as pd
     from sar_repro.engine.diagnostics import diagnose as measure
     from sar_repro.engine.files import weights_path
-    from sar_repro.exposure_bias import later_probe, load_probe
+    from sar_repro.exposure_bias import check_later, later_probe, load_probe
 
+    for path in others.values():  # a wrong one should not cost the pictures' tokens
+        check_later(size, checkpoint, path)
     probe = load_probe(size, dataset, checkpoint, data_dir, n=n or 1000, seed=seed)
-    others = {k: p for k, p in (("after SAR", after), ("after TF", control)) if p}
     later = {k: later_probe(probe, size, p) for k, p in others.items()}
     log = weights_path(size, "model").with_suffix(".csv")
     if checkpoint:

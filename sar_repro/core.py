@@ -4,15 +4,18 @@
 
 # %% ../nbs/00_core.ipynb #8f9d277a
 from __future__ import annotations
+import math
+import numbers
 import numpy as np
 import os
 import torch
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['ROOT', 'SIZES', 'SarError', 'check_choice', 'is_test', 'shown', 'TokenizerConfig', 'ModelConfig', 'StepConfig',
-           'TrainConfig', 'Size', 'get_size', 'index_uniform']
+__all__ = ['NUMBERS', 'ROOT', 'SIZES', 'SarError', 'check_choice', 'in_short', 'check_text', 'Number', 'check_number',
+           'check_numbers', 'is_test', 'shown', 'TokenizerConfig', 'ModelConfig', 'StepConfig', 'TrainConfig', 'Size',
+           'get_size', 'index_uniform', 'order_rng']
 
 # %% ../nbs/00_core.ipynb #8bd22d40
 class SarError(Exception):
@@ -25,9 +28,102 @@ def check_choice(
     choices,  # Accepted values
 ):
     "Return `value` if it is among `choices`, else raise `SarError` listing them."
-    if value in choices:
+    if any(type(value) is type(c) and value == c for c in choices):
         return value
-    raise SarError(f"unknown {what} {value!r}: expected one of {', '.join(map(str, choices))}")
+    known = ", ".join(map(str, choices))
+    raise SarError(f"unknown {what} {in_short(value)}: expected one of {known}")
+
+# %% ../nbs/00_core.ipynb #d2a0220d
+def in_short(value) -> str:  # Anything a user gave
+    "The value as a message may repeat it."
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:40]}... ({len(text):,} characters)"
+
+def check_text(
+    what: str,  # What it is called
+    value,  # As given
+):  # str or Path
+    "Return text or a path, or raise `SarError`."
+    if isinstance(value, (str, Path)):
+        return value
+    raise SarError(f"{what} is {in_short(value)}: expected text")
+
+
+@dataclass(frozen=True)
+class Number:
+    "What a number may be."
+
+    kind: type = float  # int or float
+    low: float = 0  # Least
+    high: float = math.inf  # Largest
+    above: bool = False  # Not the least itself
+
+    def __str__(self):
+        noun = "a whole number" if self.kind is int else "a number"
+        if self.high == math.inf:
+            return f"{noun} above {self.low:,}" if self.above else f"{noun}, {self.low:,} or more"
+        if self.above:
+            return f"{noun} above {self.low:,} and at most {self.high:,}"
+        return f"{noun} from {self.low:,} to {self.high:,}"
+
+    def read(self, value):  # text, int or float -> int or float, or ValueError
+        if isinstance(value, (bool, np.bool_)):
+            raise ValueError
+        whole = isinstance(value, str) and not {".", "e", "E"} & set(value) and self.kind is int
+        number = int(value) if whole or isinstance(value, numbers.Integral) else float(value)
+        if self.kind is int:  # 7.0 is 7
+            if int(number) != number:
+                raise ValueError
+            number = int(number)
+        if not self.low <= number <= self.high or self.above and number == self.low:
+            raise ValueError
+        return self.kind(number)
+
+
+def check_number(
+    what: str,  # What it is called
+    value,  # As given: a number, or text that reads as one
+    rule: Number,  # What it may be
+):  # int or float
+    "Return the number, or raise `SarError` saying what is accepted; NaN never is."
+    try:
+        return rule.read(value)
+    except (ValueError, TypeError, OverflowError):
+        raise SarError(f"{what} is {in_short(value)}: expected {rule}") from None
+
+# %% ../nbs/00_core.ipynb #c22a1bb5
+_share, _count, _many = Number(high=1), Number(int, 1, 10**6), Number(int, 0, 10**6)
+NUMBERS = dict(  # every number that a user may give, by name
+    epochs=Number(int, 1, 10_000),
+    batch_size=_count,
+    lr=Number(high=1, above=True),
+    lr_end=_share,
+    warmup=_share,
+    flat=_share,
+    weight_decay=_share,
+    clip=Number(above=True, high=1e9),
+    cond_drop=_share,
+    gamma=Number(high=1e6),
+    sf_share=Number(high=1, above=True),
+    rollout_guidance=Number(high=100),
+    rollout_top_k=_many,
+    rollout_top_p=_share,
+    label_smoothing=_share,
+    seed=Number(int, -(2**63), 2**63 - 1),
+    micro_batch=_many,
+    guidance=Number(high=100),  # of sampling
+    top_k=_many,
+    top_p=_share,
+    n=Number(int, 10, 10**7),  # samples, where they are judged
+)
+
+
+def check_numbers(
+    **given,  # name in `NUMBERS` = value; None stands for a default and stays
+) -> dict:  # name -> int, float or None
+    "All of them as numbers, or one sentence about the first that is none."
+    checked = lambda k, v: None if v is None else check_number(k, v, NUMBERS[k])
+    return {k: checked(k, v) for k, v in given.items()}
 
 # %% ../nbs/00_core.ipynb #ee511c91
 # The checkout, wherever a notebook is started; SAR_HOME names it for an installed copy
@@ -135,6 +231,40 @@ class TrainConfig(StepConfig):
     recompute: bool = False  # Compute activations twice: less memory, about a third more time
     compile: bool = False  # Fuse the blocks with torch.compile: a slow first step, then faster
 
+    def __post_init__(self):
+        _check_settings(self)
+
+# %% ../nbs/00_core.ipynb #beee9bf3
+def _check_settings(cfg):  # a `TrainConfig`, whose numbers become int or float
+    for f in fields(cfg):
+        object.__setattr__(cfg, f.name, _checked_setting(f.name, getattr(cfg, f.name)))
+    if cfg.warmup + cfg.flat > 1:
+        raise SarError(
+            f"warmup {cfg.warmup:g} and flat {cfg.flat:g} are shares of the same steps: expected"
+            " at most 1 together"
+        )
+
+
+_CHOICES = dict(
+    sf_scales=("all", "last"),
+    rollout=("sample", "argmax"),
+    target=("hard", "soft", "truth"),
+    precision=("auto", "bf16", "fp32"),
+    **dict.fromkeys(("cond_shared", "recompute", "compile"), (True, False)),
+)
+
+
+def _checked_setting(name, value):  # of `TrainConfig`
+    if name in NUMBERS:
+        return check_number(name, value, NUMBERS[name])
+    if name in _CHOICES:
+        return check_choice(name, value, _CHOICES[name])
+    if name == "betas":
+        if not isinstance(value, (tuple, list)) or len(value) != 2:
+            raise SarError(f"betas is {in_short(value)}: expected two numbers, as in (0.9, 0.95)")
+        return tuple(check_number("betas", b, Number(high=0.999999)) for b in value)
+    return check_text(name, value)  # the method, whose names 10_strategies knows
+
 # %% ../nbs/00_core.ipynb #ac330dab
 @dataclass(frozen=True)
 class Size:
@@ -228,12 +358,13 @@ def _products(a, b):  # uint64, twice -> upper and lower 64 bits of the product
     return a_high * b_high + (left >> _HALF) + (right >> _HALF) + (carry >> _HALF), a * b
 
 
-def _philox(stream_key, index, n):  # float32 (B, n): what numpy's generators give, all at once
+def _philox(stream_key, index, n, high=0):  # float32 (B, n): what numpy's generators give
     blocks = -(-n // 8)
     key = np.empty((2, len(index), 1), dtype=np.uint64)
     key[0], key[1, :, 0] = stream_key, index
     even = np.zeros((2, len(index), blocks), dtype=np.uint64)  # words 0 and 2 of each counter
     even[0], odd = np.arange(1, blocks + 1, dtype=np.uint64), np.zeros_like(even)
+    odd[1] = high
     for _ in range(10):
         upper, lower = _products(even, _TIMES[..., None])
         even, odd, key = upper[::-1] ^ odd ^ key, lower[::-1], key + _KEY_STEP
@@ -242,23 +373,35 @@ def _philox(stream_key, index, n):  # float32 (B, n): what numpy's generators gi
     return (halves >> np.uint64(8)).astype(np.float32) * np.float32(2**-24)
 
 
-def _one_by_one(stream_key, index, n):  # the same by numpy's own generators
+def _one_by_one(stream_key, index, n, high=0):  # the same by numpy's own generators
     keys = [np.array([stream_key, i], dtype=np.uint64) for i in index]
-    rows = [np.random.Generator(np.random.Philox(key=k)) for k in keys]
+    start = np.array([0, 0, 0, high], dtype=np.uint64)
+    rows = [np.random.Generator(np.random.Philox(key=k, counter=start)) for k in keys]
     return np.stack([row.random(n, dtype=np.float32) for row in rows])
 
 # %% ../nbs/00_core.ipynb #2a4fd7ee
 def index_uniform(
-    seed: int,  # Seed of the run, below 2**48
+    seed: int,  # Seed of the run, any of 64 bits
     index,  # Sample indices (B,)
     n: int,  # Numbers per sample
     stream: int = 0,  # Independent stream, e.g. one for each use
 ) -> torch.Tensor:  # float32 (B, n) in [0, 1)
     "Uniform numbers that depend on (seed, stream, sample index) alone."
-    key = (int(seed) << 16 | stream) & (2**64 - 1)
+    seed = check_number("seed", seed, NUMBERS["seed"])
+    # 48 bits of it go into the key, the rest into the place where the numbers begin
+    key, high = (seed << 16 | stream) & (2**64 - 1), (seed >> 48) & 0xFFFF
     index = np.array([int(i) for i in index], dtype=np.int64).astype(np.uint64)
     if not len(index):
         return torch.empty(0, n)
     # a generator costs 15 microseconds to make, but runs faster once it is there
     all_at_once = len(index) >= 24 and n <= 256
-    return torch.from_numpy((_philox if all_at_once else _one_by_one)(key, index, n))
+    return torch.from_numpy((_philox if all_at_once else _one_by_one)(key, index, n, high))
+
+
+def order_rng(
+    seed: int,  # Seed of the run
+    use: int,  # Epoch or step, plus a number of its own for each use
+) -> np.random.Generator:
+    "A generator for what belongs to a whole epoch or step."
+    words = np.array([seed & (2**64 - 1), use], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=words))

@@ -7,7 +7,7 @@ from __future__ import annotations
 import pandas as pd
 import time
 import torch
-from .core import SarError, get_size, shown
+from .core import SarError, check_numbers, get_size, shown
 from .engine.machine import run_record
 from .data import load_dataset
 from .engine.metrics import REFERENCES, Reference, image_features
@@ -31,7 +31,7 @@ def compare(
 
     stats = [fid_features_to_statistics(f) for f in (samples, real)]
     how = dict(kid_subsets=50, kid_subset_size=min(subset, len(samples), len(real)))
-    kid = kid_features_to_metric(samples, real, **how, rng_seed=seed, verbose=False)
+    kid = kid_features_to_metric(samples, real, **how, rng_seed=seed % 2**32, verbose=False)
     prc = prc_features_to_metric(samples, real, verbose=False)
     return dict(
         fd=fid_statistics_to_metric(*stats, verbose=False)["frechet_inception_distance"],
@@ -114,6 +114,7 @@ def evaluate_model(
     batch_size: int = 100,  # Samples at a time
 ) -> tuple:  # table (DataFrame), record (dict), samples (uint8)
     "Draw samples from a checkpoint and measure their distances."
+    check_numbers(n=n, seed=seed, guidance=guidance, top_k=top_k, top_p=top_p)
     start, spec = time.time(), get_size(size)
     vae, model = load_models(size, checkpoint)
     train, test = (load_dataset(dataset, spec.image_size, s, root) for s in ("train", "test"))

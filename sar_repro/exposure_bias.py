@@ -14,7 +14,7 @@ import torch.nn.functional as F
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
-from .core import ROOT, SarError, get_size, index_uniform, shown
+from .core import ROOT, SarError, check_numbers, get_size, in_short, index_uniform, shown
 from .engine.files import weights_hash
 from .engine.machine import autocast, default_device
 from .engine.plots import bars, progress
@@ -27,8 +27,8 @@ from .engine.models import load_model, load_tokenizer
 from .engine.statistics import resample, slope_weights, tidy
 
 # %% auto #0
-__all__ = ['STRENGTHS', 'MEASURES', 'WAYS', 'Probe', 'check_probe', 'picture_groups', 'load_probe', 'later_probe', 'finish',
-           'same_classes', 'other_pictures', 'per_picture', 'logits_from', 'unigram_bits', 'group_bars',
+__all__ = ['STRENGTHS', 'MEASURES', 'WAYS', 'Probe', 'check_probe', 'picture_groups', 'load_probe', 'check_later', 'later_probe',
+           'finish', 'same_classes', 'other_pictures', 'per_picture', 'logits_from', 'unigram_bits', 'group_bars',
            'plot_difficulty', 'plot_gap', 'plot_prefix', 'difficulty', 'one_step', 'contexts', 'gap', 'prefixes',
            'decode_finest', 'attribution', 'context_loss', 'oracle_prefix']
 
@@ -122,6 +122,7 @@ def load_probe(
     seed: int = 0,  # Of every draw
 ) -> Probe:
     "Load what there is to measure."
+    check_numbers(seed=seed)
     spec, device = get_size(size), default_device()
     vae, model = load_tokenizer(size).to(device), load_model(size, checkpoint or None).to(device)
     train, test = (
@@ -133,6 +134,28 @@ def load_probe(
     return Probe(model, vae, held, seen, test, train, seed, picture_groups(test, root))
 
 
+def _began_here(checkpoint, model):
+    try:
+        start = json.loads(Path(checkpoint).with_name("run.json").read_text())["start"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return  # weights without their run: nothing to compare
+    if start is not None and start != weights_hash(model):
+        raise SarError(
+            f"{shown(checkpoint)} was not trained from the weights that are measured here (its run"
+            f" began at {in_short(start)}); pass a run that began there, or leave it out"
+        )
+
+
+def check_later(
+    size: str,  # A name in `SIZES`
+    checkpoint,  # Weights; None = the shipped ones
+    later,  # Weights that were trained on from those
+):
+    "Refuse a run that says it began elsewhere, before anything is measured."
+    load_model(size, later)  # can be read, and is of this size
+    _began_here(later, load_model(size, checkpoint or None))
+
+
 def later_probe(
     probe: Probe,  # Before
     size: str,  # A name in `SIZES`
@@ -140,16 +163,7 @@ def later_probe(
 ) -> Probe:  # The same data and draws, the other model
     """The same measurements for a model that was trained further; a run that says it began
     elsewhere is refused."""
-    try:
-        start = json.loads(Path(checkpoint).with_name("run.json").read_text()).get("start")
-    # weights without their run: nothing to compare
-    except (OSError, ValueError):
-        start = None
-    if start not in (None, weights_hash(probe.model)):
-        raise SarError(
-            f"{shown(checkpoint)} was not trained from the weights that are measured here (its run"
-            f" began at {start}); pass a run that began there, or leave it out"
-        )
+    _began_here(checkpoint, probe.model)
     model = load_model(size, checkpoint).to(probe.model.head.weight.device)
     check_probe(model, probe.vae, probe.held.num_classes)
     return replace(probe, model=model)

@@ -11,7 +11,7 @@ from fastcore.basics import patch
 from functools import lru_cache
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from .core import ModelConfig, SarError, index_uniform
+from .core import ModelConfig, SarError, check_numbers, index_uniform
 from .engine.machine import autocast, can_compile
 from .engine.plots import progress
 from .data import to_uint8
@@ -327,6 +327,7 @@ def generate(
     max_side: int = 16,  # Above it guidance is at full strength (and the released code greedy)
 ) -> torch.Tensor:  # int64 (B, L)
     "Draw all scales, coarse to fine."
+    check_numbers(guidance=guidance, top_k=top_k, top_p=top_p)
     scales, tokens, at = tuple(scales or model.cfg.scales), [], 0
     guided = released_seed is not None or guidance != (1.0 if form == "llamagen" else 0.0)
     net = _Steps(model, book, labels, scales, guided)
@@ -334,10 +335,9 @@ def generate(
     for k, p in enumerate(scales):
         h = net.hidden(k, tokens[-1] if tokens else None)
         span, at = slice(at, at + p * p), at + p * p
-        if prefix is not None and prefix.shape[1] >= at:
-            tokens.append(prefix[:, span].to(h.device))
-        else:
-            tokens.append(draw(net.logits(h, k, guidance, form, p > max_side), p, span))
+        own = prefix is None or prefix.shape[1] < at
+        logits = net.logits(h, k, guidance, form, p > max_side) if own else None
+        tokens.append(draw(logits, p, span) if own else prefix[:, span].to(h.device))
     return torch.cat(tokens, 1)
 
 # %% ../nbs/03_scale_ar.ipynb #4e74e5be

@@ -62,7 +62,7 @@ def free_codes(
             plain,
             batch.book,
             batch.labels,
-            seed=batch.seed + 7919,
+            seed=(batch.seed + 7919) % 2**63,
             index=batch.index.tolist(),
             scales=batch.scales,
             prefix=batch.tokens[:, :end] if given else None,

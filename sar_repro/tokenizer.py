@@ -13,7 +13,7 @@ from fastcore.basics import patch
 from functools import cached_property
 from pathlib import Path
 from torch import nn
-from .core import ModelConfig, TokenizerConfig, index_uniform
+from .core import ModelConfig, TokenizerConfig, index_uniform, order_rng
 from .engine.machine import autocast, mixed_precision
 from .data import ImageSet, to_float
 from .engine.cache import latent_cache
@@ -445,8 +445,7 @@ class TokenData:
         return len(self.labels)
 
     def order(self, seed, epoch):  # a permutation that depends on seed and epoch alone
-        rng = np.random.Generator(np.random.Philox(key=[seed, 10**6 + epoch]))
-        return torch.from_numpy(rng.permutation(len(self)))
+        return torch.from_numpy(order_rng(seed, 10**6 + epoch).permutation(len(self)))
 
 # %% ../nbs/02_tokenizer.ipynb #09c8fc2b
 def encoder(

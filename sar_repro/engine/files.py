@@ -6,6 +6,7 @@
 from __future__ import annotations
 import hashlib
 import json
+import math
 import os
 import re
 import socket
@@ -66,9 +67,18 @@ def save_json(
     path,  # File to write
     record: dict,  # What to write
 ):
-    "Write `record` as readable JSON, atomically."
+    "Write `record` as readable JSON, atomically; numbers that are not finite become null."
     with atomic_path(path) as tmp:
-        tmp.write_text(json.dumps(record, indent=1, default=str) + "\n")
+        text = json.dumps(_finite(record), indent=1, default=str, allow_nan=False)
+        tmp.write_text(text + "\n")
+
+
+def _finite(x):  # JSON has no word for NaN and infinity
+    if isinstance(x, float):
+        return x if math.isfinite(x) else None
+    if isinstance(x, dict):
+        return {k: _finite(v) for k, v in x.items()}
+    return [_finite(v) for v in x] if isinstance(x, (list, tuple)) else x
 
 # %% ../../nbs/81a_files.ipynb #bbc6f2d1
 def _alive(pid):  # is a process of this number running?

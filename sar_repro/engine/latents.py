@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from fastcore.basics import patch
 from pathlib import Path
 from torchvision.transforms import v2
-from ..core import ModelConfig, index_uniform
+from ..core import ModelConfig, index_uniform, order_rng
 from ..data import ImageSet, to_float
 from ..tokenizer import Batch, FlexVAE, STREAMS, TokenData, cached_latents, encoder
 
@@ -91,8 +91,7 @@ class LatentData:
 def schedule(self: LatentData, seed, step):  # the same on every process
     if not self.drawn:
         return self.scales
-    rng = np.random.Generator(np.random.Philox(key=[seed, 2 * 10**6 + step]))
-    return draw_schedule(rng, self.scales)
+    return draw_schedule(order_rng(seed, 2 * 10**6 + step), self.scales)
 
 
 @patch

@@ -13,7 +13,7 @@ import zipfile
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from ..core import ROOT, SarError, get_size, shown
+from ..core import ROOT, SarError, check_numbers, get_size, shown
 from .files import PUBLISHED, atomic_path, read_weights, weights_path
 from .machine import default_device, run_record
 from .sources import find_broken, list_images
@@ -462,6 +462,7 @@ def evaluate_published(
     wait=None,  # Called between drawing and judging: waits for the other processes
 ) -> dict:  # Record of the run; None for all processes but the first
     "Class-balanced samples in shards, judged against a reference."
+    check_numbers(n=n, seed=seed, guidance=guidance, top_k=top_k, top_p=top_p)
     start, spec = time.time(), get_size(size)
     # first: a wrong path should not cost the samples
     judge_by = load_reference(reference, inception_weights, spec.image_size)

@@ -21,11 +21,16 @@ from pathlib import Path
 from torch import nn
 from sar_repro.core import (
     ModelConfig,
+    NUMBERS,
+    Number,
     ROOT,
     SarError,
     Size,
     TrainConfig,
     check_choice,
+    check_number,
+    check_numbers,
+    check_text,
     get_size,
     shown,
 )
@@ -471,10 +476,10 @@ def train_run(
 
 # %% ../../nbs/86_runs.ipynb #1b702368
 def _check_share(loss_fn, cfg):
-    if not 0 < cfg.sf_share <= 1 or cfg.sf_share < 1 and not getattr(loss_fn, "shares", False):
+    if cfg.sf_share < 1 and not getattr(loss_fn, "shares", False):
         raise SarError(
-            f"sf_share is {cfg.sf_share:g} with method {cfg.method}: expected more than 0 and at"
-            " most 1, and 1 where the method has no pass 2 of its own"
+            f"sf_share is {cfg.sf_share:g} with method {cfg.method}: expected 1, for the method has"
+            " no pass 2 of its own"
         )
 
 
@@ -598,6 +603,10 @@ def plan_job(
     **settings,  # The rest: fields of `TrainConfig`, where 0 = the size's own
 ) -> Job:
     "What is to be done; nothing is loaded."
+    for name, text in dict(dataset=dataset, init=init, inception_weights=inception_weights).items():
+        check_text(name, text)
+    for name, path in dict(data_dir=data_dir, out_dir=out_dir).items():
+        check_text(name, path)
     spec, kind = get_size(size), regime(size, dataset, data_dir)
     check_choice("budget", budget, ("full", "smoke"))
     check_choice("compile", compile, (True, False, "auto"))
@@ -606,11 +615,14 @@ def plan_job(
         dataset = "imagenet" if kind == "PAPER" else "emoji64"
     smoke = budget == "smoke"
     train, usual = _settings(size, kind, smoke, dict(settings, seed=seed, precision=precision))
-    name = f"{size}-{Path(dataset).name}-{train.method}-s{seed}"
+    if guidance != -1 or isinstance(guidance, bool):  # -1: the size's own
+        guidance = check_numbers(guidance=guidance)["guidance"]
+    n_samples = check_number("n_samples", n_samples, Number(int, 0, 10**7))
+    name = f"{size}-{Path(dataset).name}-{train.method}-s{train.seed}"
     name += "-demo" if kind == "DEMONSTRATION" else "-smoke" if smoke else ""
     if not (usual and init == "shipped" and images == "cache"):
         name += "-" + sha256(f"{train} {init} {images}".encode()).hexdigest()[:6]
-    how = dict(seed=seed, guidance=spec.guidance if guidance < 0 else guidance)
+    how = dict(seed=train.seed, guidance=spec.guidance if guidance < 0 else guidance)
     how |= dict(top_k=spec.top_k, top_p=spec.top_p, precision=precision)
     asked = (name, kind, smoke, spec, dataset, data_dir, init, images, train, how, n_samples)
     out = Path(out_dir) if out_dir else ROOT / "runs" / name
@@ -625,9 +637,11 @@ def _settings(size, kind, smoke, given):
     given = dict(given)
     method, epochs = given.pop("method", "sar"), given.pop("epochs", 10)
     _check_method(method, kind)
+    epochs = check_number("epochs", epochs, NUMBERS["epochs"])
     for name in given:
         check_choice("setting", name, list(asdict(TrainConfig())))
-    own = {k: given.pop(k) for k in OWN if k in given}
+    or_0 = lambda k: replace(NUMBERS[k], low=0, above=False)
+    own = {k: check_number(k, given.pop(k), or_0(k)) for k in OWN if k in given}
     recipe = dict(sf_share=usual_share(size, method))
     if kind:
         recipe |= published_recipe(size, epochs, own.get("batch_size") or 768)

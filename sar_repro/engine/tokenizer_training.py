@@ -172,7 +172,7 @@ def _start(cfg, tcfg, path, device):  # tokenizer, optimizer, run: from scratch 
 
 def _step(vae, opt, net, images, step, tcfg):  # one update; terms, what was seen, randomness
     gen, device = (
-        torch.Generator().manual_seed(tcfg.seed * 1_000_003 + step),
+        torch.Generator().manual_seed((tcfg.seed * 1_000_003 + step) % 2**63),
         vae.quantize.embedding.weight.device,
     )
     some = images[torch.randint(len(images), (tcfg.batch_size,), generator=gen)]
