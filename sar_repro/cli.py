@@ -166,7 +166,10 @@ def output_path(
 ) -> Path:
     "Where the executed copy goes: never into `nbs/`, into a folder that can be written."
     rank = os.environ.get("RANK", "0")  # under `accelerate launch` each process keeps its own copy
-    out = Path(out or home() / "runs" / "notebooks" / f"{name}.ipynb").resolve()
+    out = Path(home() / "runs" / "notebooks" / f"{name}.ipynb" if out is None else out).resolve()
+    out = out / f"{name}.ipynb" if out.is_dir() else out
+    if out.suffix != ".ipynb":
+        _fail(f"--out {out.name} is a notebook: expected a name that ends in .ipynb, or a folder")
     if rank != "0":
         out = out.with_name(f"{out.stem}.rank{rank}.ipynb")
     if out.is_relative_to(home() / "nbs"):
@@ -242,6 +245,8 @@ def run_one(source, param, short, out, cwd):  # a notebook, with parameters as t
     if cwd and not cwd.is_dir():
         _fail(f"--cwd {cwd} is no folder")
     out = output_path(source.stem, out)
+    if out == source.resolve():
+        _fail(f"--out {out.name} is the notebook itself: choose another name")
     execute_copy(source, out, values, cwd or home())
     typer.echo(f"executed notebook: {_near(out)}")
     folder = values.get("out_dir") or defaults.get("out_dir")
@@ -267,7 +272,7 @@ def execute_copy(
     try:
         nb = papermill.execute_notebook(
             str(source),
-            str(out),
+            str(out).replace("{", "{{").replace("}", "}}"),  # papermill formats it
             values,
             cwd=str(cwd),
             progress_bar=bar,
@@ -651,12 +656,13 @@ def sample(
     "Draw images and write them as one picture."
     import torch
     from PIL import Image
-    from sar_repro.engine.files import atomic_path
+    from sar_repro.engine.files import atomic_path, check_output
     from sar_repro.core import check_numbers, get_size
     from sar_repro.engine.plots import to_grid
     from sar_repro.engine.models import load_models
     from sar_repro.scale_ar import sample as draw
 
+    check_output(out)
     check_numbers(guidance=guidance, top_k=top_k, top_p=top_p, seed=seed)
     size = size_of(checkpoint, size)
     spec = get_size(size)
@@ -726,8 +732,10 @@ def evaluate(
     inception_weights: _option(Optional[str], help=INCEPTION_SAID) = None,
 ):
     "Sample a checkpoint and measure Frechet and kernel distances, precision and recall."
-    from sar_repro.engine.files import save_json
+    from sar_repro.engine.files import check_output, save_json
 
+    if out:
+        check_output(out)
     how = dict(size=size_of(checkpoint, size), checkpoint=checkpoint, seed=seed, top_k=top_k)
     how |= dict(guidance=guidance, top_p=top_p, inception_weights=inception_weights)
     if reference is None:
@@ -741,8 +749,8 @@ def evaluate(
             return
         place = home() / f"results/{how['size']}-{record['checkpoint']}.json"
     place = out or (place if reference is None or "protocol" in record else Path("results.json"))
+    typer.echo(lines)  # first: they should not be lost with the file
     save_json(place, record)
-    typer.echo(lines)
     typer.echo(f"written: {_near(place)}")
 
 # %% ../nbs/90_cli.ipynb #507fe80e

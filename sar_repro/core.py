@@ -145,7 +145,7 @@ def is_test() -> bool:
 
 def shown(path) -> str:  # Any path
     "The path as it may be printed into a notebook: relative to the repository where possible."
-    path = Path(path).resolve()
+    path = Path(os.path.realpath(path))  # a loop of links raises nothing here
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
 
 # %% ../nbs/00_core.ipynb #780d1d02

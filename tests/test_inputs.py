@@ -50,6 +50,17 @@ CASES = {
     'torn reference': (['evaluate', '--reference', 'cut.parquet/emoji64.parquet'], 'not a whole npz file'),
     'empty reference': (['evaluate', '--reference', 'empty'], 'no readable pictures'),
     'unknown class': (['sample', '--classes', 'dragons'], 'dragons'),
+    'guidance of nan': (['sample', '--cfg', 'nan'], 'guidance is nan: expected a number from 0 to 100'),
+    'guidance beyond reason': (['evaluate', '--cfg', '1e38'], 'guidance is 1e+38'),
+    'nucleus above one': (['sample', '--top-p', '7'], 'top_p is 7.0: expected a number from 0 to 1'),
+    'nucleus below zero': (['evaluate', '--top-p', '-1', '--reference', 'gone.npz'], 'top_p is -1.0'),
+    'fewer codes than none': (['sample', '--top-k', '-5'], 'top_k is -5: expected a whole number'),
+    'seed of 65 bits': (['diagnose', '--seed', str(2**64)], 'seed is 18446744073709551616'),
+    'no class': (['sample', '--classes', ','], '--classes names no class'),
+    'more than a picture holds': (['sample', '--n', '1000000000'], 'do not fit into one picture'),
+    'a folder as picture': (['sample', '--out', 'empty'], 'it is a folder'),
+    'results into a folder': (['evaluate', '--out', 'empty'], 'it is a folder'),
+    'executed copy without its ending': (['run', '07', '--out', 'copy.txt'], 'ends in .ipynb'),
     'no such golden file': (['parity', 'gone.safetensors'], 'no such file'),
 }
 

@@ -16,15 +16,16 @@ from argparse import Namespace
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from secrets import token_hex
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 from ..core import ROOT, SarError, check_choice, get_size, shown
 
 # %% auto #0
-__all__ = ['NESTS', 'PUBLISHED', 'atomic_path', 'save_json', 'remove_stale', 'save_tensors', 'load_tensors', 'read_weights',
-           'load_weights', 'shape_of', 'weights_hash', 'save_checkpoint', 'load_checkpoint', 'PublishedFile',
-           'weights_path', 'fetch_published']
+__all__ = ['TEMPORARY', 'NESTS', 'PUBLISHED', 'check_output', 'atomic_path', 'save_json', 'remove_stale', 'save_tensors',
+           'load_tensors', 'read_weights', 'load_weights', 'shape_of', 'weights_hash', 'save_checkpoint',
+           'load_checkpoint', 'PublishedFile', 'weights_path', 'fetch_published']
 
 # %% ../../nbs/81a_files.ipynb #70cca755
 # the new name, too, is on disk only when its folder is; not every system can do it
@@ -40,15 +41,30 @@ def _sync_folder(folder):
     finally:
         os.close(fd)
 
+# %% ../../nbs/81a_files.ipynb #1745decb
+def check_output(
+    path,  # File to be written
+) -> Path:  # Where it lies: a link is followed
+    "Refuse what is there and is no regular file: a folder, a device, a link that leads nowhere."
+    path = Path(path)
+    path = Path(os.path.realpath(path)) if path.is_symlink() else path
+    if path.is_dir():
+        raise SarError(f"cannot write {shown(path)}: it is a folder, expected the name of a file")
+    if path.is_symlink() or path.exists() and not path.is_file():
+        raise SarError(f"cannot write {shown(path)}: it is no regular file, choose another name")
+    return path
+
 # %% ../../nbs/81a_files.ipynb #42d75df7
 @contextmanager
 def atomic_path(path):  # Final path; its folder is made if missing
     """Yield a temporary path beside `path`; on success it is fsynced and renamed, on failure
     removed."""
-    path = Path(path)
-    tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    path = check_output(path)
+    # a name that nobody can foresee, and that nobody has yet
+    tmp = path.with_name(f".{path.name}.{os.getpid()}-{token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(tmp, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         yield tmp
         with open(tmp, "rb") as f:
             os.fsync(f.fileno())
@@ -92,11 +108,14 @@ def _alive(pid):  # is a process of this number running?
     return True
 
 # %% ../../nbs/81a_files.ipynb #2ad0b34e
+TEMPORARY = r"\..+\.(\d+)-[0-9a-f]{8}\.tmp"  # name that `atomic_path` gives
+
+
 def remove_stale(
     folder,  # Folder that this process alone writes into, and is not writing into now
 ) -> list:  # Names of the files that were removed
     "Remove the temporary files that killed writers of `atomic_path` left behind."
-    found = [(p, re.fullmatch(r"\..+\.(\d+)\.tmp", p.name)) for p in Path(folder).glob(".*.tmp")]
+    found = [(p, re.fullmatch(TEMPORARY, p.name)) for p in Path(folder).glob(".*.tmp")]
     # a container gives a new process its predecessor's number
     stale = [p for p, m in found if m and (int(m[1]) == os.getpid() or not _alive(int(m[1])))]
     for p in stale:

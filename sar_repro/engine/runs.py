@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import math
 import pandas as pd
+import re
 import shutil
 import time
 import torch
@@ -36,6 +37,7 @@ from sar_repro.core import (
 )
 from sar_repro.engine.files import (
     PUBLISHED,
+    TEMPORARY,
     atomic_path,
     load_checkpoint,
     remove_stale,
@@ -74,9 +76,9 @@ from sar_repro.engine.published import (
 )
 
 # %% auto #0
-__all__ = ['OWN', 'ToyTokens', 'toy_model', 'RunFolder', 'losses_of', 'tracker_name', 'Run', 'train_run', 'usual_share',
-           'train_size', 'Job', 'plan_job', 'load_job', 'draw_job', 'few_of', 'exposure', 'judge_job', 'record_job',
-           'findings', 'stored_findings', 'control_of']
+__all__ = ['OWN', 'ToyTokens', 'toy_model', 'RunFolder', 'check_run_folder', 'losses_of', 'tracker_name', 'Run', 'train_run',
+           'usual_share', 'train_size', 'Job', 'plan_job', 'load_job', 'draw_job', 'few_of', 'exposure', 'judge_job',
+           'record_job', 'findings', 'stored_findings', 'control_of']
 
 # %% ../../nbs/86_runs.ipynb #bfd663dc
 class ToyTokens(TokenData):
@@ -116,6 +118,7 @@ class RunFolder:
         self.path, self.write, self.newest = Path(path), write, newest
         self.facts = _plain(facts)
         self.weights, self.log = self.path / "model.safetensors", self.path / "log.csv"
+        check_run_folder(self.path)
         _same_run(self.path, self.facts)
         # a kill during a save left a file as large as a state
         if write:
@@ -124,7 +127,7 @@ class RunFolder:
 
     @property
     def states(self):  # newest first
-        return sorted(self.path.glob("state-*.pt"), reverse=True)
+        return sorted(_states_in(self.path), reverse=True)
 
     def save(self, step, state):
         path = self.path / f"state-{step:08}.pt"
@@ -144,6 +147,39 @@ class RunFolder:
                 path.rename(path.with_suffix(".skipped"))
 
 # %% ../../nbs/86_runs.ipynb #e3d5b8a5
+def _states_in(path):
+    return [p for p in path.glob("state-*.pt") if re.fullmatch(r"state-\d{8,}\.pt", p.name)]
+
+
+def check_run_folder(
+    path,  # Folder that a run is to be kept in
+) -> Path:
+    """Refuse a folder that holds something else than a run: its files would be overwritten. A new
+    or empty folder will do, and so do samples that were drawn before the training."""
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise SarError(f"{shown(path)} is a file: pass a folder as out_dir")
+    facts = _read_facts(path)
+    if isinstance(facts, dict) and {"method", "start"} <= set(facts) or _states_in(path):
+        return path
+    own = rf"run\.json|samples-\w+|sar_repro|wandb|events\..+|{TEMPORARY}"
+    there = sorted(p.name for p in path.iterdir()) if path.is_dir() else []
+    others = [n for n in there if not re.fullmatch(own, n)]
+    if others or "run.json" in there:
+        raise SarError(
+            f"{shown(path)} holds files that are not of a run ({', '.join((others or there)[:3])}):"
+            " pass a new or empty folder as out_dir"
+        )
+    return path
+
+
+def _read_facts(path):  # what run.json says, or None
+    try:
+        return json.loads((path / "run.json").read_text())
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
 def _plain(facts):
     return json.loads(json.dumps(facts, default=str))
 
@@ -156,10 +192,8 @@ def _read_state(path):  # a state, and what is wrong with it
 
 
 def _same_run(path, facts):
-    try:
-        old = json.loads((path / "run.json").read_text())
-    # none, or cut short: the states decide
-    except (OSError, ValueError):
+    old = _read_facts(path)
+    if not isinstance(old, dict):  # none, or cut short: the states decide
         return
     usual = _plain(asdict(TrainConfig()))
     changed = [k for k in facts if old and old.get(k, usual.get(k)) != facts[k]]
@@ -615,7 +649,7 @@ def plan_job(
         dataset = "imagenet" if kind == "PAPER" else "emoji64"
     smoke = budget == "smoke"
     train, usual = _settings(size, kind, smoke, dict(settings, seed=seed, precision=precision))
-    if guidance != -1 or isinstance(guidance, bool):  # -1: the size's own
+    if not (type(guidance) in (int, float) and guidance < 0):  # below zero: the size's own
         guidance = check_numbers(guidance=guidance)["guidance"]
     n_samples = check_number("n_samples", n_samples, Number(int, 0, 10**7))
     name = f"{size}-{Path(dataset).name}-{train.method}-s{train.seed}"
@@ -661,8 +695,9 @@ def load_job(
     from accelerate import PartialState
 
     job.team = PartialState()  # one process, or those that `accelerate launch` started
+    check_run_folder(job.out)
     # it is done in seconds, and an earlier version's would be another run
-    if job.smoke and not job.own_folder:
+    if job.smoke and not job.own_folder and job.out.parent == ROOT / "runs":
         shutil.rmtree(job.out, ignore_errors=True)
     job.root = imagenet_folder(job.data_dir) if job.kind == "PAPER" else job.data_dir or None
     how = (job.dataset, job.size.image_size)

@@ -73,8 +73,16 @@ def _claim(folder, facts):  # the folder belongs to one set of samples
     known = folder / "shards.json"
     try:
         old = json.loads(known.read_text())
+        old = old if isinstance(old, dict) else {}
     except (OSError, ValueError):
+        old = {}
+    if not old and not any(folder.glob("shard-*.npy")):
         return save_json(known, facts)
+    if not old:  # whose they are is not known: with another seed they would be served as its own
+        raise SarError(
+            f"{shown(folder)} holds samples without a note of what they are (shards.json is missing"
+            " or torn): pass another folder, or delete that one"
+        )
     changed = [k for k in facts.keys() | old.keys() if old.get(k) != facts.get(k)]
     if changed:
         raise SarError(
