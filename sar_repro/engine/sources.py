@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 import warnings
 import zlib
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import lru_cache
@@ -28,8 +29,9 @@ from .files import save_json
 from .plots import progress
 
 # %% auto #0
-__all__ = ['FASHION_FILES', 'FASHION_DEBIAN', 'on_white', 'read_image', 'list_images', 'in_test', 'find_broken', 'load_folder',
-           'load_imagenet', 'read_idx', 'fetch', 'load_fashion_mnist', 'load_fashion_white', 'load_cifar10']
+__all__ = ['TRAIN', 'HELD_OUT', 'FASHION_FILES', 'FASHION_DEBIAN', 'on_white', 'read_image', 'list_images', 'in_test',
+           'find_broken', 'load_folder', 'load_imagenet', 'read_idx', 'fetch', 'load_fashion_mnist',
+           'load_fashion_white', 'load_cifar10']
 
 # %% ../../nbs/82a_sources.ipynb #cab3de0a
 def _place(path):  # for messages: short inside the repository, else as the user gave it
@@ -57,12 +59,24 @@ def on_white(
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 # %% ../../nbs/82a_sources.ipynb #aff6badb
+def _eight_bits(image):  # PIL clips grey of 16 bits and floats instead of scaling them
+    if image.mode[0] not in "IF":
+        return image
+    x = np.nan_to_num(np.asarray(image).astype(np.float32))
+    if image.mode.startswith("I;16") or image.mode == "I" and x.max() > 255:
+        x = x / 257
+    if image.mode == "F" and x.max() <= 1:
+        x = x * 255
+    return Image.fromarray(x.clip(0, 255).round().astype(np.uint8))
+
+
 def read_image(
     path,  # Image file
 ) -> torch.Tensor:  # uint8 (3, H, W)
     "Decode a file; transparency is laid on white."
     try:
         with Image.open(path) as image:
+            image = _eight_bits(ImageOps.exif_transpose(image))
             image = on_white(image) if image.has_transparency_data else image.convert("RGB")
             return torch.from_numpy(np.array(image)).permute(2, 0, 1)
     except Exception as e:  # PIL raises many types for broken files
@@ -73,16 +87,51 @@ def list_images(
     folder,  # Folder with one folder per class, or with pictures alone
 ) -> tuple:  # (paths relative to it, sorted; class name of each)
     "Find the pictures under a folder; the first folder of a path names its class."
-    files = sorted(
-        os.path.relpath(os.path.join(d, f), folder)
-        for d, _, names in os.walk(folder, followlinks=True)
-        for f in names
-        if f.lower().endswith(IMG_EXTENSIONS)
-    )
-    files = [f for f in files if f"{os.sep}." not in os.sep + f]  # nothing hidden
-    return files, [
-        f.split(os.sep)[0] if os.sep in f else Path(folder).resolve().name for f in files
-    ]
+    files = _scan(folder)[0]
+    return files, _class_names(folder, files)
+
+
+def _class_names(folder, files):
+    own = Path(folder).resolve().name
+    return [f.split(os.sep)[0] if os.sep in f else own for f in files]
+
+
+def _scan(folder):  # pictures relative to it, sorted; (path, reason) of whatever is left out
+    files, left, met = [], [], set()
+    for d, below, names in os.walk(folder, followlinks=True):
+        facts = os.stat(d)
+        if (facts.st_dev, facts.st_ino) in met:  # a link to a folder that was visited
+            left.append((os.path.relpath(d, folder), "a folder met before"))
+            below[:] = []
+            continue
+        met.add((facts.st_dev, facts.st_ino))
+        below[:] = sorted(b for b in below if not b.startswith((".", "__MACOSX")))
+        for name in sorted(n for n in names if not n.startswith(".")):
+            why = _no_picture(os.path.join(d, name))
+            path = os.path.relpath(os.path.join(d, name), folder)
+            left.append((path, why)) if why else files.append(path)
+    return sorted(files), left
+
+
+def _no_picture(path):  # why a file is left out, or None
+    if not path.lower().endswith(IMG_EXTENSIONS):
+        return f"ending {Path(path).suffix or 'none'}"
+    if not os.path.isfile(path):  # a link that leads nowhere, or a pipe, which would wait for ever
+        return "no regular file"
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return "a name that is not UTF-8"
+
+
+def _say_left_out(folder, left, classes):  # in one line
+    found = os.scandir(folder) if Path(folder).is_dir() else ()
+    empty = [d.name for d in found if d.is_dir() and d.name not in classes]
+    empty = [n for n in empty if not n.startswith((".", "__MACOSX"))] if classes else []
+    counts = Counter(why for _, why in left) + Counter({"folder without pictures": len(empty)})
+    if counts:
+        said = ", ".join(f"{n} ({why})" for why, n in counts.most_common(4))
+        warnings.warn(f"left out in {shown(folder)}: {said}", stacklevel=3)
 
 # %% ../../nbs/82a_sources.ipynb #923cdf68
 def in_test(
@@ -138,19 +187,34 @@ def find_broken(
     return broken
 
 # %% ../../nbs/82a_sources.ipynb #64e5bf1f
-def _split_folder(root, split, heldout):  # (folder of this split, has the set splits of its own?)
-    test = next((root / name for name in heldout if (root / name).is_dir()), None)
-    if not test or not (root / "train").is_dir():
-        return root, False
-    return root / "train" if split == "train" else test, True
+TRAIN, HELD_OUT = ("train", "training"), ("test", "testing", "val", "valid", "validation")
+HELD_OUT += ("dev", "eval")
 
 
-def _class_numbers(root, base, names):  # class name -> label, as the training pictures have it
-    held_out = base != root and base != root / "train"
-    classes = sorted(set(list_images(root / "train")[1] if held_out else names))
+def _folders(root):
+    return sorted(d for d in root.iterdir() if d.is_dir()) if root.is_dir() else []
+
+
+def _split_folder(root, split, heldout):  # folders of this split and of training; None: no splits
+    found = {d.name.lower(): d for d in _folders(root)}
+    first = lambda names: next((found[n] for n in names if n in found), None)
+    train, test = first(TRAIN), first(heldout)
+    if train and test:
+        return (train if split == "train" else test), train
+    alone = train or test
+    if alone and len(found) == 1 and _folders(alone):
+        raise SarError(
+            f"{_place(root)} holds {alone.name}/ alone: expected a training and a held-out folder,"
+            f" as in train/ and test/, or pass {_place(alone)} itself"
+        )
+    return root, None
+
+
+def _class_numbers(train, base, names):  # class name -> label, as the training pictures have it
+    classes = sorted(set(list_images(train)[1] if train not in (None, base) else names))
     if unknown := sorted(set(names) - set(classes)):
         raise SarError(
-            f'{_place(base)} holds pictures of class {unknown[0]!r}, which {_place(root/"train")}'
+            f"{_place(base)} holds pictures of class {unknown[0]!r}, which {_place(train)}"
             " lacks: expected the same class folders in both"
         )
     return {c: i for i, c in enumerate(classes)}
@@ -159,23 +223,25 @@ def _class_numbers(root, base, names):  # class name -> label, as the training p
 def load_folder(
     root,  # Folder of pictures
     split: str,  # 'train' or 'test'
-    heldout: tuple = ("test", "val"),  # Names that a folder of held-out pictures may have
+    heldout: tuple = HELD_OUT,  # Names that a folder of held-out pictures may have, in any case
     memory=None,  # Folder in which `find_broken` keeps its verdict
 ) -> dict:  # Arguments of `ImageSet`
     "Pictures in folders; classes are the names of the folders."
     root = Path(root)
-    base, own_splits = _split_folder(root, split, heldout)
-    files, names = list_images(base)
+    base, train = _split_folder(root, split, heldout)
+    files, left = _scan(base)
+    names = _class_names(base, files)
     if not files:
         raise SarError(
             f"{_place(base)} holds no images: expected one folder per class with"
             f' {", ".join(IMG_EXTENSIONS[:4])} ... files in it'
         )
-    label = _class_numbers(root, base, names)
+    _say_left_out(base, left, set(names) if any(os.sep in f for f in files) else ())
+    label = _class_numbers(train, base, names)
     rows = [
         (f, label[c])
         for f, c in zip(files, names)
-        if own_splits or in_test(f) == (split == "test")
+        if train or in_test(f) == (split == "test")
     ]
     broken = find_broken(base, [f for f, _ in rows], memory)
     rows = [r for r in rows if r[0] not in broken]
@@ -189,7 +255,7 @@ def load_folder(
         labels=[c for _, c in rows],
         source=[f for f, _ in rows],
         base=base,
-        skipped=list(broken.items()),
+        skipped=[*broken.items(), *left],
     )
 
 # %% ../../nbs/82a_sources.ipynb #4fadc3a4
