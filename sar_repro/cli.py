@@ -457,12 +457,10 @@ def run_all(
 def _run_pipeline(folder, size, budget, smoke):
     import json
     import time
-    from sar_repro.engine.files import save_json
+    from sar_repro.engine.files import read_json, save_json
 
-    try:
-        state = json.loads((folder / "state.json").read_text())
-    except (OSError, ValueError):
-        state = {}
+    state = read_json(folder / "state.json") or {}  # torn: all is run again
+    state = {k: v for k, v in state.items() if isinstance(v, dict) and {*v} >= {"stamp", "seconds"}}
     jobs, fresh = _jobs(folder, size, budget, state)
     known, took, begun = {k: v["seconds"] for k, v in state.items()}, {}, time.time()
     for i, (p, values) in enumerate(jobs, 1):

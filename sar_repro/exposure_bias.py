@@ -4,7 +4,6 @@
 
 # %% ../nbs/04_exposure_bias.ipynb #f67aaa50
 from __future__ import annotations
-import json
 import math
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,7 +14,7 @@ import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from .core import ROOT, SarError, check_numbers, get_size, in_short, index_uniform, shown
-from .engine.files import weights_hash
+from .engine.files import read_json, weights_hash
 from .engine.machine import autocast, default_device
 from .engine.plots import bars, progress
 from .data import ImageSet, emoji_table, load_dataset, to_uint8
@@ -135,11 +134,11 @@ def load_probe(
 
 
 def _began_here(checkpoint, model):
-    try:
-        start = json.loads(Path(checkpoint).with_name("run.json").read_text())["start"]
-    except (OSError, ValueError, LookupError, TypeError):
+    run = read_json(Path(checkpoint).with_name("run.json"), start=str)
+    if run is None:
         return  # weights without their run: nothing to compare
-    if start is not None and start != weights_hash(model):
+    start = run["start"]
+    if start != weights_hash(model):
         raise SarError(
             f"{shown(checkpoint)} was not trained from the weights that are measured here (its run"
             f" began at {in_short(start)}); pass a run that began there, or leave it out"

@@ -10,9 +10,10 @@ import json
 import numpy as np
 import os
 import torch
+import warnings
 from pathlib import Path
 from ..core import SarError
-from .files import save_json
+from .files import read_json, save_json
 from .plots import progress
 from .sources import _place
 from ..data import ImageSet, to_float
@@ -42,10 +43,7 @@ def encode_block(
 
 # %% ../../nbs/82b_cache.ipynb #f992dd8f
 def _resume_at(f, note):  # (rows done, bytes of the header); cuts off what was not noted as safe
-    try:
-        state = json.loads(note.read_text())
-    except (OSError, ValueError):
-        state = dict(rows=0, bytes=0, header=0)
+    state = read_json(note, rows=int, bytes=int, header=int) or dict(rows=0, bytes=0, header=0)
     if os.fstat(f.fileno()).st_size < state["bytes"]:
         state = dict(rows=0, bytes=0, header=0)
     f.truncate(state["bytes"])
@@ -108,10 +106,20 @@ def latent_cache(
     path = Path(root) / f"latents-{name}.npy"
     if not path.is_file():
         _fill_cache(path, dataset, encode, flips, batch_size)
+    found, fault = _open_cache(path, (len(dataset), 1 + flips))
+    if fault:  # torn or foreign: set aside, and made again
+        warnings.warn(f"{_place(path)} {fault}: set aside, computed again", stacklevel=2)
+        path.replace(path.with_suffix(".skipped"))
+        _fill_cache(path, dataset, encode, flips, batch_size)
+        found, fault = _open_cache(path, (len(dataset), 1 + flips))
+    return found
+
+
+def _open_cache(path, rows):  # the array, and what is wrong with it
     try:
-        return np.load(path, mmap_mode="r")
-    except (OSError, ValueError) as e:
-        raise SarError(
-            f"{_place(path)} is not a whole cache ({type(e).__name__}); delete it, it will be"
-            " computed again"
-        ) from e
+        found = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as e:
+        return None, f"is not a whole cache ({type(e).__name__})"
+    if found.ndim != 5 or found.shape[:2] != rows or found.dtype != np.float16:
+        return None, f"holds {found.dtype} {found.shape}, not the latents of {rows[0]:,} pictures"
+    return found, None

@@ -23,9 +23,9 @@ from torch import nn
 from ..core import ROOT, SarError, check_choice, get_size, shown
 
 # %% auto #0
-__all__ = ['TEMPORARY', 'NESTS', 'PUBLISHED', 'check_output', 'atomic_path', 'save_json', 'remove_stale', 'save_tensors',
-           'load_tensors', 'read_weights', 'load_weights', 'shape_of', 'weights_hash', 'save_checkpoint',
-           'load_checkpoint', 'PublishedFile', 'weights_path', 'fetch_published']
+__all__ = ['TEMPORARY', 'NESTS', 'PUBLISHED', 'check_output', 'atomic_path', 'save_json', 'read_json', 'remove_stale',
+           'save_tensors', 'load_tensors', 'read_weights', 'load_weights', 'shape_of', 'weights_hash',
+           'save_checkpoint', 'load_checkpoint', 'PublishedFile', 'weights_path', 'fetch_published']
 
 # %% ../../nbs/81a_files.ipynb #70cca755
 # the new name, too, is on disk only when its folder is; not every system can do it
@@ -95,6 +95,19 @@ def _finite(x):  # JSON has no word for NaN and infinity
     if isinstance(x, dict):
         return {k: _finite(v) for k, v in x.items()}
     return [_finite(v) for v in x] if isinstance(x, (list, tuple)) else x
+
+
+def read_json(
+    path,  # File to read
+    **kinds,  # Field that must be there = its type
+) -> dict:  # Or None
+    "The object in a file; None if there is none, if it is torn, or something else."
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    whole = isinstance(found, dict) and all(type(found.get(k)) is t for k, t in kinds.items())
+    return found if whole else None
 
 # %% ../../nbs/81a_files.ipynb #bbc6f2d1
 def _alive(pid):  # is a process of this number running?
@@ -279,8 +292,12 @@ def save_checkpoint(
 
 # %% ../../nbs/81a_files.ipynb #e504e537
 def load_checkpoint(path) -> dict:  # File to read
-    "Read a training state; raises `SarError` if the file is torn or holds code."
+    """Read a training state; raises `SarError` if the file is torn, holds code, or has another
+    byte than was written (torch keeps checksums, and does not look at them)."""
     try:
+        with zipfile.ZipFile(path) as z:
+            if damaged := z.testzip():
+                raise ValueError(f"{damaged} has another checksum")
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise SarError(f"no such checkpoint: {shown(path)}") from None

@@ -4,7 +4,6 @@
 
 # %% ../../nbs/87a_published.ipynb #35b450d6
 from __future__ import annotations
-import json
 import numpy as np
 import pandas as pd
 import time
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from ..core import ROOT, SarError, check_numbers, get_size, shown
-from .files import PUBLISHED, atomic_path, read_weights, weights_path
+from .files import PUBLISHED, atomic_path, read_json, read_weights, weights_path
 from .machine import default_device, run_record
 from .sources import find_broken, list_images
 from ..data import ImageSet
@@ -352,9 +351,8 @@ def known_base(
 ):  # Record, or None
     """The start's measurement, if an earlier run left one of the same settings: 50,000 samples
     need not be drawn again."""
-    try:
-        record = json.loads(base_record(size).read_text())
-    except (OSError, ValueError):
+    record = read_json(base_record(size))
+    if record is None:
         return None
     return (
         record
@@ -409,10 +407,11 @@ def paper_table(
 
 # %% ../../nbs/87a_published.ipynb #b954e248
 def _measured(size, method, folder):  # the newest record of the published protocol
-    records = [json.loads(f.read_text()) for f in sorted(folder.glob("*.json"))]
+    kinds = dict(protocol=str, reference=str, n=int)  # others are of other kinds, or torn
+    records = [r for f in sorted(folder.glob("*.json")) if (r := read_json(f, **kinds))]
     wanted = ("imagenet256", size, method)
     which = lambda r: tuple(r.get(k) for k in ("protocol", "size", "method"))
-    found = [r for r in records if isinstance(r, dict) and which(r) == wanted]
+    found = [r for r in records if which(r) == wanted]
     if not found:
         return dict(status="measured", settings="not measured here")
     r = max(found, key=lambda r: str(r.get("date", "")))  # ISO days sort as text

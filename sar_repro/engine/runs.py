@@ -40,6 +40,7 @@ from sar_repro.engine.files import (
     TEMPORARY,
     atomic_path,
     load_checkpoint,
+    read_json,
     remove_stale,
     save_checkpoint,
     save_json,
@@ -159,8 +160,7 @@ def check_run_folder(
     path = Path(path)
     if path.exists() and not path.is_dir():
         raise SarError(f"{shown(path)} is a file: pass a folder as out_dir")
-    facts = _read_facts(path)
-    if isinstance(facts, dict) and {"method", "start"} <= set(facts) or _states_in(path):
+    if read_json(path / "run.json", method=str, start=str) or _states_in(path):
         return path
     own = rf"run\.json|samples-\w+|sar_repro|wandb|events\..+|{TEMPORARY}"
     there = sorted(p.name for p in path.iterdir()) if path.is_dir() else []
@@ -173,27 +173,27 @@ def check_run_folder(
     return path
 
 
-def _read_facts(path):  # what run.json says, or None
-    try:
-        return json.loads((path / "run.json").read_text())
-    except (OSError, ValueError, RecursionError):
-        return None
-
-
 def _plain(facts):
     return json.loads(json.dumps(facts, default=str))
 
 
 def _read_state(path):  # a state, and what is wrong with it
     try:
-        return load_checkpoint(path), None
+        state = load_checkpoint(path)
     except SarError as e:
         return {}, str(e)
+    weights = state.get("model", {}) if isinstance(state, dict) else None
+    if not isinstance(weights, dict):
+        return {}, f"{shown(path)} is not a state of a run"
+    numbers = (v for v in weights.values() if torch.is_tensor(v) and v.is_floating_point())
+    if not all(v.isfinite().all() for v in numbers):
+        return {}, f"{shown(path)} holds weights that are not finite"
+    return state, None
 
 
 def _same_run(path, facts):
-    old = _read_facts(path)
-    if not isinstance(old, dict):  # none, or cut short: the states decide
+    old = read_json(path / "run.json")
+    if old is None:  # none, or cut short: the states decide
         return
     usual = _plain(asdict(TrainConfig()))
     changed = [k for k in facts if old and old.get(k, usual.get(k)) != facts[k]]
@@ -1016,7 +1016,4 @@ def _control_name(job):
 
 
 def _record(folder, name):
-    try:
-        return json.loads((Path(folder or ROOT / "results") / f"{name}.json").read_text())
-    except (OSError, ValueError):
-        return None
+    return read_json(Path(folder or ROOT / "results") / f"{name}.json")

@@ -7,11 +7,13 @@ from __future__ import annotations
 import hashlib
 import json
 import numpy as np
+import os
 import torch
 import zipfile
+import zlib
 from pathlib import Path
 from ..core import SarError, shown
-from .files import atomic_path, save_json, weights_hash
+from .files import atomic_path, read_json, save_json, weights_hash
 from .machine import mixed_precision
 from .plots import progress
 from ..scale_ar import group_size, sample
@@ -20,17 +22,32 @@ from ..scale_ar import group_size, sample
 __all__ = ['ShardSet', 'sample_shards', 'pack_npz']
 
 # %% ../../nbs/87b_shards.ipynb #2a9e8f22
+# A shard ends with 16 bytes that numpy does not read: 12 say of which samples it is, 4 sum it up
+def _identity(facts, i):
+    text = json.dumps([facts, i], sort_keys=True)
+    return hashlib.sha256(text.encode()).digest()[:12]
+
+
+def _checksum(pictures):
+    return zlib.crc32(np.ascontiguousarray(pictures)).to_bytes(4, "big")
+
+
+def _seal(path):
+    with open(path, "rb") as f:
+        f.seek(max(0, f.seek(0, os.SEEK_END) - 16))
+        return f.read()
+
+# %% ../../nbs/87b_shards.ipynb #c0ba51e3
 class ShardSet:
     "Pictures in shards on disk, read when asked for."
 
     def __init__(self, folder):  # Folder written by `sample_shards`
         self.folder = Path(folder)
-        try:
-            self.facts = json.loads((self.folder / "shards.json").read_text())
-        except (OSError, ValueError):
+        self.facts = read_json(self.folder / "shards.json", n=int, per_shard=int, side=int)
+        if self.facts is None:
             raise SarError(
                 f"{shown(folder)} holds no shards: expected shards.json from `sample_shards`"
-            ) from None
+            )
         self.n, self.per, self.side = (self.facts[k] for k in ("n", "per_shard", "side"))
         self._maps = {}
 
@@ -51,19 +68,21 @@ class ShardSet:
         "Is shard `i` there, of the right shape, to the last byte?"
         shape = self.rows(i), 3, self.side, self.side
         try:
-            return np.load(self.path(i), mmap_mode="r").shape == shape
+            found = np.load(self.path(i), mmap_mode="r")
         except (OSError, ValueError, EOFError):
             return False
+        return found.shape == shape and _seal(self.path(i))[:12] == _identity(self.facts, i)
 
     def batch(self, ids) -> torch.Tensor:
         "Pictures `ids`, uint8 (B, 3, H, W)."
         for i in {int(j) // self.per for j in ids} - self._maps.keys():
-            if not self.whole(i):
+            data = np.load(self.path(i), mmap_mode="r") if self.whole(i) else None
+            if data is None or _seal(self.path(i))[12:] != _checksum(data):
                 raise SarError(
-                    f"{shown(self.path(i))} is missing or torn: run the same sampling again, it"
-                    " draws only what is not there"
+                    f"{shown(self.path(i))} is missing or torn: delete it and run the same sampling"
+                    " again, it draws only what is not there"
                 )
-            self._maps[i] = np.load(self.path(i), mmap_mode="r")
+            self._maps[i] = data
         return torch.from_numpy(
             np.stack([self._maps[int(j) // self.per][int(j) % self.per] for j in ids])
         )
@@ -71,11 +90,7 @@ class ShardSet:
 # %% ../../nbs/87b_shards.ipynb #9d8cf2bf
 def _claim(folder, facts):  # the folder belongs to one set of samples
     known = folder / "shards.json"
-    try:
-        old = json.loads(known.read_text())
-        old = old if isinstance(old, dict) else {}
-    except (OSError, ValueError):
-        old = {}
+    old = read_json(known)
     if not old and not any(folder.glob("shard-*.npy")):
         return save_json(known, facts)
     if not old:  # whose they are is not known: with another seed they would be served as its own
@@ -125,6 +140,7 @@ def sample_shards(
         pictures = sample(model, vae, padded, **same, **how)[: len(part)]
         with atomic_path(shards.path(i)) as tmp, open(tmp, "wb") as f:
             np.save(f, pictures.numpy())
+            f.write(_identity(shards.facts, i) + _checksum(pictures.numpy()))
     return shards
 
 # %% ../../nbs/87b_shards.ipynb #fdc8072d

@@ -25,7 +25,7 @@ from pathlib import Path
 from torchvision import datasets as tv_datasets
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from ..core import ROOT, SarError, shown
-from .files import save_json
+from .files import read_json, save_json
 from .plots import progress
 
 # %% auto #0
@@ -169,9 +169,8 @@ def find_broken(
         return _fault(str(Path(folder) / f), s.st_size, s.st_mtime_ns)
 
     known = memory and _verdict_file(folder, files, stats, memory)
-    try:
-        broken = json.loads(known.read_text())
-    except (AttributeError, OSError, ValueError):  # none kept, or torn
+    broken = read_json(known) if known else None
+    if broken is None:  # none kept, or torn
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             faults = list(progress(pool.map(check, files, stats), "checking images", len(files)))
         broken = {f: fault for f, fault in zip(files, faults) if fault}
