@@ -23,9 +23,10 @@ from typing import Annotated, Optional
 # %% ../nbs/90_cli.ipynb #29954874
 def home() -> Path:
     "The checkout that holds `nbs/`; `SAR_HOME` overrides it, as in 00_core."
-    return Path(
-        os.environ.get("SAR_HOME") or Path(find_spec("sar_repro").origin).parents[1]
-    ).resolve()
+    named = os.environ.get("SAR_HOME")
+    if named and not Path(named).is_dir():
+        _fail(f"SAR_HOME is {named!r}, which is no folder: expected a clone of the repository")
+    return Path(named or Path(find_spec("sar_repro").origin).parents[1]).resolve()
 
 
 def _fail(message):
@@ -36,7 +37,13 @@ def _fail(message):
 
 def all_notebooks() -> list:  # Paths, in reading order
     "The notebooks of the checkout."
-    return sorted((home() / "nbs").glob("[!_.]*.ipynb"))
+    found = sorted((home() / "nbs").glob("[!_.]*.ipynb"))
+    if not found:
+        _fail(
+            f"there are no notebooks in {home() / 'nbs'}: an installed package has none, so clone"
+            " the repository, and set SAR_HOME to the clone if you are elsewhere"
+        )
+    return found
 
 
 def find_notebook(

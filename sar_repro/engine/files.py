@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import numpy as np
 import os
 import re
 import socket
@@ -182,32 +183,79 @@ def _unnest(state):
             return inner
     return state if isinstance(state, dict) else {}
 
+# %% ../../nbs/81a_files.ipynb #acb3ce0b
+_PLAIN = [Namespace, np.dtype, *{type(np.dtype(t)) for t in "bBhHiIlLqQefd?"}]
+_PLAIN += [np.float64(0).__reduce__()[0]]
+_BYTES = {  # what files begin with that are no weights
+    b"version https://git-lfs": "is a pointer of git-lfs, not the file: run git lfs pull",
+    b"\x93NUMPY": "is a numpy array: expected a .safetensors or .pth file",
+    b"<": "is a web page, not weights: the download went wrong, get the file itself",
+    b"{": "is text: expected a .safetensors or .pth file",
+}
+
+
+def _kind(path):  # 'safetensors' or 'torch', by the first bytes, whatever the name says
+    if path.is_dir():
+        raise SarError(f"{_given(path)} is a folder: expected a .safetensors or .pth file in it")
+    if not path.is_file():
+        raise SarError(f"no such file: {_given(path)}; expected a .safetensors or .pth file")
+    with open(path, "rb") as f:
+        first = f.read(64)
+    for start, what in _BYTES.items():
+        if first.lstrip().startswith(start):
+            raise SarError(f"{_given(path)} {what}")
+    # a length, then a header in JSON; a file that was cut short is told by its name
+    header = len(first) > 8 and first[8:9] == b"{"
+    torch_file = first[:2] == b"PK" or first[:1] == b"\x80"
+    return "safetensors" if header or path.suffix == ".safetensors" and not torch_file else "torch"
+
+
+def _given(path):  # as it was given, where it lies outside of the repository
+    return shown(path) if Path(os.path.realpath(path)).is_relative_to(ROOT) else str(path)
+
+
+def _bare(tensors):  # without what wrappers put before or into the names, in any order
+    def name(k):
+        parts = k.split(".")
+        while len(parts) > 1 and parts[0] in ("module", "_orig_mod"):
+            parts = parts[1:]
+        return ".".join(p for p in parts if p != "_orig_mod")
+
+    bare = {name(k): v for k, v in tensors.items()}
+    if bare and all(k.startswith("model.") for k in bare):  # Lightning's
+        bare = {name(k.removeprefix("model.")): v for k, v in bare.items()}
+    return bare
+
 # %% ../../nbs/81a_files.ipynb #14ecb3ba
 def read_weights(
     path,  # .safetensors of this project, or a checkpoint written by `torch.save`
 ) -> tuple:  # ({name: tensor}, {fact: value}); a checkpoint has no facts
     "Read weights from either kind of file."
     path = Path(path)
-    if path.suffix == ".safetensors":
-        return load_tensors(path)
-    if not path.is_file():
-        raise SarError(f"no such file: {shown(path)}; expected a .safetensors or .pth file")
+    if _kind(path) == "safetensors":
+        tensors, facts = load_tensors(path)
+        return _bare(tensors), facts
     try:
-        # some trainers keep their arguments beside the weights
-        with torch.serialization.safe_globals([Namespace]):
-            state = torch.load(
-                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-            )
+        # some trainers keep their arguments and numpy's numbers beside the weights
+        with torch.serialization.safe_globals(_PLAIN):
+            how = dict(map_location="cpu", weights_only=True)
+            if path.suffix == ".safetensors":  # torch goes by the name
+                with open(path, "rb") as f:
+                    state = torch.load(f, **how)
+            else:
+                state = torch.load(path, mmap=zipfile.is_zipfile(path), **how)
     except Exception as e:  # torn zip, code inside, wrong kind: torch raises many types
+        held = re.search(r"GLOBAL ([\w.]+)", str(e))  # the type that torch would have to import
+        if held and zipfile.is_zipfile(path):
+            raise SarError(
+                f"{_given(path)} holds an object of type {held[1]} beside the weights, and files"
+                " that hold code are refused: save the weights alone"
+            ) from e
         raise SarError(
-            f"{shown(path)} is not a whole checkpoint of plain weights ({type(e).__name__}); get"
+            f"{_given(path)} is not a whole checkpoint of plain weights ({type(e).__name__}); get"
             " it again, files that hold code are refused"
         ) from e
-    tensors = {
-        k.removeprefix("module.").removeprefix("_orig_mod."): v
-        for k, v in _unnest(state).items()
-        if torch.is_tensor(v)
-    }
+    tensors = _bare({k: v for k, v in _unnest(state).items() if torch.is_tensor(v)})
     if not tensors:
         raise SarError(
             f"{shown(path)} holds no weights: expected them at the top, or under"
