@@ -414,6 +414,7 @@ def sample(
 ) -> torch.Tensor:  # uint8 (n, 3, H, W)
     "Draw pictures of the given classes."
     device, out, batch_size = model.head.weight.device, [], batch_size or group_size(model.cfg)
+    last = tuple(kwargs.get("scales") or model.cfg.scales)[-1]
     with autocast(device, precision), cast_weights(model, vae.decoder, vae.post_quant_conv):
         for i in progress(range(0, len(labels), batch_size), "sampling"):
             part = labels[i : i + batch_size]
@@ -422,6 +423,6 @@ def sample(
             y = torch.cat([part, part[-1:].expand(pad)]).to(device)
             index = range(first + i, first + i + len(y))
             tokens = generate(model, vae.quantize, y, seed=seed, index=index, **kwargs)
-            pictures = vae.decode(tokens[: len(part), -model.cfg.scales[-1] ** 2 :]).float()
+            pictures = vae.decode(tokens[: len(part), -(last**2) :]).float()
             out.append(to_uint8(pictures.cpu()))
     return torch.cat(out)
