@@ -4,6 +4,7 @@
 
 # %% ../nbs/09c_posterior.ipynb #d2319dbb
 from __future__ import annotations
+import math
 import torch
 from fastcore.basics import patch
 from torch import nn
@@ -17,7 +18,8 @@ from .scale_ar import by_scale, scale_index, token_loss, unwrap
 from .ssr import draw
 
 # %% auto #0
-__all__ = ['posterior_step', 'moved_share', 'walk', 'Posterior']
+__all__ = ['KEEP', 'PROPOSALS', 'posterior_step', 'moved_share', 'walk', 'Posterior', 'propose_maps', 'proposal_weights',
+           'picture_likelihood', 'resample_loss']
 
 # %% ../nbs/09c_posterior.ipynb #4c01e82a
 def posterior_step(
@@ -176,3 +178,94 @@ def exchange(self: Posterior, acc, mine: int):
         rows, codes = rows[rows >= 0], codes[rows >= 0]
     self.codes[rows.cpu()] = codes.cpu().to(self.codes.dtype)
     self.moves = []
+
+# %% ../nbs/09c_posterior.ipynb #e4c3534b
+KEEP = 0.6  # rho: share of coarse codes that stay true in a proposal
+
+
+@torch.no_grad()
+def propose_maps(
+    f: Prediction,  # Teacher-forced, (B, L, V)
+    tokens: torch.Tensor,  # int64 (B, L), true
+    scales: tuple,  # Side lengths
+    noise: torch.Tensor,  # (B, 2 K l) uniforms, l coarse codes
+    keep: float = KEEP,  # Share of codes that stay true
+) -> tuple:  # codes int64 (B, K, l); log of the chance to propose each (B, K)
+    "K sets of coarse maps near the true ones, and how likely each was to be proposed."
+    coarse = sum(p * p for p in scales[:-1])
+    stay, u = noise.view(len(tokens), 2, -1, coarse).unbind(1)
+    p = f[:, :coarse].logits().softmax(-1)  # (B, l, V)
+    cdf, truth = p.cumsum(-1), tokens[:, None, :coarse]
+    own = torch.searchsorted(cdf, u.mT.contiguous() * cdf[..., -1:], right=True)
+    codes = torch.where(stay < keep, truth, own.clamp_max(p.shape[-1] - 1).mT)
+    chance = (1 - keep) * p.gather(-1, codes.mT).mT + keep * (codes == truth)
+    return codes, chance.log().sum(-1)
+
+
+@torch.no_grad()
+def proposal_weights(
+    look,  # int64 (n, L) codes, int64 (n,) pictures -> `Prediction`
+    codes: torch.Tensor,  # int64 (B, K, l), proposed
+    chance: torch.Tensor,  # (B, K), log
+    tokens: torch.Tensor,  # int64 (B, L), true
+) -> torch.Tensor:  # (B, K): log w
+    "How much each proposal counts, in nats."
+    (B, K, end), weights = codes.shape, []
+    for j in range(K):
+        whole = torch.cat([codes[:, j], tokens[:, end:]], 1)
+        weights.append(-token_loss(look(whole), whole).sum(1))
+    return torch.stack(weights, 1) - chance
+
+# %% ../nbs/09c_posterior.ipynb #7e5094dc
+@torch.no_grad()
+def picture_likelihood(
+    model: nn.Module,  # FlexVAR, in evaluation mode
+    data: TokenData,  # Pictures
+    ids,  # Which of them (n,)
+    proposals: int = 64,  # K
+    marks: tuple = (1, 4, 16, 64),  # Report after so many
+    seed: int = 0,  # Of the noise
+    keep: float = KEEP,  # See `propose_maps`
+    batch_size: int = 500,  # Pictures at a time
+) -> tuple:  # (n,) nats of the truth's own maps; (n, marks) nats of the last map
+    "Bound of teacher forcing, and log-likelihood of the picture by importance sampling."
+    bounds, found, device = [], [], model.head.weight.device
+    ids = torch.as_tensor(ids).split(batch_size)
+    for part in progress(ids, "likelihood"):
+        batch = data.batch(part, device=device)
+        coarse = sum(p * p for p in batch.scales[:-1])
+
+        def look(codes):
+            inputs = next_inputs(batch.book, codes, batch.scales)
+            return model(batch.labels, inputs, batch.scales, lazy=True)
+
+        f = look(batch.tokens)
+        bounds.append(-token_loss(f, batch.tokens).sum(1))
+        noise = index_uniform(seed, part.tolist(), 2 * proposals * coarse, 11).to(device)
+        w = proposal_weights(look, *propose_maps(f, batch.tokens, batch.scales, noise, keep), batch.tokens)
+        found.append(torch.stack([w[:, :k].logsumexp(1) - math.log(k) for k in marks], 1))
+    return torch.cat(bounds).cpu(), torch.cat(found).cpu()
+
+# %% ../nbs/09c_posterior.ipynb #a3a9d579
+PROPOSALS = 8  # of `resample`
+
+
+def resample_loss(model: nn.Module, batch: Batch, cfg: TrainConfig) -> Iterator:
+    "Teacher forcing on coarse maps resampled by how likely the model finds them with the picture."
+    labels, plain, scales = batch.condition(cfg.cond_drop), unwrap(model), batch.scales
+    keep = batch.keep(plain.cfg) if model.training else None
+
+    def look(codes, net=plain):
+        inputs = next_inputs(batch.book, codes, scales)
+        return net(labels, inputs, scales, keep=keep, lazy=True)
+
+    coarse = sum(p * p for p in scales[:-1])
+    with torch.no_grad():
+        noise = batch.noise("rollout", (2 * coarse) * PROPOSALS + 1)
+        codes, chance = propose_maps(look(batch.tokens), batch.tokens, scales, noise[:, 1:])
+        share = proposal_weights(look, codes, chance, batch.tokens).softmax(1).cumsum(1)
+        one = torch.searchsorted(share, noise[:, :1] * share[:, -1:]).clamp_max(PROPOSALS - 1)
+        chosen = codes.gather(1, one[..., None].expand(-1, -1, coarse))[:, 0]
+    whole = torch.cat([chosen, batch.tokens[:, coarse:]], 1)
+    ce = token_loss(look(whole, model), whole, cfg.label_smoothing)
+    yield "tf", ce.mean(), by_scale(ce.detach(), scales)

@@ -16,11 +16,12 @@ from .tokenizer import Batch, next_inputs, split_scales
 from .scale_ar import by_scale, generate, scale_index, token_loss, unwrap
 from .ssr import rollout, student_pass, teacher_pass, unconditional
 from .csfl import csf_loss, sar_loss, tf_loss
-from .posterior import Posterior
+from .posterior import Posterior, resample_loss
 
 # %% auto #0
 __all__ = ['SHARE', 'NEAREST', 'STRENGTH', 'METHODS', 'one_step_codes', 'free_codes', 'sf_loss', 'alternating_loss',
-           'tf_then_sf_loss', 'mixed_loss', 'neighbours', 'Jitter', 'agreement', 'sar_agree_loss', 'DDO', 'get_loss']
+           'tf_then_sf_loss', 'mixed_loss', 'neighbours', 'Jitter', 'agreement', 'sar_agree_loss', 'second_pass',
+           'turns_loss', 'even_loss', 'DDO', 'get_loss']
 
 # %% ../nbs/10_strategies.ipynb #27a9e867
 # of `mixed` and `jitter`; neighbours of `jitter`; strength of `ddo`
@@ -53,7 +54,8 @@ def free_codes(
     cfg: TrainConfig,  # The run
     given: int = 0,  # Scales whose true codes are kept
 ) -> torch.Tensor:  # int64 (B, L)
-    "Codes drawn scale by scale, each from the ones drawn before, without guidance."
+    """Codes drawn scale by scale, each from the ones drawn before, guided and truncated as the
+    rollout's settings say."""
     plain, end = unwrap(model), sum(p * p for p in batch.scales[:given])
     was = plain.training
     plain.eval()
@@ -65,6 +67,9 @@ def free_codes(
             seed=(batch.seed + 7919) % 2**63,
             index=batch.index.tolist(),
             scales=batch.scales,
+            guidance=cfg.rollout_guidance,
+            top_k=cfg.rollout_top_k,
+            top_p=cfg.rollout_top_p,
             prefix=batch.tokens[:, :end] if given else None,
         )
     plain.train(was)
@@ -140,14 +145,16 @@ class Jitter:
         self.book = None
 
     def __call__(self, model, batch, cfg):
+        ce = _given(model, batch, cfg, self.codes(batch))
+        yield "tf", ce.mean(), by_scale(ce.detach(), batch.scales)
+
+    def codes(self, batch):  # true ones, a share replaced
         if self.book is not batch.book:
             self.book, self.table = batch.book, neighbours(batch.book)
         L = batch.tokens.shape[1]
         swap = batch.noise("rollout", L) < SHARE
         which = (batch.noise("sample", L) * NEAREST).long().clamp(max=NEAREST - 1)
-        codes = torch.where(swap, self.table[batch.tokens, which], batch.tokens)
-        ce = _given(model, batch, cfg, codes)
-        yield "tf", ce.mean(), by_scale(ce.detach(), batch.scales)
+        return torch.where(swap, self.table[batch.tokens, which], batch.tokens)
 
 # %% ../nbs/10_strategies.ipynb #8366c591
 def agreement(
@@ -179,6 +186,52 @@ def sar_agree_loss(model: nn.Module, batch: Batch, cfg: TrainConfig) -> Iterator
 
 sar_agree_loss.passes, sar_agree_loss.shares = sar_loss.passes, True
 
+# %% ../nbs/10_strategies.ipynb #0a2bd697
+def second_pass(
+    context,  # (batch, f_t, cfg) -> int64 (B, L) codes
+    one_scale: bool = False,  # Only one random later scale of each picture counts
+):  # A loss
+    "Teacher forcing, then the truth once more from another context, with weight gamma."
+
+    def loss(model, batch, cfg):
+        f_t, first = teacher_pass(model, batch, cfg), batch.scales[0] ** 2
+        ce = token_loss(f_t, batch.tokens, cfg.label_smoothing)
+        yield "tf", ce.mean(), by_scale(ce.detach(), batch.scales)
+        del ce  # and with it the graph of pass 1
+        codes = context(batch, f_t.detach(), cfg)
+        f_s = student_pass(model, batch, codes, replace(cfg, sf_scales="all"))
+        ce = token_loss(f_s, batch.tokens[:, first:], cfg.label_smoothing)
+        ce = _one_of(ce, batch) if one_scale else ce
+        yield "csf", cfg.gamma * ce.mean(), by_scale(ce.detach(), batch.scales[1:])
+
+    loss.passes = 2
+    return loss
+
+
+def _one_of(ce, batch):  # tokens of one random later scale, weighted so that its mean is theirs
+    later = scale_index(batch.scales).to(ce.device)[batch.scales[0] ** 2 :]
+    which = (batch.noise("sample", 1) * (len(batch.scales) - 1)).long() + 1
+    chosen = later == which
+    return ce * chosen / chosen.sum(1, keepdim=True) * ce.shape[1]
+
+# %% ../nbs/10_strategies.ipynb #874d7270
+def _own_share(batch, f_t, cfg):  # a share of own one-step codes
+    own = rollout(f_t, batch, cfg)
+    return torch.where(batch.noise("sample", own.shape[1]) < SHARE, own, batch.tokens)
+
+
+def turns_loss(model: nn.Module, batch: Batch, cfg: TrainConfig) -> Iterator:
+    "Even steps teacher forcing, odd ones student forcing from own one-step codes."
+    codes = one_step_codes(model, batch, cfg) if batch.step % 2 else batch.tokens
+    ce = _given(model, batch, cfg, codes)
+    yield "tf", ce.mean(), by_scale(ce.detach(), batch.scales)
+
+
+def even_loss(model: nn.Module, batch: Batch, cfg: TrainConfig) -> Iterator:
+    "Teacher forcing in which every scale counts alike."
+    ce = by_scale(_given(model, batch, cfg, batch.tokens), batch.scales)
+    yield "tf", ce.mean(), ce.detach()
+
 # %% ../nbs/10_strategies.ipynb #61fc723b
 class DDO:
     "Direct discriminative optimisation against a frozen copy of the start model."
@@ -207,6 +260,9 @@ class DDO:
             yield name, loss, by_scale(ce.detach(), batch.scales)
 
 # %% ../nbs/10_strategies.ipynb #894883f0
+_jitter = Jitter()
+
+
 # the last three are ablations: target with gradient, sharpened, flattened
 METHODS = dict(
     tf=tf_loss,
@@ -216,11 +272,17 @@ METHODS = dict(
     tf_then_single_sf=_sar_with(sf_scales="last", target="truth"),
     sar_last=_sar_with(sf_scales="last"),
     sar=sar_loss,
-    jitter=Jitter(),
+    jitter=_jitter,
     mixed=mixed_loss,
+    jitter_second=second_pass(lambda batch, f_t, cfg: _jitter.codes(batch)),
+    mixed_second=second_pass(_own_share),
+    one_later=second_pass(lambda batch, f_t, cfg: rollout(f_t, batch, cfg), one_scale=True),
+    turns=turns_loss,
+    even=even_loss,
     sar_agree=sar_agree_loss,
     ddo=DDO(),
     posterior=Posterior(),
+    resample=resample_loss,
     sar_live=_sar_soft(live=True),
     sar_sharp=_sar_soft(0.5),
     sar_flat=_sar_soft(2.0),

@@ -368,6 +368,7 @@ class Batch:
     second: int = None  # Only so many first pictures take pass 2 (`sf_share`); None = all
     second_weight: float = 1.0  # And count for so much more than the others
     rows: torch.Tensor = None  # int64 (B,), 2 picture + side: who remembers a picture by it
+    step: int = 0  # Step of the run
 
     @cached_property
     # (B, L - p_1^2, C): ground truth, enlarged; both passes may ask
@@ -490,7 +491,7 @@ def batch(
     seed: int = 0,  # Seed of the run
     epoch: int = None,  # Epoch, which makes the noise differ; None = no flips (evaluation)
     device=None,  # torch.device
-    step: int = 0,  # Step of the run; not needed while the schedule is fixed
+    step: int = 0,  # Step of the run
 ) -> Batch:
     "A batch of tokens."
     ids = torch.as_tensor(ids)
@@ -501,4 +502,4 @@ def batch(
         flip = index_uniform(seed, index.tolist(), 1, STREAMS["flip"])[:, 0] < 0.5
     tokens, labels = self.tokens[ids, flip.long()].long(), self.labels[ids]
     rest = index, self.scales, self.book, self.num_classes, seed
-    return Batch(tokens.to(device), labels.to(device), *rest, rows=2 * ids + flip)
+    return Batch(tokens.to(device), labels.to(device), *rest, rows=2 * ids + flip, step=step)

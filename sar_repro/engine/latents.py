@@ -130,4 +130,5 @@ def batch(
         self.book,
         self.num_classes,
         seed,
+        step=step,
     )
