@@ -4,7 +4,6 @@
 
 # %% ../../nbs/82b_cache.ipynb #f82fdf7d
 from __future__ import annotations
-import fcntl
 import hashlib
 import json
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 import warnings
 from pathlib import Path
 from ..core import SarError
-from .files import read_json, save_json
+from .files import locked, read_json, save_json
 from .plots import progress
 from .sources import _place
 from ..data import ImageSet, to_float
@@ -58,9 +57,7 @@ def _npy_header(f, shape):
 def _fill_cache(path, dataset, encode, flips, batch_size):
     part, note = path.with_suffix(".part"), path.with_suffix(".json")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "a+b") as f:
-            fcntl.flock(f, fcntl.LOCK_EX)  # released by the system if this process is killed
+        with locked(path.parent, f".{path.stem}.lock"), open(part, "a+b") as f:
             # another process has finished it meanwhile
             if path.is_file():
                 return

@@ -4,6 +4,7 @@
 
 # %% ../../nbs/81a_files.ipynb #eb2fd174
 from __future__ import annotations
+import errno
 import hashlib
 import json
 import math
@@ -12,10 +13,12 @@ import os
 import re
 import socket
 import torch
+import warnings
 import zipfile
 from argparse import Namespace
 from contextlib import contextmanager
 from dataclasses import dataclass
+from filelock import FileLock, Timeout
 from pathlib import Path
 from secrets import token_hex
 from safetensors import SafetensorError, safe_open
@@ -24,8 +27,8 @@ from torch import nn
 from ..core import ROOT, SarError, check_choice, get_size, shown
 
 # %% auto #0
-__all__ = ['TEMPORARY', 'NESTS', 'PUBLISHED', 'check_output', 'atomic_path', 'save_json', 'read_json', 'remove_stale',
-           'save_tensors', 'load_tensors', 'read_weights', 'load_weights', 'shape_of', 'weights_hash',
+__all__ = ['TEMPORARY', 'NO_LOCKS', 'NESTS', 'PUBLISHED', 'check_output', 'atomic_path', 'save_json', 'read_json', 'remove_stale',
+           'locked', 'save_tensors', 'load_tensors', 'read_weights', 'load_weights', 'shape_of', 'weights_hash',
            'save_checkpoint', 'load_checkpoint', 'PublishedFile', 'weights_path', 'fetch_published']
 
 # %% ../../nbs/81a_files.ipynb #70cca755
@@ -112,6 +115,8 @@ def read_json(
 
 # %% ../../nbs/81a_files.ipynb #bbc6f2d1
 def _alive(pid):  # is a process of this number running?
+    if os.name == "nt":  # where signal 0 is Ctrl-C
+        return True
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -135,6 +140,37 @@ def remove_stale(
     for p in stale:
         p.unlink(missing_ok=True)
     return sorted(p.name for p in stale)
+
+# %% ../../nbs/81a_files.ipynb #ca65017a
+NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
+
+
+@contextmanager
+def locked(
+    folder,  # Folder of the lock file; made if missing
+    name: str = ".lock",  # Its name
+    busy: str = None,  # What to say if another process has it; None = wait for it
+):
+    """Hold a lock while the context lasts. One that is waited for keeps other threads out, too; one
+    that is not may be held again within a process, so that an interrupted cell can be rerun."""
+    path = Path(folder) / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path, is_singleton=bool(busy), thread_local=False)
+    try:
+        lock.acquire(timeout=0 if busy else -1)
+    except Timeout:
+        raise SarError(busy) from None
+    except (NotImplementedError, OSError) as e:
+        if isinstance(e, OSError) and e.errno not in NO_LOCKS:
+            raise
+        lock = None
+        what = f"{shown(path.parent)} is on a file system that cannot lock"
+        warnings.warn(f"{what}: let only one process at a time write there", stacklevel=3)
+    try:
+        yield
+    finally:
+        if lock:
+            lock.release()
 
 # %% ../../nbs/81a_files.ipynb #b36c1f1f
 def save_tensors(
@@ -174,12 +210,22 @@ def _from_json(text):
 NESTS = (("trainer", "var_wo_ddp"), ("var_wo_ddp",), ("model",), ("state_dict",))
 
 
+def _one_set(state, taken):  # averaged weights beside the others: nobody can guess which are meant
+    others = [k for k, v in state.items() if "ema" in str(k).lower().split("_") and isinstance(v, dict)]
+    if others:
+        raise SarError(
+            f"two sets of weights, {taken!r} and {others[0]!r}: save the one you mean by itself,"
+            f" torch.save(torch.load(FILE)[{others[0]!r}], NEW_FILE)"
+        )
+
+
 def _unnest(state):
     for keys in NESTS:
         inner = state
         for k in keys:
             inner = inner.get(k) if isinstance(inner, dict) else None
         if isinstance(inner, dict) and any(map(torch.is_tensor, inner.values())):
+            _one_set(state, keys[0])
             return inner
     return state if isinstance(state, dict) else {}
 
@@ -255,7 +301,11 @@ def read_weights(
             f"{_given(path)} is not a whole checkpoint of plain weights ({type(e).__name__}); get"
             " it again, files that hold code are refused"
         ) from e
-    tensors = _bare({k: v for k, v in _unnest(state).items() if torch.is_tensor(v)})
+    try:
+        inner = _unnest(state)
+    except SarError as e:
+        raise SarError(f"{_given(path)} holds {e}") from e
+    tensors = _bare({k: v for k, v in inner.items() if torch.is_tensor(v)})
     if not tensors:
         raise SarError(
             f"{shown(path)} holds no weights: expected them at the top, or under"
@@ -264,6 +314,11 @@ def read_weights(
     return tensors, {}
 
 # %% ../../nbs/81a_files.ipynb #eed2e059
+def _plain_floats(t):  # weights that a model can compute with as they are
+    known = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    return t.layout == torch.strided and t.dtype in known
+
+
 def load_weights(
     model: torch.nn.Module,  # Model to fill
     tensors: dict,  # Name -> tensor
@@ -285,6 +340,13 @@ def load_weights(
         raise SarError(
             f'{what}: {len(missing)} tensors missing ({", ".join(sorted(missing)[:3])}),'
             f' {len(extra)} unknown ({", ".join(sorted(extra)[:3])}); {cause}'
+        )
+    odd = [k for k in own if own[k].is_floating_point() and not _plain_floats(tensors[k])]
+    if odd:
+        kind = f"{tensors[odd[0]].dtype}, {tensors[odd[0]].layout}".replace("torch.", "")
+        raise SarError(
+            f"{what}: {odd[0]} is {kind}: expected dense weights in 16, 32 or 64 bits of floating"
+            " point"
         )
     bad = [k for k in own if tensors[k].is_floating_point() and not tensors[k].isfinite().all()]
     if bad:

@@ -55,7 +55,7 @@ def fast_bf16(
     "Does this device multiply bfloat16 faster than float32?"
     device = torch.device(device or default_device())
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     caps = getattr(torch.backends.cpu, "get_cpu_capability", lambda: "")()
     amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
     avx = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()

@@ -7,12 +7,14 @@ from __future__ import annotations
 import hashlib
 import math
 import numpy as np
+import os
 import torch
 import torch.nn.functional as F
 from functools import lru_cache
 from pathlib import Path
 from scipy.stats import t as student_t
 from torch import nn
+from unittest.mock import patch
 from ..core import ROOT, SarError, shown
 from .files import atomic_path, read_weights
 from .plots import progress
@@ -121,13 +123,14 @@ def feature_extractor(
             f"no Inception weights at {shown(path)}: pass the path of torch-fidelity's"
             ' weights-inception-2015-12-05-6726825d.pth, or "download", or nothing for FD-EffNet'
         )
-    # torch-fidelity would run code that a file holds; this refuses such a file
     if path:
-        read_weights(path)
+        read_weights(path)  # says what a wrong file is
     how = dict(cuda=cuda, verbose=False, feature_extractor_weights_path=path and str(path))
     try:
         wanted = ["2048", "logits_unbiased"]
-        return create_feature_extractor("inception-v3-compat", wanted, **how), "FID"
+        # torch-fidelity would run code that a file holds
+        with patch.dict(os.environ, TORCH_FORCE_WEIGHTS_ONLY_LOAD="1"):
+            return create_feature_extractor("inception-v3-compat", wanted, **how), "FID"
     except Exception as e:
         raise SarError(
             f"Inception weights could not be had ({type(e).__name__}): without a network pass"

@@ -34,8 +34,9 @@ from ..ssr import rollout_guide, student_pass
 from ..csfl import sar_loss, tf_loss
 
 # %% auto #0
-__all__ = ['TOLERANCE', 'NOTHING', 'FIXED', 'COUNTS', 'NUMBERS', 'LOSSES', 'golden_config', 'check_model', 'check_tokenizer',
-           'released_rollout', 'sampled_step', 'check_losses', 'check_file', 'size_check', 'measure_sizes']
+__all__ = ['TOLERANCE', 'NOTHING', 'FIXED', 'COUNTS', 'MOST', 'NUMBERS', 'LOSSES', 'golden_config', 'check_model',
+           'check_tokenizer', 'released_rollout', 'sampled_step', 'check_losses', 'check_file', 'size_check',
+           'measure_sizes']
 
 # %% ../../nbs/80_parity.ipynb #43acc632
 TOLERANCE = 1e-4  # largest error relative to the largest value
@@ -73,6 +74,7 @@ FIXED = dict(
 
 
 COUNTS = "depth embed_dim num_heads vocab_size latent_channels num_classes max_pn".split()
+MOST = dict(depth=256, embed_dim=2**14, num_heads=256)
 NUMBERS = "cfg top_k top_p mlp_ratio sigma label_smoothing sf_cfg_scale sf_top_k sf_top_p".split()
 
 
@@ -82,9 +84,9 @@ def _number(name, value):
     return value
 
 
-def _whole(name, value, least):  # JSON may write 7 as 7.0
-    if not float(_number(name, value)).is_integer() or value < least:
-        raise SarError(f"{name} is {value!r}, expected a whole number from {least} on")
+def _whole(name, value, least, most=2**20):  # JSON may write 7 as 7.0
+    if not math.isfinite(_number(name, value)) or value != int(value) or not least <= value <= most:
+        raise SarError(f"{name} is {value!r:.60}, expected a whole number from {least} to {most}")
     return int(value)
 
 # %% ../../nbs/80_parity.ipynb #2a721600
@@ -107,9 +109,10 @@ def golden_config(
             )
     for k in config.keys() & {*NUMBERS}:
         _number(k, config[k])
-    config |= {k: _whole(k, config[k], 1) for k in config.keys() & {*COUNTS}}
+    # a model of a million layers would be built before anything is compared
+    config |= {k: _whole(k, config[k], 1, MOST.get(k, 2**20)) for k in config.keys() & {*COUNTS}}
     if "seed" in config:
-        config["seed"] = _whole("seed", config["seed"], -(2**63))
+        config["seed"] = _whole("seed", config["seed"], -(2**63), 2**63 - 1)
     sides = config.get("patch_nums")
     if not isinstance(sides, list) or not sides:
         raise SarError(
@@ -121,7 +124,7 @@ def golden_config(
                 f"{k} is {config[k]} in its configuration and {v} in its tensors: one of them is"
                 " wrong"
             )
-    return config | dict(patch_nums=tuple(_whole("a side of patch_nums", p, 1) for p in sides))
+    return config | dict(patch_nums=tuple(_whole("a side of patch_nums", p, 1, 256) for p in sides))
 
 # %% ../../nbs/80_parity.ipynb #2508f5f5
 def _needs(config, what, *names):  # what a file must say, because nothing else tells

@@ -240,7 +240,34 @@ def load_reference(
         raise SarError(
             f"{shown(path)} is not a whole npz file ({type(e).__name__}); get or make it again"
         ) from e
+    _check_npz(stored, shown(path))
     return _from_npz(stored, path, net, network)
+
+
+def _check_npz(stored, where):  # what is there has the shape and type that it must have
+    pictures, mu, sigma = (stored.get(k) for k in ("arr_0", "mu", "sigma"))
+    if pictures is not None and (
+        pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[-1] != 3
+    ):
+        raise SarError(
+            f"{where}: arr_0 is {pictures.dtype} of shape {pictures.shape}, expected pictures as"
+            " uint8 (N, height, width, 3)"
+        )
+    if pictures is not None and len(pictures) < 2:
+        raise SarError(f"{where}: arr_0 holds {len(pictures)} pictures, expected 2 or more")
+    if (mu is None) != (sigma is None):
+        raise SarError(f"{where} holds only one of mu and sigma: expected both")
+    if mu is None:
+        return
+    if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)) or not len(mu):
+        raise SarError(
+            f"{where}: mu has shape {mu.shape} and sigma {sigma.shape}, expected (D,) and (D, D)"
+        )
+    numbers = all(v.dtype.kind == "f" and np.isfinite(v).all() for v in (mu, sigma))
+    if not numbers or not np.allclose(sigma, sigma.T, atol=1e-4 * abs(sigma).max()):
+        raise SarError(
+            f"{where}: mu and sigma are no mean and covariance (finite real numbers, symmetric)"
+        )
 
 # %% ../../nbs/87a_published.ipynb #67b2ac30
 def _from_npz(stored, path, net, network):

@@ -40,6 +40,7 @@ from sar_repro.engine.files import (
     TEMPORARY,
     atomic_path,
     load_checkpoint,
+    locked,
     read_json,
     remove_stale,
     save_checkpoint,
@@ -162,7 +163,7 @@ def check_run_folder(
         raise SarError(f"{shown(path)} is a file: pass a folder as out_dir")
     if read_json(path / "run.json", method=str, start=str) or _states_in(path):
         return path
-    own = rf"run\.json|samples-\w+|sar_repro|wandb|events\..+|{TEMPORARY}"
+    own = rf"\.lock|run\.json|samples-\w+|sar_repro|wandb|events\..+|{TEMPORARY}"
     there = sorted(p.name for p in path.iterdir()) if path.is_dir() else []
     others = [n for n in there if not re.fullmatch(own, n)]
     if others or "run.json" in there:
@@ -312,11 +313,14 @@ def _means(sums, acc):
 def _accelerator(cfg, out_dir, tracker):  # devices, mixed precision, processes and trackers
     from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.state import AcceleratorState
+    from accelerate.utils import GradientAccumulationPlugin
 
     # a notebook may train twice, in different precisions
     AcceleratorState._reset_state(reset_partial_state=False)
     wrap = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
     acc = Accelerator(
+        # given outright, else a number in the environment would divide the loss
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         mixed_precision=mixed_precision(cfg.precision),
         kwargs_handlers=[wrap],
         cpu=not torch.cuda.is_available(),
@@ -487,8 +491,21 @@ def train_run(
     "Train a model; run again to go on after a stop."
     _check_share(loss_fn, cfg)
     acc = _accelerator(cfg, out_dir, tracker)
-    folder = RunFolder(out_dir, _facts(model, data, cfg), acc.is_main_process)
-    run = Run(model, data, loss_fn, cfg, acc, folder)
+    with _alone(out_dir) if acc.is_main_process else nullcontext():
+        folder = RunFolder(out_dir, _facts(model, data, cfg), acc.is_main_process)
+        run = Run(model, data, loss_fn, cfg, acc, folder)
+        _go_on(run, held, live, save_every, keep, tracker)
+    return run.frame()
+
+
+def _alone(out_dir):  # while another process trains there, this one does not
+    where = shown(check_run_folder(out_dir))
+    busy = f"another process is training in {where}: wait for it, or pass another out_dir"
+    return locked(out_dir, busy=busy)
+
+
+def _go_on(run, held, live, save_every, keep, tracker):
+    cfg = run.cfg
     bar = progress(None, cfg.method, total=run.total, initial=run.step)
     for step in range(run.step, run.total):
         run.take(step)
@@ -497,16 +514,15 @@ def train_run(
         if (step + 1) % run.steps == 0:
             row = run.end_epoch(step, held)
             if tracker:
-                acc.log(row, step=step + 1)
+                run.acc.log(row, step=step + 1)
             if live:
                 live(run.frame())
         if keep and ((step + 1) % save_every == 0 or step + 1 == run.total):
             run.save(step + 1)
     bar.close()
     if tracker:
-        acc.end_training()
+        run.acc.end_training()
     run.finish(keep)
-    return run.frame()
 
 # %% ../../nbs/86_runs.ipynb #1b702368
 def _check_share(loss_fn, cfg):

@@ -379,7 +379,13 @@ def load_cifar10(
 
     try:
         data = read()
-    except RuntimeError:
+    except RuntimeError as e:
+        there = root / "cifar-10-batches-py"
+        if there.is_dir():
+            raise SarError(
+                f"{_place(there)} is not CIFAR-10 as published (a file is missing or has another"
+                " checksum): remove it, and it is fetched again"
+            ) from e
         data = fetch(
             lambda: read(True),
             "cifar10",
