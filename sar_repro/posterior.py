@@ -13,12 +13,12 @@ from .core import SarError, TrainConfig, index_uniform
 from .engine.kernels import Prediction
 from .engine.plots import progress
 from .exact_world import acceptance, propose
-from .tokenizer import Batch, TokenData, next_inputs, split_scales
+from .tokenizer import Batch, Codebook, TokenData, next_inputs, split_scales
 from .scale_ar import by_scale, scale_index, token_loss, unwrap
 from .ssr import draw
 
 # %% auto #0
-__all__ = ['KEEP', 'PROPOSALS', 'posterior_step', 'moved_share', 'walk', 'Posterior', 'propose_maps', 'proposal_weights',
+__all__ = ['PULL', 'PROPOSALS', 'posterior_step', 'moved_share', 'walk', 'Posterior', 'propose_maps', 'proposal_weights',
            'picture_likelihood', 'resample_loss']
 
 # %% ../nbs/09c_posterior.ipynb #4c01e82a
@@ -180,7 +180,14 @@ def exchange(self: Posterior, acc, mine: int):
     self.moves = []
 
 # %% ../nbs/09c_posterior.ipynb #e4c3534b
-KEEP = 0.6  # rho: share of coarse codes that stay true in a proposal
+PULL = 1.5  # beta, over the usual distance (1 - cos) of a code to its nearest neighbour
+
+
+def _likeness(book, tokens):  # (..., V): -beta (1 - cos) of every code to the given ones
+    e = book.codes().float()
+    cos = e @ e.T
+    near = 1 - cos.clone().fill_diagonal_(-2).amax(1)
+    return (PULL / near.median().clamp_min(1e-6) * (cos - 1))[tokens]
 
 
 @torch.no_grad()
@@ -188,18 +195,16 @@ def propose_maps(
     f: Prediction,  # Teacher-forced, (B, L, V)
     tokens: torch.Tensor,  # int64 (B, L), true
     scales: tuple,  # Side lengths
-    noise: torch.Tensor,  # (B, 2 K l) uniforms, l coarse codes
-    keep: float = KEEP,  # Share of codes that stay true
+    book: Codebook,  # Tells which codes are alike
+    noise: torch.Tensor,  # (B, K l) uniforms, l coarse codes
 ) -> tuple:  # codes int64 (B, K, l); log of the chance to propose each (B, K)
     "K sets of coarse maps near the true ones, and how likely each was to be proposed."
     coarse = sum(p * p for p in scales[:-1])
-    stay, u = noise.view(len(tokens), 2, -1, coarse).unbind(1)
-    p = f[:, :coarse].logits().softmax(-1)  # (B, l, V)
-    cdf, truth = p.cumsum(-1), tokens[:, None, :coarse]
-    own = torch.searchsorted(cdf, u.mT.contiguous() * cdf[..., -1:], right=True)
-    codes = torch.where(stay < keep, truth, own.clamp_max(p.shape[-1] - 1).mT)
-    chance = (1 - keep) * p.gather(-1, codes.mT).mT + keep * (codes == truth)
-    return codes, chance.log().sum(-1)
+    tilted = f[:, :coarse].logits() + _likeness(book, tokens[:, :coarse])
+    log_p = tilted.log_softmax(-1)  # (B, l, V)
+    cdf, u = log_p.exp().cumsum(-1), noise.view(len(tokens), -1, coarse).mT.contiguous()
+    own = torch.searchsorted(cdf, u * cdf[..., -1:], right=True).clamp_max(cdf.shape[-1] - 1)
+    return own.mT, log_p.gather(-1, own).sum(1)
 
 
 @torch.no_grad()
@@ -225,7 +230,6 @@ def picture_likelihood(
     proposals: int = 64,  # K
     marks: tuple = (1, 4, 16, 64),  # Report after so many
     seed: int = 0,  # Of the noise
-    keep: float = KEEP,  # See `propose_maps`
     batch_size: int = 500,  # Pictures at a time
 ) -> tuple:  # (n,) nats of the truth's own maps; (n, marks) nats of the last map
     "Bound of teacher forcing, and log-likelihood of the picture by importance sampling."
@@ -241,8 +245,9 @@ def picture_likelihood(
 
         f = look(batch.tokens)
         bounds.append(-token_loss(f, batch.tokens).sum(1))
-        noise = index_uniform(seed, part.tolist(), 2 * proposals * coarse, 11).to(device)
-        w = proposal_weights(look, *propose_maps(f, batch.tokens, batch.scales, noise, keep), batch.tokens)
+        noise = index_uniform(seed, part.tolist(), proposals * coarse, 11).to(device)
+        proposed = propose_maps(f, batch.tokens, batch.scales, batch.book, noise)
+        w = proposal_weights(look, *proposed, batch.tokens)
         found.append(torch.stack([w[:, :k].logsumexp(1) - math.log(k) for k in marks], 1))
     return torch.cat(bounds).cpu(), torch.cat(found).cpu()
 
@@ -261,8 +266,8 @@ def resample_loss(model: nn.Module, batch: Batch, cfg: TrainConfig) -> Iterator:
 
     coarse = sum(p * p for p in scales[:-1])
     with torch.no_grad():
-        noise = batch.noise("rollout", (2 * coarse) * PROPOSALS + 1)
-        codes, chance = propose_maps(look(batch.tokens), batch.tokens, scales, noise[:, 1:])
+        noise, f = batch.noise("rollout", coarse * PROPOSALS + 1), look(batch.tokens)
+        codes, chance = propose_maps(f, batch.tokens, scales, batch.book, noise[:, 1:])
         share = proposal_weights(look, codes, chance, batch.tokens).softmax(1).cumsum(1)
         one = torch.searchsorted(share, noise[:, :1] * share[:, -1:]).clamp_max(PROPOSALS - 1)
         chosen = codes.gather(1, one[..., None].expand(-1, -1, coarse))[:, 0]
