@@ -23,6 +23,7 @@ def compare(
     real: torch.Tensor,  # (M, D) features of the reference
     seed: int = 0,  # Seed of KID's subsets
     subset: int = 500,  # Largest subset for KID
+    prc: bool = True,  # Precision and recall, too: they take all pairs of pictures
 ) -> dict:  # fd, kid (x 1000), kid_sd (x 1000, over subsets), precision, recall, n
     "torch-fidelity's distances of one feature set to another."
     from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
@@ -32,13 +33,12 @@ def compare(
     stats = [fid_features_to_statistics(f) for f in (samples, real)]
     how = dict(kid_subsets=50, kid_subset_size=min(subset, len(samples), len(real)))
     kid = kid_features_to_metric(samples, real, **how, rng_seed=seed % 2**32, verbose=False)
-    prc = prc_features_to_metric(samples, real, verbose=False)
+    both = prc_features_to_metric(samples, real, verbose=False) if prc else {}
     return dict(
         fd=fid_statistics_to_metric(*stats, verbose=False)["frechet_inception_distance"],
         kid=1000 * kid["kernel_inception_distance_mean"],
         kid_sd=1000 * kid["kernel_inception_distance_std"],
-        precision=prc["precision"],
-        recall=prc["recall"],
+        **{k: both[k] for k in ("precision", "recall") if k in both},
         n=len(samples),
     )
 

@@ -8,10 +8,11 @@ import math
 import time
 from dataclasses import replace
 from pathlib import Path
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import nn
-from ..core import ROOT, SarError, TrainConfig, check_choice, get_size, order_rng
+from ..core import ROOT, SarError, TrainConfig, check_choice, get_size, order_rng, shown
 from ..data import load_dataset, to_float, to_uint8
 from sar_repro.engine.files import (
     load_checkpoint,
@@ -34,7 +35,7 @@ from ..train import heldout_loss, lr_at, param_groups
 
 # %% auto #0
 __all__ = ['EPOCHS', 'FORK', 'ARMS', 'FRESH', 'WAYS', 'recipe', 'Fork', 'steps', 'optimizer', 'trunk', 'tail', 'Classifier',
-           'classifier', 'Judge', 'student_kl', 'judged', 'gate', 'study']
+           'classifier', 'Judge', 'student_kl', 'judged', 'gate', 'study', 'fork_table']
 
 # %% ../../nbs/89c_fork_study.ipynb #38fb7906
 EPOCHS, FORK = 18, 17  # of the whole schedule, and where it forks
@@ -61,6 +62,7 @@ class Fork:
         records=None,  # Where records go; None = results/fork
     ):
         self.size, self.dataset, self.limit = get_size(size), dataset, limit
+        self.schedule = EPOCHS, FORK
         self.folder = Path(folder or ROOT / "runs/fork")
         self.records = Path(records or ROOT / "results/fork")
         self.vae = load_tokenizer(size)
@@ -114,7 +116,8 @@ def trunk(
     compile: bool = True,  # Fuse the blocks
 ) -> dict:  # State at the fork: weights, optimizer, log
     "Train a start from nothing up to the fork, or go on where it was left."
-    cfg, path = recipe(start), fork.path(start) / "state.pt"
+    (epochs, end), path = fork.schedule, fork.path(start) / "state.pt"
+    cfg = recipe(start, epochs=epochs)
     torch.manual_seed(start)
     model = FlexVAR(replace(fork.size.model, num_classes=fork.data.num_classes))
     opt, log = optimizer(model, cfg), []
@@ -123,8 +126,8 @@ def trunk(
         model.load_state_dict(state["model"])
         opt.load_state_dict(state["opt"])
         log = state["log"]
-    model.compile_blocks(compile and len(log) < FORK)
-    for epoch in range(len(log), FORK):
+    model.compile_blocks(compile and len(log) < end)
+    for epoch in range(len(log), end):
         begun = time.process_time()
         loss = steps(model, opt, fork.data, get_loss("tf"), cfg, epoch)
         held = heldout_loss(model, fork.held, precision="fp32").tolist()
@@ -167,7 +170,8 @@ def tail(
     compile: bool = False,  # Fuse the blocks
 ) -> FlexVAR:  # In evaluation mode
     "What the schedule's last part makes of a start, from disk where it is known."
-    cfg = recipe(start, **ARMS[check_choice("arm", arm, ARMS)])
+    epochs, fork_at = fork.schedule
+    cfg = recipe(start, epochs=epochs, **ARMS[check_choice("arm", arm, ARMS)])
     weights = fork.path(start, arm.replace(", ", "-")) / "model.safetensors"
     if weights.is_file():
         return load_model(fork.size.name, weights)
@@ -180,7 +184,7 @@ def tail(
     loss_fn = loss_fn.prepare(model, fork.data) if hasattr(loss_fn, "prepare") else loss_fn
     model.compile_blocks(compile)
     begun = time.process_time()
-    for epoch in range(FORK, EPOCHS):
+    for epoch in range(fork_at, epochs):
         steps(model, opt, fork.data, loss_fn, cfg, epoch)
     took = dict(seconds=time.process_time() - begun, start=start, arm=arm)
     save_tensors(weights, model.state_dict(), **model_meta(model.cfg, **took))
@@ -252,22 +256,24 @@ class Judge:
     def right(self, f, labels):  # share of pictures that look like their class
         return (self.net.head(f).argmax(1) == labels).float().mean().item()
 
-    def distances(self, f):  # of features
-        held, recon = (compare(f, self.real[k]) for k in ("held", "recon"))
-        return dict(
-            kid=held["kid"], fd=held["fd"], kid_recon=recon["kid"], fd_recon=recon["fd"],
-            precision=held["precision"], recall=held["recall"],
-        )
+    def distances(self, f, prc=False):  # of features
+        held, recon = (compare(f, self.real[k], prc=False) for k in ("held", "recon"))
+        found = {k: held[k] for k in ("kid", "fd")}
+        found |= {f"{k}_recon": recon[k] for k in ("kid", "fd")}
+        if prc:  # all pairs of pictures: of a part
+            few = compare(f[:4000], self.real["held"][:4000])
+            found |= {k: few[k] for k in ("precision", "recall")}
+        return found
 
     def floors(self):
         "Real pictures, and reconstructions, in place of samples."
-        real = {k: self.distances(self.real[k]) for k in ("rest", "recon")}
+        real = {k: self.distances(self.real[k], prc=True) for k in ("rest", "recon")}
         return real | dict(right=self.right(self.real["held"], self.labels))
 
-    def samples(self, model, seed, **how):  # as many of every class
+    def samples(self, model, seed, prc=False, **how):  # as many of every class
         labels = torch.arange(self.n) % self.fork.data.num_classes
         f = self.features(sample(model, self.fork.vae, labels, seed=seed, precision="fp32", batch_size=500, **how))
-        return dict(how, **self.distances(f), right=self.right(f, labels))
+        return dict(how, **self.distances(f, prc), right=self.right(f, labels))
 
 # %% ../../nbs/89c_fork_study.ipynb #be66268b
 WAYS = (dict(), dict(guidance=0.5, top_p=0.95))  # to sample: as the model is, and as usual
@@ -311,13 +317,13 @@ def judged(
     d, d_bound = likely[:, -1] - control["likely"][:, -1], bound - control["bound"]
     record = run_record(
         start=start, arm=arm, settings=ARMS[arm], dataset=fork.dataset, precision="fp32",
-        pictures=len(ids), proposals=(1, 4, 16, 64), likelihood=likely.mean(0).tolist(),
+        pictures=len(ids), proposals=[1, 4, 16, 64], likelihood=likely.mean(0).tolist(),
         bound=bound.mean().item(),
         heldout=[h * n for h, n in zip(held.tolist(), tokens)],  # nats a picture, by scale
         against=dict(likelihood=d.mean().item(), se=(d.std() / len(d) ** 0.5).item(), bound=d_bound.mean().item()),
         gap=student_kl(model, fork.held).tolist(),
         seconds=load_tensors(fork.path(start, name) / "model.safetensors")[1]["seconds"],
-        samples=[dict(judge.samples(model, 100 + start, **how), n=judge.n) for how in WAYS],
+        samples=[dict(judge.samples(model, 100 + start, not how, **how), n=judge.n) for how in WAYS],
     )
     save_json(path, record)
     return record
@@ -360,3 +366,21 @@ def study(
         for arm in arms:
             judged(judge, start, arm, pictures)
         gate(judge, start)
+
+# %% ../../nbs/89c_fork_study.ipynb #845758b5
+def fork_table(
+    records=None,  # Folder of the records; None = results/fork
+) -> pd.DataFrame:  # One row a start and arm: method, seed, nats, nats_tf (the bound), kid, ...
+    "All records; `nats` is minus the log-likelihood of a held-out picture: less is better."
+    rows = []
+    for path in sorted(Path(records or ROOT / "results/fork").glob("start*.json")):
+        r = read_json(path, arm=str, start=int, against=dict, samples=list)
+        if r is None:
+            raise SarError(f"{shown(path)} is not a whole record: remove it, and it is made again")
+        plain, usual = r["samples"]
+        row = dict(method=r["arm"], seed=r["start"], nats=-r["likelihood"][-1], nats_tf=-r["bound"])
+        row |= {k: plain[k] for k in ("kid", "fd", "kid_recon", "fd_recon", "precision", "recall")}
+        row |= dict(kid_usual=usual["kid"], fd_usual=usual["fd"], right=plain["right"])
+        row |= dict(gap=r["gap"][-1], seconds=r["seconds"], pair_se=r["against"]["se"])
+        rows.append(row)
+    return pd.DataFrame(rows)
