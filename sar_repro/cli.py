@@ -69,24 +69,41 @@ def read_parameters(
 ) -> dict:  # name -> default
     """Names and defaults from the cell tagged `parameters`; a default that is no literal counts as
     None."""
-    import json
-
-    try:
-        cells = json.loads(Path(path).read_text(encoding="utf-8"))["cells"]
-    except (ValueError, KeyError, TypeError):
-        _fail(f"{path} is not a notebook, or it was cut short")
-    tagged = [c for c in cells if "parameters" in c.get("metadata", {}).get("tags", [])]
+    tagged = _tagged(path)
     if not tagged:
         _fail(
             f"{Path(path).stem} has no cell tagged `parameters`, so it cannot be run with any;"
             " open it in JupyterLab instead"
         )
-    found = {}
-    for node in ast.parse("".join(tagged[0]["source"])).body:
+    found, source = {}, "".join(tagged[0]["source"])
+    try:
+        nodes = ast.parse(source).body
+    except SyntaxError as e:
+        _fail(
+            f"{Path(path).name}: line {e.lineno} of its parameters cell is no plain Python"
+            f" ({(e.text or '').strip()[:40]}): expected lines such as  epochs = 10"
+        )
+    for node in nodes:
         target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
         if isinstance(target, ast.Name):
             found[target.id] = _literal(node.value)
     return found
+
+# %% ../nbs/90_cli.ipynb #3be28e88
+def _cells(path):  # of a notebook, whatever it was made with
+    import json
+
+    try:
+        cells = json.loads(Path(path).read_text(encoding="utf-8"))["cells"]
+        for c in cells:  # what others make of it below
+            "".join(c.get("source", "")), c.get("metadata", {}).get("tags", [])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        _fail(f"{path} is not a notebook, or it was cut short")
+    return cells
+
+
+def _tagged(path):  # its parameters cell, as a list of one or none
+    return [c for c in _cells(path) if "parameters" in c.get("metadata", {}).get("tags", [])]
 
 # %% ../nbs/90_cli.ipynb #9a31f31b
 def _literal(node):
@@ -272,6 +289,7 @@ def execute_copy(
     on Ctrl-C."""
     import nbformat
     import papermill
+    from jupyter_client.kernelspec import NoSuchKernel
     from nbclient.exceptions import DeadKernelError
 
     bar = dict(desc=what or source.stem, ncols=80, file=sys.stderr)
@@ -298,10 +316,20 @@ def execute_copy(
             err=True,
         )
         raise typer.Exit(1)
+    except NoSuchKernel as e:
+        _fail(
+            f"{source.name} asks for the kernel {e.name}, which is not installed here: open it in"
+            " JupyterLab, choose Python 3, and save it"
+        )
+    except OSError as e:
+        _fail(f"cannot write {_near(out)}: {e.strerror or e}; check permission and free space")
     except KeyboardInterrupt:
         typer.echo("\nstopped; run the same command again to resume", err=True)
         raise typer.Exit(130)
-    nbformat.write(_drop_stderr(nb), out)
+    from sar_repro.engine.files import atomic_path
+
+    with atomic_path(out) as tmp:
+        nbformat.write(_drop_stderr(nb), tmp)
 
 # %% ../nbs/90_cli.ipynb #b3f54e44
 def pipeline() -> list:  # Paths
@@ -316,14 +344,14 @@ def stamp(
     """Hash of all that an executed copy depends on: cells, package, weights of the size,
     parameters, and trial records where it reads them."""
     import hashlib
-    import json
 
-    cells, root = json.loads(source.read_text(encoding="utf-8"))["cells"], home()
-    text = "".join("".join(c["source"]) for c in cells)
+    root = home()
+    text = "".join("".join(c["source"]) for c in _cells(source))
     files = sorted((root / "sar_repro").rglob("*.py"))
     files += sorted((root / "pretrained" / values.get("size", "tiny")).glob("*.safetensors"))
-    if "strategies" in source.stem:
-        files += sorted((root / "results/strategies").glob("*.json"))
+    for name, records in (("strategies", "strategies"), ("fork", "fork")):
+        if name in source.stem:
+            files += sorted((root / "results" / records).glob("*.json"))
     h = hashlib.sha256(f"{text} {sorted(values.items())}".encode())
     for f in files:
         h.update(f.name.encode())
@@ -514,12 +542,7 @@ def _all_page(folder, jobs, state, done, size, smoke):  # the index page of `run
 
 # %% ../nbs/90_cli.ipynb #ad8f7f6e
 def _parameters(path):  # of a notebook that may have none
-    import json
-
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    if any("parameters" in c.get("metadata", {}).get("tags", []) for c in cells):
-        return read_parameters(path)
-    return {}
+    return read_parameters(path) if _tagged(path) else {}
 
 # %% ../nbs/90_cli.ipynb #26feb62b
 @app.command()

@@ -196,13 +196,14 @@ class Classifier(nn.Module):
 
     def __init__(self, classes: int):
         super().__init__()
-        act, pool = nn.ReLU, nn.AvgPool2d(4)
+
+        def conv(c_in, c_out, stride):
+            filters = nn.Conv2d(c_in, c_out, 3, stride=stride, padding=1)
+            return filters, nn.BatchNorm2d(c_out), nn.ReLU()
+
         self.body = nn.Sequential(
-            nn.Conv2d(1, 32, 3, padding=1), act(),
-            nn.Conv2d(32, 64, 3, stride=2, padding=1), act(),
-            nn.Conv2d(64, 64, 3, padding=1), act(),
-            nn.Conv2d(64, 128, 3, stride=2, padding=1), act(),
-            pool, nn.Flatten(), nn.Linear(128, 64), act(),
+            *(*conv(1, 32, 1), *conv(32, 64, 2), *conv(64, 64, 1), *conv(64, 64, 2)),
+            *(nn.Flatten(), nn.Linear(64 * 16, 64), nn.ReLU()),
         )
         self.head = nn.Linear(64, classes)
 
@@ -219,42 +220,48 @@ def classifier(fork: Fork, epochs: int = 4) -> Classifier:  # In evaluation mode
         return net.eval().requires_grad_(False)
     torch.manual_seed(0)
     net = Classifier(fork.data.num_classes)
-    opt = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=1e-3)
+    opt = torch.optim.AdamW(net.parameters(), lr=1e-3, weight_decay=1e-3)
     total = epochs * (half // 128)
     for step in progress(range(total), "judge"):
         epoch, at = divmod(step, half // 128)
         ids = torch.from_numpy(order_rng(0, epoch).permutation(half))[at * 128 : (at + 1) * 128]
         x = to_float(fork.images.batch(ids))
         x = x.flip(-1) if step % 2 else x
-        x = F.pad(x, (1,) * 4, value=-1.0)  # moved by up to one pixel
-        dy, dx = divmod(step % 9, 3)
-        loss = F.cross_entropy(net.head(net(x[..., dy : dy + 16, dx : dx + 16])), fork.images.labels[ids])
+        loss = F.cross_entropy(net.head(net(x)), fork.images.labels[ids])
         loss.backward()
-        opt.param_groups[0]["lr"] = 2e-3 * (1 - step / total)
+        opt.param_groups[0]["lr"] = 1e-3 * (1 - step / total)
         opt.step()
         opt.zero_grad(set_to_none=True)
     save_tensors(path, net.state_dict(), kind="Classifier")
     return net.eval().requires_grad_(False)
 
 # %% ../../nbs/89c_fork_study.ipynb #1f99c869
+def _half_mirrored(pictures):  # every second one, for models are trained on both sides
+    pictures[1::2] = pictures[1::2].flip(-1)
+    return pictures
+
+
 class Judge:
     "Features of held-out pictures, of their reconstructions, and of pictures for the floor."
 
     def __init__(self, fork: Fork, n: int = 10_000):  # Pictures and samples
         self.fork, self.net, self.n = fork, classifier(fork), min(n, len(fork.test))
-        held = fork.test.batch(torch.arange(self.n))
+        held = _half_mirrored(fork.test.batch(torch.arange(self.n)))
         half = len(fork.images) // 2
         self.labels = fork.test.labels[: self.n]
         rest = torch.arange(half, min(half + self.n, len(fork.images)))
-        self.real = dict(held=self.features(held), rest=self.features(fork.images.batch(rest)))
+        rest = _half_mirrored(fork.images.batch(rest))
+        self.unit = 1.0
+        self.unit = self.features(held).square().mean().sqrt()
+        self.real = dict(held=self.features(held), rest=self.features(rest))
         self.real["recon"] = self.features(to_uint8(reconstruct(fork.vae, held)[0]))
 
     @torch.no_grad()
     def features(self, pictures):  # uint8 (n, 3, 16, 16) -> (n, 64)
-        return torch.cat([self.net(to_float(x)) for x in pictures.split(1000)])
+        return torch.cat([self.net(to_float(x)) for x in pictures.split(1000)]) / self.unit
 
     def right(self, f, labels):  # share of pictures that look like their class
-        return (self.net.head(f).argmax(1) == labels).float().mean().item()
+        return (self.net.head(f * self.unit).argmax(1) == labels).float().mean().item()
 
     def distances(self, f, prc=False):  # of features
         held, recon = (compare(f, self.real[k], prc=False) for k in ("held", "recon"))
@@ -341,12 +348,13 @@ def gate(judge: Judge, start: int) -> dict:
     for k in range(len(scales)):
         end, parts = sum(p * p for p in scales[:k]), []
         for part in progress(ids.split(500), f"{k} true maps"):
-            truth, labels = fork.data.tokens[part, 0].long(), fork.data.labels[part]
+            truth, labels = fork.data.tokens[part, part % 2].long(), fork.data.labels[part]
             how = dict(prefix=truth[:, :end] if k else None, seed=start, index=part)
             codes = generate(model, fork.vae.quantize, labels, **how)
             parts.append(to_uint8(fork.vae.decode(codes[:, -scales[-1] ** 2 :])))
         rows.append(dict(true_maps=k, **judge.distances(judge.features(torch.cat(parts)))))
-    record = run_record(start=start, n=judge.n, gate=rows, floors=judge.floors())
+    log = [{k: row[k] for k in ("epoch", "train", "held")} for row in trunk(fork, start)["log"]]
+    record = run_record(start=start, n=judge.n, gate=rows, floors=judge.floors(), log=log)
     save_json(path, record)
     return record
 
@@ -367,7 +375,7 @@ def study(
             judged(judge, start, arm, pictures)
         gate(judge, start)
 
-# %% ../../nbs/89c_fork_study.ipynb #845758b5
+# %% ../../nbs/89c_fork_study.ipynb #dcb73a90
 def fork_table(
     records=None,  # Folder of the records; None = results/fork
 ) -> pd.DataFrame:  # One row a start and arm: method, seed, nats, nats_tf (the bound), kid, ...
