@@ -224,6 +224,24 @@ def _hash_pixels(data):
     h.update(data.labels.numpy().data)
     return h.hexdigest()
 
+# %% ../nbs/01_data.ipynb #d7e35f8f
+def _packed_pictures(packed):  # PNG files in a table -> uint8 (H, W, 3), all of one small size
+    restore = "restore it with: git checkout data/emoji64.parquet"
+    if not len(packed):
+        raise SarError(f"emoji64.parquet holds no pictures; {restore}")
+    size = None
+    for file in packed:
+        try:
+            with Image.open(io.BytesIO(file)) as image:
+                size = size or image.size
+                if image.size != size or max(size) > 1024:  # told before it is decoded
+                    raise ValueError(f"{image.size[0]}x{image.size[1]} beside {size[0]}x{size[1]}")
+                yield np.asarray(image.convert("RGB"))
+        except (OSError, ValueError, TypeError, Image.DecompressionBombError) as e:
+            raise SarError(
+                f"emoji64.parquet holds a picture that cannot be read ({_reason(e)}); {restore}"
+            ) from e
+
 # %% ../nbs/01_data.ipynb #e035349f
 def load_emoji64(
     root,  # Folder of emoji64.parquet; None = the repository's data/
@@ -231,15 +249,7 @@ def load_emoji64(
 ) -> dict:  # Arguments of `ImageSet`
     "Decode the embedded emoji."
     rows = emoji_table(root, ["image", "label", "split"], split)
-    try:
-        pixels = np.stack(
-            [np.asarray(Image.open(io.BytesIO(b)).convert("RGB")) for b in rows.image]
-        )
-    except (OSError, ValueError) as e:
-        raise SarError(
-            f"emoji64.parquet holds a picture that cannot be read ({_reason(e)}); restore it with:"
-            " git checkout data/emoji64.parquet"
-        ) from e
+    pixels = np.stack(list(_packed_pictures(rows.image)))
     return dict(
         classes=rows.attrs["classes"],
         labels=rows.label.to_numpy().copy(),
