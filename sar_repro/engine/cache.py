@@ -10,6 +10,7 @@ import numpy as np
 import os
 import torch
 import warnings
+import zlib
 from pathlib import Path
 from ..core import SarError
 from .files import locked, read_json, save_json
@@ -18,7 +19,7 @@ from .sources import _place
 from ..data import ImageSet, to_float
 
 # %% auto #0
-__all__ = ['encode_block', 'latent_cache']
+__all__ = ['CHECKED', 'encode_block', 'latent_cache']
 
 # %% ../../nbs/82b_cache.ipynb #9a130e42
 def encode_block(
@@ -41,12 +42,14 @@ def encode_block(
     return latents.half().numpy()
 
 # %% ../../nbs/82b_cache.ipynb #f992dd8f
-def _resume_at(f, note):  # (rows done, bytes of the header); cuts off what was not noted as safe
-    state = read_json(note, rows=int, bytes=int, header=int) or dict(rows=0, bytes=0, header=0)
+# (rows done, bytes of the header, checksum of the rows); cuts off what was not noted as safe
+def _resume_at(f, note):
+    none = dict(rows=0, bytes=0, header=0, crc=0)
+    state = read_json(note, **dict.fromkeys(none, int)) or none
     if os.fstat(f.fileno()).st_size < state["bytes"]:
-        state = dict(rows=0, bytes=0, header=0)
+        state = none
     f.truncate(state["bytes"])
-    return state["rows"], state["header"]
+    return state["rows"], state["header"], state["crc"]
 
 
 def _npy_header(f, shape):
@@ -61,7 +64,7 @@ def _fill_cache(path, dataset, encode, flips, batch_size):
             # another process has finished it meanwhile
             if path.is_file():
                 return
-            done, header = _resume_at(f, note)
+            done, header, crc = _resume_at(f, note)
             bar = progress(desc=f"latents of {dataset.name}", total=len(dataset), initial=done)
             with bar:
                 for i in range(done, len(dataset), batch_size):
@@ -69,12 +72,14 @@ def _fill_cache(path, dataset, encode, flips, batch_size):
                     block = encode_block(dataset, index, encode, flips)
                     if i == 0:
                         header = _npy_header(f, (len(dataset), *block.shape[1:]))
-                    f.write(block.tobytes())
+                    crc = zlib.crc32(block.data, crc)
+                    f.write(block.data)
                     f.flush()
                     os.fsync(f.fileno())
                     size = header + index.stop * block[0].nbytes
-                    save_json(note, dict(rows=index.stop, bytes=size, header=header))
+                    save_json(note, dict(rows=index.stop, bytes=size, header=header, crc=crc))
                     bar.update(len(index))
+            save_json(path.with_suffix(".sum"), dict(crc=crc, rows=len(dataset)))
             os.replace(part, path)
             note.unlink(missing_ok=True)
     except OSError as e:
@@ -84,6 +89,9 @@ def _fill_cache(path, dataset, encode, flips, batch_size):
         ) from e
 
 # %% ../../nbs/82b_cache.ipynb #2b6fc411
+CHECKED = 2**31  # bytes: larger caches are not read through every time they are opened
+
+
 def latent_cache(
     dataset: ImageSet,  # Pictures, without a random transform
     encode,  # float32 images (B, 3, H, W) in [-1, 1] -> latents (B, C, h, w)
@@ -119,4 +127,7 @@ def _open_cache(path, rows):  # the array, and what is wrong with it
         return None, f"is not a whole cache ({type(e).__name__})"
     if found.ndim != 5 or found.shape[:2] != rows or found.dtype != np.float16:
         return None, f"holds {found.dtype} {found.shape}, not the latents of {rows[0]:,} pictures"
+    noted = read_json(path.with_suffix(".sum"), crc=int)
+    if noted and found.nbytes <= CHECKED and zlib.crc32(found.data) != noted["crc"]:
+        return None, "is damaged (checksum)"
     return found, None

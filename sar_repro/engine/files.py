@@ -15,6 +15,7 @@ import socket
 import torch
 import warnings
 import zipfile
+import zlib
 from argparse import Namespace
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -178,10 +179,19 @@ def save_tensors(
     tensors: dict,  # Name -> tensor
     **meta  # JSON-able facts for the header
 ):
-    "Write tensors and facts to a safetensors file, atomically."
+    "Write tensors, facts and a checksum to a safetensors file, atomically."
     flat = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    facts = dict(meta, checksum=_checksum(flat))
     with atomic_path(path) as tmp:
-        save_file(flat, tmp, metadata={k: json.dumps(v) for k, v in meta.items()})
+        save_file(flat, tmp, metadata={k: json.dumps(v) for k, v in facts.items()})
+
+
+def _checksum(tensors):  # the format has none of its own
+    total = 0
+    for name in sorted(tensors):
+        body = tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy()
+        total = zlib.crc32(body.data, zlib.crc32(name.encode(), total))
+    return total
 
 # %% ../../nbs/81a_files.ipynb #8543c61b
 def load_tensors(path) -> tuple:  # File to read  # ({name: tensor}, {fact: value})
@@ -191,12 +201,19 @@ def load_tensors(path) -> tuple:  # File to read  # ({name: tensor}, {fact: valu
     try:
         with safe_open(path, "pt") as f:
             meta = {k: _from_json(v) for k, v in (f.metadata() or {}).items()}
-            return {k: f.get_tensor(k) for k in f.keys()}, meta
+            tensors = {k: f.get_tensor(k) for k in f.keys()}
     except (SafetensorError, OSError, ValueError) as e:
         raise SarError(
             f"{shown(path)} is not a whole safetensors file ({e}); delete it and get or train it"
             " again"
         ) from e
+    wanted = meta.pop("checksum", None)
+    if wanted is not None and wanted != _checksum(tensors):
+        raise SarError(
+            f"{shown(path)} is damaged: its weights are not those that were written (checksum);"
+            " delete it and get or train it again"
+        )
+    return tensors, meta
 
 # %% ../../nbs/81a_files.ipynb #eb250e71
 def _from_json(text):
