@@ -236,9 +236,7 @@ ALL = (
 @app.command()
 def run(
     notebook: Annotated[Optional[str], typer.Argument(help=NOTEBOOK)] = None,
-    param: _option(
-        Optional[list[str]], "-p", "--param", metavar="NAME VALUE", help=PARAM
-    ) = None,
+    param: _option(Optional[list[str]], "-p", "--param", metavar="NAME VALUE", help=PARAM) = None,
     out: _option(Optional[Path], help="Executed copy; default runs/notebooks/NAME.ipynb.") = None,
     cwd: _option(Optional[Path], help="Working directory; default the repository's root.") = None,
     budget: _option(Optional[str], help="Short for -p budget VALUE: 'full' or 'smoke'.") = None,
@@ -495,7 +493,9 @@ def _run_pipeline(folder, size, budget, smoke):
     from sar_repro.engine.files import read_json, save_json
 
     state = read_json(folder / "state.json") or {}  # torn: all is run again
-    state = {k: v for k, v in state.items() if isinstance(v, dict) and {*v} >= {"stamp", "seconds"}}
+    state = {
+        k: v for k, v in state.items() if isinstance(v, dict) and {*v} >= {"stamp", "seconds"}
+    }
     jobs, fresh = _jobs(folder, size, budget, state)
     known, took, begun = {k: v["seconds"] for k, v in state.items()}, {}, time.time()
     for i, (p, values) in enumerate(jobs, 1):
@@ -641,9 +641,7 @@ Checkpoint = Annotated[
     typer.Argument(help="Weights (.safetensors); default the shipped ones of the size."),
 ]
 SizeName = _option(str, help=f"{SIZES_SAID}.")
-FoundSize = _option(
-    Optional[str], help=f"{SIZES_SAID}; default that of the checkpoint, or tiny."
-)
+FoundSize = _option(Optional[str], help=f"{SIZES_SAID}; default that of the checkpoint, or tiny.")
 Guidance = _option(Optional[float], "--guidance", "--cfg", help="Default the size's own.")
 TopK = _option(Optional[int], help="Codes kept, 0 for all; default the size's.")
 TopP = _option(Optional[float], help="Nucleus, 0 for all; default the size's.")

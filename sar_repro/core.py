@@ -39,6 +39,7 @@ def in_short(value) -> str:  # Anything a user gave
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:40]}... ({len(text):,} characters)"
 
+
 def check_text(
     what: str,  # What it is called
     value,  # As given

@@ -117,8 +117,8 @@ def _checked_labels(name, labels, classes, pictures):  # int64 (N,), or what is 
     bad = found[(found != found.floor()) | (found < 0) | (found >= classes)]
     if len(bad):
         raise SarError(
-            f"{name} has the label {bad[0].item():g}, but {classes} classes: expected whole numbers"
-            f" from 0 to {classes - 1}"
+            f"{name} has the label {bad[0].item():g}, but {classes} classes: expected whole"
+            f" numbers from 0 to {classes - 1}"
         )
     return found.long()
 

@@ -99,6 +99,7 @@ def _same_classes(model, data):
             " was trained on"
         )
 
+
 def evaluate_model(
     size: str = "tiny",  # A name in `SIZES`
     checkpoint=None,  # Weights; None = the shipped ones

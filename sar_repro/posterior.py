@@ -206,7 +206,7 @@ def propose_maps(
     own = torch.searchsorted(cdf, u * cdf[..., -1:], right=True).clamp_max(cdf.shape[-1] - 1)
     return own.mT, log_p.gather(-1, own).sum(1)
 
-
+# %% ../nbs/09c_posterior.ipynb #bb2c1016
 @torch.no_grad()
 def proposal_weights(
     look,  # int64 (n, L) codes, int64 (n,) pictures -> `Prediction`

@@ -288,7 +288,7 @@ METHODS = dict(
     sar_flat=_sar_soft(2.0),
 )
 
-
+# %% ../nbs/10_strategies.ipynb #88dbf4d1
 def get_loss(
     method: str,  # A name in `METHODS`
 ):  # Function: model, batch, cfg -> iterator of (name, loss, per-scale means)

@@ -228,7 +228,9 @@ NESTS = (("trainer", "var_wo_ddp"), ("var_wo_ddp",), ("model",), ("state_dict",)
 
 
 def _one_set(state, taken):  # averaged weights beside the others: nobody can guess which are meant
-    others = [k for k, v in state.items() if "ema" in str(k).lower().split("_") and isinstance(v, dict)]
+    others = [
+        k for k, v in state.items() if "ema" in str(k).lower().split("_") and isinstance(v, dict)
+    ]
     if others:
         raise SarError(
             f"two sets of weights, {taken!r} and {others[0]!r}: save the one you mean by itself,"

@@ -49,7 +49,7 @@ def recipe(
     usual = dict(method="tf", epochs=EPOCHS, batch_size=64, lr=2e-3, lr_end=0.1, warmup=1 / 50)
     return TrainConfig(**usual | dict(seed=start, precision="fp32") | change)
 
-
+# %% ../../nbs/89c_fork_study.ipynb #6008cdf7
 class Fork:
     "Data, tokenizer and folders of the study."
 
@@ -103,7 +103,7 @@ def steps(
         raise SarError(f"{cfg.method}: the loss is not finite in epoch {epoch + 1}")
     return sum(total) / len(total)
 
-
+# %% ../../nbs/89c_fork_study.ipynb #46cdca47
 def optimizer(model, cfg):
     "AdamW as in 07_train."
     groups = param_groups(model, cfg.weight_decay)
@@ -153,13 +153,17 @@ ARMS = {  # name: fields of `TrainConfig`, the most telling first
     "jitter, 0.1": dict(method="jitter_second", gamma=0.1),
     "soft, 0.1": dict(method="sar", target="soft", gamma=0.1),
     "even": dict(method="even"),
-    "released, 0.1": dict(method="sar", sf_scales="last", cond_shared=False, gamma=0.1, **_RELEASED),
+    "released, 0.1": dict(
+        method="sar", sf_scales="last", cond_shared=False, gamma=0.1, **_RELEASED
+    ),
     "alternating": dict(method="alternating", **_RELEASED),
     "mixed, 0.1": dict(method="mixed_second", gamma=0.1),
     "soft": dict(method="sar", target="soft", gamma=0.01),
     "truth": dict(method="sar", target="truth", gamma=0.01),
     "sar, fresh": dict(method="sar", gamma=0.01),
 }
+
+# %% ../../nbs/89c_fork_study.ipynb #0efbc0b6
 FRESH = ("sar, fresh",)  # begins with an optimizer that knows nothing, as the released script does
 
 
@@ -210,7 +214,7 @@ class Classifier(nn.Module):
     def forward(self, x):
         return self.body(x[:, :1])
 
-
+# %% ../../nbs/89c_fork_study.ipynb #0af5fa22
 def classifier(fork: Fork, epochs: int = 4) -> Classifier:  # In evaluation mode
     "Train the judge on the first half of the training pictures, or load it."
     path, half = fork.folder / "judge.safetensors", len(fork.images) // 2
@@ -240,7 +244,7 @@ def _half_mirrored(pictures):  # every second one, for models are trained on bot
     pictures[1::2] = pictures[1::2].flip(-1)
     return pictures
 
-
+# %% ../../nbs/89c_fork_study.ipynb #f01d959e
 class Judge:
     "Features of held-out pictures, of their reconstructions, and of pictures for the floor."
 
@@ -279,7 +283,11 @@ class Judge:
 
     def samples(self, model, seed, prc=False, **how):  # as many of every class
         labels = torch.arange(self.n) % self.fork.data.num_classes
-        f = self.features(sample(model, self.fork.vae, labels, seed=seed, precision="fp32", batch_size=500, **how))
+        f = self.features(
+            sample(
+                model, self.fork.vae, labels, seed=seed, precision="fp32", batch_size=500, **how
+            )
+        )
         return dict(how, **self.distances(f, prc), right=self.right(f, labels))
 
 # %% ../../nbs/89c_fork_study.ipynb #be66268b
@@ -293,12 +301,14 @@ def student_kl(model, held, limit=2000):
     for ids in torch.arange(min(limit, len(held))).split(500):
         batch = held.batch(ids)
         f_t = model(batch.labels, batch.inputs, batch.scales)
-        own = next_inputs(batch.book, pick(f_t, batch.noise("rollout", f_t.shape[1])), batch.scales)
+        own = next_inputs(
+            batch.book, pick(f_t, batch.noise("rollout", f_t.shape[1])), batch.scales
+        )
         t, s = f_t.log_softmax(-1), model(batch.labels, own, batch.scales).log_softmax(-1)
         found.append((t.exp() * (t - s)).sum(-1))
     return by_scale(torch.cat(found), held.scales)
 
-
+# %% ../../nbs/89c_fork_study.ipynb #45bacc3f
 def judged(
     judge: Judge,  # Whose study
     start: int,  # Number of the start
@@ -323,14 +333,26 @@ def judged(
     tokens = [p * p for p in fork.held.scales]
     d, d_bound = likely[:, -1] - control["likely"][:, -1], bound - control["bound"]
     record = run_record(
-        start=start, arm=arm, settings=ARMS[arm], dataset=fork.dataset, precision="fp32",
-        pictures=len(ids), proposals=[1, 4, 16, 64], likelihood=likely.mean(0).tolist(),
+        start=start,
+        arm=arm,
+        settings=ARMS[arm],
+        dataset=fork.dataset,
+        precision="fp32",
+        pictures=len(ids),
+        proposals=[1, 4, 16, 64],
+        likelihood=likely.mean(0).tolist(),
         bound=bound.mean().item(),
         heldout=[h * n for h, n in zip(held.tolist(), tokens)],  # nats a picture, by scale
-        against=dict(likelihood=d.mean().item(), se=(d.std() / len(d) ** 0.5).item(), bound=d_bound.mean().item()),
+        against=dict(
+            likelihood=d.mean().item(),
+            se=(d.std() / len(d) ** 0.5).item(),
+            bound=d_bound.mean().item(),
+        ),
         gap=student_kl(model, fork.held).tolist(),
         seconds=load_tensors(fork.path(start, name) / "model.safetensors")[1]["seconds"],
-        samples=[dict(judge.samples(model, 100 + start, not how, **how), n=judge.n) for how in WAYS],
+        samples=[
+            dict(judge.samples(model, 100 + start, not how, **how), n=judge.n) for how in WAYS
+        ],
     )
     save_json(path, record)
     return record
@@ -375,7 +397,7 @@ def study(
             judged(judge, start, arm, pictures)
         gate(judge, start)
 
-# %% ../../nbs/89c_fork_study.ipynb #dcb73a90
+# %% ../../nbs/89c_fork_study.ipynb #6d492e75
 def fork_table(
     records=None,  # Folder of the records; None = results/fork
 ) -> pd.DataFrame:  # One row a start and arm: method, seed, nats, nats_tf (the bound), kid, ...
@@ -386,7 +408,9 @@ def fork_table(
         if r is None:
             raise SarError(f"{shown(path)} is not a whole record: remove it, and it is made again")
         plain, usual = r["samples"]
-        row = dict(method=r["arm"], seed=r["start"], nats=-r["likelihood"][-1], nats_tf=-r["bound"])
+        row = dict(
+            method=r["arm"], seed=r["start"], nats=-r["likelihood"][-1], nats_tf=-r["bound"]
+        )
         row |= {k: plain[k] for k in ("kid", "fd", "kid_recon", "fd_recon", "precision", "recall")}
         row |= dict(kid_usual=usual["kid"], fd_usual=usual["fd"], right=plain["right"])
         row |= dict(gap=r["gap"][-1], seconds=r["seconds"], pair_se=r["against"]["se"])

@@ -25,7 +25,13 @@ from sar_repro.core import (
     shown,
 )
 from .files import load_tensors, save_json
-from .machine import autocast, default_device, mixed_precision, peak_rss, run_record
+from sar_repro.engine.machine import (
+    autocast,
+    default_device,
+    mixed_precision,
+    peak_rss,
+    run_record,
+)
 from ..tokenizer import Batch, Codebook, FlexVAE, next_inputs, split_scales
 from .kernels import filter_logits
 from ..scale_ar import FlexVAR, by_scale, generate, token_loss
@@ -85,7 +91,11 @@ def _number(name, value):
 
 
 def _whole(name, value, least, most=2**20):  # JSON may write 7 as 7.0
-    if not math.isfinite(_number(name, value)) or value != int(value) or not least <= value <= most:
+    if (
+        not math.isfinite(_number(name, value))
+        or value != int(value)
+        or not least <= value <= most
+    ):
         raise SarError(f"{name} is {value!r:.60}, expected a whole number from {least} to {most}")
     return int(value)
 
@@ -124,7 +134,9 @@ def golden_config(
                 f"{k} is {config[k]} in its configuration and {v} in its tensors: one of them is"
                 " wrong"
             )
-    return config | dict(patch_nums=tuple(_whole("a side of patch_nums", p, 1, 256) for p in sides))
+    return config | dict(
+        patch_nums=tuple(_whole("a side of patch_nums", p, 1, 256) for p in sides)
+    )
 
 # %% ../../nbs/80_parity.ipynb #2508f5f5
 def _needs(config, what, *names):  # what a file must say, because nothing else tells

@@ -168,8 +168,8 @@ def check_run_folder(
     others = [n for n in there if not re.fullmatch(own, n)]
     if others or "run.json" in there:
         raise SarError(
-            f"{shown(path)} holds files that are not of a run ({', '.join((others or there)[:3])}):"
-            " pass a new or empty folder as out_dir"
+            f"{shown(path)} holds files that are not of a run"
+            f" ({', '.join((others or there)[:3])}): pass a new or empty folder as out_dir"
         )
     return path
 
@@ -528,8 +528,8 @@ def _go_on(run, held, live, save_every, keep, tracker):
 def _check_share(loss_fn, cfg):
     if cfg.sf_share < 1 and not getattr(loss_fn, "shares", False):
         raise SarError(
-            f"sf_share is {cfg.sf_share:g} with method {cfg.method}: expected 1, for the method has"
-            " no pass 2 of its own"
+            f"sf_share is {cfg.sf_share:g} with method {cfg.method}: expected 1, for the method"
+            " has no pass 2 of its own"
         )
 
 
@@ -653,7 +653,9 @@ def plan_job(
     **settings,  # The rest: fields of `TrainConfig`, where 0 = the size's own
 ) -> Job:
     "What is to be done; nothing is loaded."
-    for name, text in dict(dataset=dataset, init=init, inception_weights=inception_weights).items():
+    for name, text in dict(
+        dataset=dataset, init=init, inception_weights=inception_weights
+    ).items():
         check_text(name, text)
     for name, path in dict(data_dir=data_dir, out_dir=out_dir).items():
         check_text(name, path)
@@ -965,8 +967,8 @@ def _context(record):
     v = moved[finest]
     return (
         "**Own context.** How far does a prediction move when the context is the model's own"
-        f" one-step draw? It moves less than before in {closer} of {len(moved)} groups; at {finest}"
-        f" {v['before']:.2f} bits a token before, {v['after']:.2f} after."
+        f" one-step draw? It moves less than before in {closer} of {len(moved)} groups; at"
+        f" {finest} {v['before']:.2f} bits a token before, {v['after']:.2f} after."
     )
 
 # %% ../../nbs/86_runs.ipynb #d6340205
