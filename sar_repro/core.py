@@ -36,7 +36,10 @@ def check_choice(
 # %% ../nbs/00_core.ipynb #d2a0220d
 def in_short(value) -> str:  # Anything a user gave
     "The value as a message may repeat it."
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no numbers of more than 4,300 digits
+        return f"a number of {value.bit_length():,} bits" if isinstance(value, int) else "a value"
     return text if len(text) <= 60 else f"{text[:40]}... ({len(text):,} characters)"
 
 

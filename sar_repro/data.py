@@ -109,7 +109,7 @@ class RandomShortSide(torch.nn.Module):
 def _checked_labels(name, labels, classes, pictures):  # int64 (N,), or what is wrong with them
     try:
         found = torch.as_tensor(labels, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError):  # a null, or text
+    except (TypeError, ValueError, RuntimeError, OverflowError):  # a null, text, 10**400
         what = f"{name} has labels that are no numbers: expected 0 to {classes - 1}"
         raise SarError(what) from None
     if found.shape != (pictures,):
