@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['app', 'QUIET', 'NOTEBOOK', 'PARAM', 'ALL', 'STYLE', 'SIZES_SAID', 'DATA_SAID', 'Checkpoint', 'SizeName', 'FoundSize',
            'Guidance', 'TopK', 'TopP', 'DataDir', 'LARGEST_PICTURE', 'PROTOCOL', 'WRITTEN', 'INCEPTION_SAID', 'AFTER',
-           'CONTROL', 'home', 'all_notebooks', 'find_notebook', 'read_parameters', 'parse_value', 'check_parameters',
-           'join_pairs', 'output_path', 'run', 'run_one', 'execute_copy', 'pipeline', 'stamp', 'time_left', 'as_html',
-           'fold_cells', 'index_page', 'run_all', 'execute', 'shrink_pictures', 'execute_in_place', 'class_labels',
-           'size_of', 'sample', 'class_names', 'evaluate', 'diagnose', 'bench', 'parity', 'fetch', 'main']
+           'CONTROL', 'home', 'all_notebooks', 'find_notebook', 'read_parameters', 'described', 'parse_value',
+           'check_parameters', 'join_pairs', 'about', 'output_path', 'run', 'run_one', 'execute_copy', 'pipeline',
+           'stamp', 'time_left', 'as_html', 'fold_cells', 'index_page', 'run_all', 'execute', 'shrink_pictures',
+           'execute_in_place', 'class_labels', 'size_of', 'sample', 'class_names', 'evaluate', 'diagnose', 'bench',
+           'parity', 'fetch', 'main']
 
 # %% ../nbs/90_cli.ipynb #9735667b
 import ast
@@ -16,6 +17,7 @@ import os
 import re
 import sys
 import typer
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Optional
@@ -54,7 +56,12 @@ def find_notebook(
         return Path(name).resolve()
     known = all_notebooks()
     stem = Path(name).name.removesuffix(".ipynb")
-    hits = [p for p in known if p.stem == stem] or [p for p in known if p.stem.startswith(stem)]
+    rules = (  # the whole name, its number, its beginning
+        lambda p: p.stem == stem,
+        lambda p: p.stem.split("_")[0] == stem,
+        lambda p: p.stem.startswith(stem),
+    )
+    hits = next((h for rule in rules if (h := [p for p in known if rule(p)])), [])
     if len(hits) == 1 and stem == name.removesuffix(".ipynb"):
         return hits[0]
     problem = "could be several notebooks" if len(hits) > 1 else "is no notebook"
@@ -104,6 +111,21 @@ def _cells(path):  # of a notebook, whatever it was made with
 
 def _tagged(path):  # its parameters cell, as a list of one or none
     return [c for c in _cells(path) if "parameters" in c.get("metadata", {}).get("tags", [])]
+
+# %% ../nbs/90_cli.ipynb #4fa99a2c
+def described(
+    path: Path,  # A notebook
+) -> str:
+    "Its parameters, each with its default and what the cell says of it."
+    source = "".join("".join(c["source"]) for c in _tagged(path))
+    notes = {}
+    for line in source.splitlines():
+        code, _, note = line.partition("#")
+        notes[code.partition("=")[0].strip()] = note.strip()
+    shown = {k: f"-p {k} {v if v != '' else repr(v)}" for k, v in read_parameters(path).items()}
+    width = max(map(len, shown.values()), default=0)
+    lines = [f"  {text:{width}}  {notes.get(k, '')}".rstrip() for k, text in shown.items()]
+    return "\n".join([f"sar run {path.stem}", *lines])
 
 # %% ../nbs/90_cli.ipynb #9a31f31b
 def _literal(node):
@@ -169,15 +191,28 @@ def join_pairs(
 
 # %% ../nbs/90_cli.ipynb #dc76f22d
 app = typer.Typer(
-    add_completion=False,
+    context_settings=dict(max_content_width=110),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help=(
-        "SAR: post-train, sample and judge scale-wise image models. Each command has its own"
-        " --help."
-    ),
 )
+
+
+def _say_version(wanted):
+    if wanted:
+        typer.echo(f"sar_repro {version('sar_repro')}")
+        raise typer.Exit()
+
+
+@app.callback()
+def about(
+    said: Annotated[
+        bool,
+        typer.Option("--version", callback=_say_version, is_eager=True, help="Say it, and exit."),
+    ] = False,
+):
+    """SAR: post-train, sample and judge scale-wise image models. Each command has its own
+    --help."""
 
 
 def _option(kind, *names, **how):  # of a command: its type, how it is spelt, what --help says
@@ -233,8 +268,9 @@ ALL = (
 )
 
 
-@app.command()
+@app.command(context_settings=dict(help_option_names=[]))
 def run(
+    ctx: typer.Context,
     notebook: Annotated[Optional[str], typer.Argument(help=NOTEBOOK)] = None,
     param: _option(Optional[list[str]], "-p", "--param", metavar="NAME VALUE", help=PARAM) = None,
     out: _option(Optional[Path], help="Executed copy; default runs/notebooks/NAME.ipynb.") = None,
@@ -242,8 +278,13 @@ def run(
     budget: _option(Optional[str], help="Short for -p budget VALUE: 'full' or 'smoke'.") = None,
     size: _option(Optional[str], help="Short for -p size VALUE.") = None,
     everything: _option(bool, "--all", help=ALL) = False,
+    usage: _option(
+        bool, "--help", help="Show this and exit; with a notebook, its parameters."
+    ) = False,
 ):
-    "Run a notebook with papermill, after checking its parameters; or all of them."
+    "Run a notebook, its parameters checked; or all of them."
+    if usage:
+        return typer.echo(described(find_notebook(notebook)) if notebook else ctx.get_help())
     if everything:
         if notebook or param or cwd:
             _fail(
@@ -258,7 +299,7 @@ def run(
 
 # %% ../nbs/90_cli.ipynb #92028e8b
 def run_one(source, param, short, out, cwd):  # a notebook, with parameters as typed
-    defaults = read_parameters(source)
+    defaults = read_parameters(source) if param or any(short.values()) else _parameters(source)
     pairs = [p.partition("=") for p in param] + [(k, "=", v) for k, v in short.items() if v]
     for name, sign, _ in pairs:
         if not sign:
@@ -552,7 +593,7 @@ def execute(
         typer.Argument(help="Names, beginnings or paths; default all of nbs/, the index last."),
     ] = None,
 ):
-    "Re-execute committed notebooks in place, without noise in their outputs."
+    "Re-execute committed notebooks in place, without noise."
     sources = [find_notebook(n) for n in notebooks] if notebooks else all_notebooks()
     for path in sources:
         execute_in_place(path)
@@ -757,7 +798,7 @@ def evaluate(
     samples: _option(Optional[Path], help="With --reference: folder of the shards.") = None,
     inception_weights: _option(Optional[str], help=INCEPTION_SAID) = None,
 ):
-    "Sample a checkpoint and measure Frechet and kernel distances, precision and recall."
+    "Sample a checkpoint; distances, precision and recall."
     from sar_repro.engine.files import check_output, save_json
 
     if out:
@@ -812,7 +853,7 @@ def diagnose(
     control: _option(Optional[Path], help=CONTROL) = None,
     out: _option(Path, help="Folder for tables and figures.") = Path("diagnosis"),
 ):
-    "Exposure bias of a checkpoint: all measurements of notebooks 04 and 11 as tables and figures."
+    "Exposure bias of a checkpoint, as tables and figures."
     from sar_repro.core import check_numbers, get_size, shown
 
     check_numbers(seed=seed)
@@ -856,7 +897,7 @@ def bench(
     batch: _option(Optional[int], min=1, help="Pictures a step.") = None,
     out: _option(Optional[Path], help="Where the numbers go; default bench-SIZE.json.") = None,
 ):
-    "Time training steps and sampling against the rate of a matrix product (notebook 88)."
+    "Time training steps and sampling on this machine."
     from sar_repro.core import get_size
     from sar_repro.engine.files import save_json
 
@@ -880,18 +921,19 @@ def bench(
 @app.command()
 def parity(
     files: Annotated[
-        list[Path], typer.Argument(help="Golden tensors (.safetensors) to compare with.")
-    ],
+        Optional[list[Path]],
+        typer.Argument(help="Golden tensors (.safetensors) to compare with; default data/golden."),
+    ] = None,
     device: Annotated[str, typer.Option(help="Where to compute: 'cpu' or 'cuda'.")] = "cpu",
 ):
-    """Compare with tensors of the published code; exits with 1 if any falls short, 2 if a file
+    """Compare with tensors of the published code. Exits with 1 if any falls short, 2 if a file
     cannot be read."""
     from sar_repro.core import SarError
     from sar_repro.engine.parity import check_file
 
     _device(device, "compare on")
     short, unread = 0, []
-    for f in files:
+    for f in files or sorted((home() / "data/golden").glob("*.safetensors")):
         try:
             rows = check_file(f, device)
         except SarError as e:
