@@ -330,6 +330,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/sar_repro', 'doc_host': ''
                                                                                     'sar_repro/engine/files.py'),
                                         'sar_repro.engine.files.load_checkpoint': ( 'files.html#load_checkpoint',
                                                                                     'sar_repro/engine/files.py'),
+                                        'sar_repro.engine.files.load_facts': ('files.html#load_facts', 'sar_repro/engine/files.py'),
                                         'sar_repro.engine.files.load_tensors': ('files.html#load_tensors', 'sar_repro/engine/files.py'),
                                         'sar_repro.engine.files.load_weights': ('files.html#load_weights', 'sar_repro/engine/files.py'),
                                         'sar_repro.engine.files.locked': ('files.html#locked', 'sar_repro/engine/files.py'),

@@ -723,7 +723,7 @@ def sample(
     "Draw images and write them as one picture."
     import torch
     from PIL import Image
-    from sar_repro.engine.files import atomic_path, check_output
+    from sar_repro.engine.files import atomic_path, check_output, weights_path
     from sar_repro.core import check_numbers, get_size
     from sar_repro.engine.plots import to_grid
     from sar_repro.engine.models import load_models
@@ -734,7 +734,7 @@ def sample(
     size = size_of(checkpoint, size)
     spec = get_size(size)
     vae, model = load_models(size, checkpoint)
-    names = class_names(model.cfg.num_classes)
+    names = class_names(model.cfg.num_classes, checkpoint or weights_path(size, "model"))
     labels = list(range(min(8, len(names)))) if classes is None else class_labels(classes, names)
     if n * len(labels) > LARGEST_PICTURE:
         _fail(
@@ -757,9 +757,15 @@ def sample(
 # %% ../nbs/90_cli.ipynb #80253eaa
 def class_names(
     count: int,  # Classes of the model
+    weights=None,  # Its file, whose header may name them
 ) -> list:
-    "Names of emoji64's classes where the count fits, else their numbers."
+    "Names from the weights' header, or of emoji64 where the count fits, or else numbers."
+    from sar_repro.engine.files import load_facts
+
     path = home() / "data" / "emoji64.parquet"
+    names = load_facts(weights).get("classes") if weights else None
+    if isinstance(names, list) and len(names) == count and all(type(n) is str for n in names):
+        return names
     if count != 27 or not path.exists():
         return [str(i) for i in range(count)]
     import json

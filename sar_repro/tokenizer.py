@@ -440,7 +440,7 @@ class TokenData:
         self.tokens = _all_tokens(vae, cached_latents(vae, data, cache, precision), scales)
         self.labels, self.scales, self.book = data.labels, tuple(scales), vae.quantize
         self.num_classes, self.name, self.stamp = data.num_classes, data.name, data.fingerprint
-        self.tokenizer = vae.key
+        self.tokenizer, self.classes = vae.key, data.classes
 
     def __len__(self):
         return len(self.labels)

@@ -29,8 +29,8 @@ from ..core import ROOT, SarError, check_choice, get_size, shown
 
 # %% auto #0
 __all__ = ['TEMPORARY', 'NO_LOCKS', 'NESTS', 'PUBLISHED', 'check_output', 'atomic_path', 'save_json', 'read_json', 'remove_stale',
-           'locked', 'save_tensors', 'load_tensors', 'read_weights', 'load_weights', 'shape_of', 'weights_hash',
-           'save_checkpoint', 'load_checkpoint', 'PublishedFile', 'weights_path', 'fetch_published']
+           'locked', 'save_tensors', 'load_tensors', 'load_facts', 'read_weights', 'load_weights', 'shape_of',
+           'weights_hash', 'save_checkpoint', 'load_checkpoint', 'PublishedFile', 'weights_path', 'fetch_published']
 
 # %% ../../nbs/81a_files.ipynb #70cca755
 # the new name, too, is on disk only when its folder is; not every system can do it
@@ -70,7 +70,9 @@ def atomic_path(path):  # Final path; its folder is made if missing
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(tmp, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        mode = os.stat(tmp).st_mode
         yield tmp
+        os.chmod(tmp, mode)  # whoever wrote may have made the file anew, for its owner alone
         with open(tmp, "rb") as f:
             os.fsync(f.fileno())
         os.replace(tmp, path)
@@ -214,6 +216,15 @@ def load_tensors(path) -> tuple:  # File to read  # ({name: tensor}, {fact: valu
             " delete it and get or train it again"
         )
     return tensors, meta
+
+# %% ../../nbs/81a_files.ipynb #388caa2e
+def load_facts(path) -> dict:  # File to read
+    "The facts in a safetensors file's header, without its tensors; none if it is no such file."
+    try:
+        with safe_open(path, "pt") as f:
+            return {k: _from_json(v) for k, v in (f.metadata() or {}).items()}
+    except (SafetensorError, OSError, ValueError):
+        return {}
 
 # %% ../../nbs/81a_files.ipynb #eb250e71
 def _from_json(text):

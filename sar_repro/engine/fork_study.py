@@ -191,6 +191,7 @@ def tail(
     for epoch in range(fork_at, epochs):
         steps(model, opt, fork.data, loss_fn, cfg, epoch)
     took = dict(seconds=time.process_time() - begun, start=start, arm=arm)
+    took |= dict(tokenizer=fork.vae.key, classes=fork.images.classes)
     save_tensors(weights, model.state_dict(), **model_meta(model.cfg, **took))
     return load_model(fork.size.name, weights)
 

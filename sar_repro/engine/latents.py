@@ -76,7 +76,7 @@ class LatentData:
         self.latents = None if crops else cached_latents(vae, data, cache, precision)
         self.labels, self.num_classes, self.name = data.labels, data.num_classes, data.name
         self.scales, self.book = tuple(scales), vae.quantize
-        self.tokenizer = vae.key
+        self.tokenizer, self.classes = vae.key, data.classes
         self.stamp = (
             f"{data.fingerprint} {'crops' if crops else 'cache'} {'drawn' if drawn else 'fixed'}"
         )

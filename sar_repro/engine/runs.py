@@ -471,6 +471,7 @@ def finish(self: Run, keep: bool = True):
     model.compile_blocks(False)
     if self.acc.is_main_process and keep:
         about = dict(data=self.data.stamp, tokenizer=self.data.tokenizer)
+        about |= dict(classes=getattr(self.data, "classes", None))
         meta = model_meta(model.cfg, train=asdict(self.cfg), **about)
         save_tensors(self.folder.weights, model.state_dict(), **meta)
     self.acc.wait_for_everyone()  # whoever goes on finds the weights
@@ -664,7 +665,8 @@ def plan_job(
     check_choice("compile", compile, (True, False, "auto"))
     check_choice("images", images, ("cache", "crops"))
     if dataset == "auto":
-        dataset = "imagenet" if kind == "PAPER" else "emoji64"
+        own = "fashion_mnist" if size == "mini" else "emoji64"
+        dataset = "imagenet" if kind == "PAPER" else own
     smoke = budget == "smoke"
     train, usual = _settings(size, kind, smoke, dict(settings, seed=seed, precision=precision))
     if not (type(guidance) in (int, float) and guidance < 0):  # below zero: the size's own
