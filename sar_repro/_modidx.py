@@ -380,6 +380,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/sar_repro', 'doc_host': ''
                                                                                      'sar_repro/engine/fork_study.py'),
                                              'sar_repro.engine.fork_study.optimizer': ( 'fork_study.html#optimizer',
                                                                                         'sar_repro/engine/fork_study.py'),
+                                             'sar_repro.engine.fork_study.picture_rows': ( 'fork_study.html#picture_rows',
+                                                                                           'sar_repro/engine/fork_study.py'),
                                              'sar_repro.engine.fork_study.recipe': ( 'fork_study.html#recipe',
                                                                                      'sar_repro/engine/fork_study.py'),
                                              'sar_repro.engine.fork_study.steps': ( 'fork_study.html#steps',

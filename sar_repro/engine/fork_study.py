@@ -35,7 +35,7 @@ from ..train import heldout_loss, lr_at, param_groups
 
 # %% auto #0
 __all__ = ['EPOCHS', 'FORK', 'ARMS', 'FRESH', 'WAYS', 'recipe', 'Fork', 'steps', 'optimizer', 'trunk', 'tail', 'Classifier',
-           'classifier', 'Judge', 'student_kl', 'judged', 'gate', 'study', 'fork_table']
+           'classifier', 'Judge', 'student_kl', 'judged', 'gate', 'study', 'fork_table', 'picture_rows']
 
 # %% ../../nbs/89c_fork_study.ipynb #38fb7906
 EPOCHS, FORK = 18, 17  # of the whole schedule, and where it forks
@@ -417,3 +417,24 @@ def fork_table(
         row |= dict(gap=r["gap"][-1], seconds=r["seconds"], pair_se=r["against"]["se"])
         rows.append(row)
     return pd.DataFrame(rows)
+
+# %% ../../nbs/89c_fork_study.ipynb #7cb447dd
+@torch.no_grad()
+def picture_rows(
+    fork: Fork,  # The study, on a machine that has the weights
+    arms=("tf", "sar", "resample"),  # Rows below the real ones
+    start: int = 0,  # Number of the start
+    columns: int = 20,  # Two of every class
+) -> tuple:  # uint8 (rows columns, 3, 16, 16), names of the rows
+    "Held-out pictures, their reconstructions, and samples of some arms with the same noise."
+    classes = fork.data.num_classes
+    labels = torch.arange(columns) * classes // columns
+    order = fork.test.labels.argsort(stable=True)
+    first = torch.searchsorted(fork.test.labels[order], torch.arange(classes))
+    ids = order[first[labels] + torch.arange(columns) % max(1, columns // classes)]
+    real = fork.test.batch(ids)
+    rows = [real, to_uint8(reconstruct(fork.vae, real)[0])]
+    for arm in arms:
+        how = dict(seed=7, precision="fp32", batch_size=columns, **WAYS[1])
+        rows.append(sample(tail(fork, start, arm), fork.vae, labels, **how))
+    return torch.cat(rows), ["real", "reconstructed", *arms]
