@@ -373,6 +373,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/sar_repro', 'doc_host': ''
                                                                                              'sar_repro/engine/fork_study.py'),
                                              'sar_repro.engine.fork_study.classifier': ( 'fork_study.html#classifier',
                                                                                          'sar_repro/engine/fork_study.py'),
+                                             'sar_repro.engine.fork_study.file_name': ( 'fork_study.html#file_name',
+                                                                                        'sar_repro/engine/fork_study.py'),
                                              'sar_repro.engine.fork_study.fork_table': ( 'fork_study.html#fork_table',
                                                                                          'sar_repro/engine/fork_study.py'),
                                              'sar_repro.engine.fork_study.gate': ('fork_study.html#gate', 'sar_repro/engine/fork_study.py'),

@@ -34,8 +34,8 @@ from ..tokenizer import TokenData, next_inputs, reconstruct
 from ..train import heldout_loss, lr_at, param_groups
 
 # %% auto #0
-__all__ = ['EPOCHS', 'FORK', 'ARMS', 'FRESH', 'WAYS', 'recipe', 'Fork', 'steps', 'optimizer', 'trunk', 'tail', 'Classifier',
-           'classifier', 'Judge', 'student_kl', 'judged', 'gate', 'study', 'fork_table', 'picture_rows']
+__all__ = ['EPOCHS', 'FORK', 'ARMS', 'FRESH', 'WAYS', 'recipe', 'Fork', 'steps', 'optimizer', 'trunk', 'file_name', 'tail',
+           'Classifier', 'classifier', 'Judge', 'student_kl', 'judged', 'gate', 'study', 'fork_table', 'picture_rows']
 
 # %% ../../nbs/89c_fork_study.ipynb #38fb7906
 EPOCHS, FORK = 18, 17  # of the whole schedule, and where it forks
@@ -167,6 +167,10 @@ ARMS = {  # name: fields of `TrainConfig`, the most telling first
 FRESH = ("sar, fresh",)  # begins with an optimizer that knows nothing, as the released script does
 
 
+def file_name(arm):  # of its folder and record
+    return arm.replace(",", "").replace(" ", "-")
+
+
 def tail(
     fork: Fork,  # The study
     start: int,  # Number of the start
@@ -176,7 +180,7 @@ def tail(
     "What the schedule's last part makes of a start, from disk where it is known."
     epochs, fork_at = fork.schedule
     cfg = recipe(start, epochs=epochs, **ARMS[check_choice("arm", arm, ARMS)])
-    weights = fork.path(start, arm.replace(", ", "-")) / "model.safetensors"
+    weights = fork.path(start, file_name(arm)) / "model.safetensors"
     if weights.is_file():
         return load_model(fork.size.name, weights)
     state = trunk(fork, start)
@@ -317,7 +321,7 @@ def judged(
     pictures: int = 10_000,  # Held-out pictures whose likelihood is measured
 ) -> dict:
     "The record of an arm, from disk where it is known."
-    fork, name = judge.fork, arm.replace(", ", "-")
+    fork, name = judge.fork, file_name(arm)
     path = fork.records / f"start{start}-{name}.json"
     if path.is_file():
         return read_json(path)
