@@ -35,7 +35,8 @@ from ..train import heldout_loss, lr_at, param_groups
 
 # %% auto #0
 __all__ = ['EPOCHS', 'FORK', 'ARMS', 'FRESH', 'WAYS', 'recipe', 'Fork', 'steps', 'optimizer', 'trunk', 'file_name', 'tail',
-           'Classifier', 'classifier', 'Judge', 'student_kl', 'judged', 'gate', 'study', 'fork_table', 'picture_rows']
+           'Classifier', 'classifier', 'Judge', 'student_kl', 'judged', 'gate', 'tightness', 'save_tightness', 'study',
+           'fork_table', 'picture_rows']
 
 # %% ../../nbs/89c_fork_study.ipynb #38fb7906
 EPOCHS, FORK = 18, 17  # of the whole schedule, and where it forks
@@ -382,6 +383,41 @@ def gate(judge: Judge, start: int) -> dict:
         rows.append(dict(true_maps=k, **judge.distances(judge.features(torch.cat(parts)))))
     log = [{k: row[k] for k in ("epoch", "train", "held")} for row in trunk(fork, start)["log"]]
     record = run_record(start=start, n=judge.n, gate=rows, floors=judge.floors(), log=log)
+    save_json(path, record)
+    return record
+
+# %% ../../nbs/89c_fork_study.ipynb #192353df
+def tightness(
+    fork: Fork,  # The study
+    start: int,  # Number of the start
+    arms=("tf", "sar", "resample"),  # Names in `ARMS`
+    marks=(16, 64, 256, 512, 1024),  # Proposals
+    pictures: int = 300,  # Held-out pictures
+) -> dict:
+    "Log-likelihood of some pictures with more and more proposals; the record, from disk if known."
+    path = fork.records / f"tight-start{start}.json"
+    if path.is_file():
+        return read_json(path)
+    how = dict(proposals=marks[-1], marks=marks, batch_size=300)
+    judge_one = lambda arm: picture_likelihood(
+        tail(fork, start, arm), fork.held, range(pictures), **how
+    )
+    found = {arm: judge_one(arm)[1] for arm in arms}
+    return save_tightness(path, found, start, marks)
+
+
+def save_tightness(path, found, start, marks):  # found: arm -> (pictures, marks) nats
+    first, root = next(iter(found.values())), len(next(iter(found.values()))) ** 0.5
+    likely = {
+        arm: dict(
+            mean=x.mean(0).tolist(),
+            gain=(x - first).mean(0).tolist(),
+            pair_se=((x - first).std(0) / root).tolist(),
+        )
+        for arm, x in found.items()
+    }
+    facts = dict(start=start, pictures=len(first), proposals=list(marks))
+    record = run_record(**facts, likelihood=likely)
     save_json(path, record)
     return record
 
