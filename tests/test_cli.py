@@ -28,7 +28,9 @@ def test_unknown_notebook():
     refused(sar_process('run', '70_train'), "'70_train'", '00_core', '90_cli')
 
 def test_notebook_without_parameters(tmp_path):
-    refused(sar('run', notebook(tmp_path, 'x = 1', tags=())), '`parameters`')
+    plain = notebook(tmp_path, 'x = 1', tags=())
+    refused(sar('run', plain, '-p', 'x', '2'), '`parameters`')
+    assert sar('run', plain).returncode == 0 # nothing to set, so nothing is missing
 
 def test_cut_notebook(tmp_path):
     path = notebook(tmp_path, 'x = 1')

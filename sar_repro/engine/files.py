@@ -157,15 +157,18 @@ def locked(
     """Hold a lock while the context lasts. One that is waited for keeps other threads out, too; one
     that is not may be held again within a process, so that an interrupted cell can be rerun."""
     path = Path(folder) / name
-    path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path, is_singleton=bool(busy), thread_local=False)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0 if busy else -1)
     except Timeout:
         raise SarError(busy) from None
     except (NotImplementedError, OSError) as e:
         if isinstance(e, OSError) and e.errno not in NO_LOCKS:
-            raise
+            raise SarError(
+                f"cannot write {shown(path.parent)}: {e.strerror or e}; check permission and free"
+                " space, then run again"
+            ) from e
         lock = None
         what = f"{shown(path.parent)} is on a file system that cannot lock"
         warnings.warn(f"{what}: let only one process at a time write there", stacklevel=3)
