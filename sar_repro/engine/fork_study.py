@@ -150,7 +150,8 @@ ARMS = {  # name: fields of `TrainConfig`, the most telling first
     "truth, 0.1": dict(method="sar", target="truth", gamma=0.1),
     "sf": dict(method="sf", **_RELEASED),
     "turns": dict(method="turns", **_RELEASED),
-    "one later, 0.5": dict(method="one_later", gamma=0.5, **_RELEASED),
+    # its rollout is truncated, not guided: `second_pass` makes no unconditional pass
+    "one later, 0.5": dict(method="one_later", gamma=0.5, rollout_top_k=52, rollout_top_p=0.96),
     "jitter, 0.1": dict(method="jitter_second", gamma=0.1),
     "soft, 0.1": dict(method="sar", target="soft", gamma=0.1),
     "even": dict(method="even"),
