@@ -18,8 +18,8 @@ from .scale_ar import by_scale, scale_index, token_loss, unwrap
 from .ssr import draw
 
 # %% auto #0
-__all__ = ['PULL', 'PROPOSALS', 'posterior_step', 'moved_share', 'walk', 'Posterior', 'propose_maps', 'proposal_weights',
-           'picture_likelihood', 'resample_loss']
+__all__ = ['PULL', 'TRUST', 'TEMPER', 'PROPOSALS', 'posterior_step', 'moved_share', 'walk', 'Posterior', 'proposal',
+           'propose_maps', 'proposal_weights', 'sharpen', 'picture_likelihood', 'resample_loss']
 
 # %% ../nbs/09c_posterior.ipynb #4c01e82a
 def posterior_step(
@@ -185,26 +185,34 @@ PULL = 1.5  # beta, over the usual distance (1 - cos) of a code to its nearest n
 
 def _likeness(book, tokens):  # (..., V): -beta (1 - cos) of every code to the given ones
     e = book.codes().float()
-    cos = e @ e.T
-    near = 1 - cos.clone().fill_diagonal_(-2).amax(1)
-    return (PULL / near.median().clamp_min(1e-6) * (cos - 1))[tokens]
+    few = e[:512] @ e.T  # enough for a median
+    near = 1 - few.fill_diagonal_(-2).amax(1)
+    return PULL / near.median().clamp_min(1e-6) * (e[tokens] @ e.T - 1)
 
 
 @torch.no_grad()
-def propose_maps(
+def proposal(
     f: Prediction,  # Teacher-forced, (B, L, V)
     tokens: torch.Tensor,  # int64 (B, L), true
     scales: tuple,  # Side lengths
     book: Codebook,  # Tells which codes are alike
-    noise: torch.Tensor,  # (B, K l) uniforms, l coarse codes
-) -> tuple:  # codes int64 (B, K, l); log of the chance to propose each (B, K)
-    "K sets of coarse maps near the true ones, and how likely each was to be proposed."
+) -> torch.Tensor:  # (B, l, V): log r of every code, l coarse codes
+    "Where to look for coarse maps: where the model does, near the true ones."
     coarse = sum(p * p for p in scales[:-1])
     tilted = f[:, :coarse].logits() + _likeness(book, tokens[:, :coarse])
-    log_p = tilted.log_softmax(-1)  # (B, l, V)
-    cdf, u = log_p.exp().cumsum(-1), noise.view(len(tokens), -1, coarse).mT.contiguous()
-    own = torch.searchsorted(cdf, u * cdf[..., -1:], right=True).clamp_max(cdf.shape[-1] - 1)
-    return own.mT, log_p.gather(-1, own).sum(1)
+    return tilted.log_softmax(-1)
+
+
+@torch.no_grad()
+def propose_maps(
+    log_r: torch.Tensor,  # (B, l, V), see `proposal`
+    noise: torch.Tensor,  # (B, K l) uniforms
+) -> tuple:  # codes int64 (B, K, l); log of the chance to propose each (B, K)
+    "K sets of coarse maps, and how likely each was to be proposed."
+    (B, coarse, V), cdf = log_r.shape, log_r.exp().cumsum(-1)
+    u = noise.view(B, -1, coarse).mT.contiguous()
+    own = torch.searchsorted(cdf, u * cdf[..., -1:], right=True).clamp_max(V - 1)
+    return own.mT, log_r.gather(-1, own).sum(1)
 
 # %% ../nbs/09c_posterior.ipynb #bb2c1016
 @torch.no_grad()
@@ -221,35 +229,69 @@ def proposal_weights(
         weights.append(-token_loss(look(whole), whole).sum(1))
     return torch.stack(weights, 1) - chance
 
+# %% ../nbs/09c_posterior.ipynb #5fd98c7f
+TRUST, TEMPER = 0.5, 0.7  # share of r that moves, and a power of w: few proposals, few extremes
+
+
+@torch.no_grad()
+def sharpen(
+    log_r: torch.Tensor,  # (B, l, V): the first round's
+    codes: torch.Tensor,  # int64 (B, K, l): all proposals so far
+    weights: torch.Tensor,  # (G, B, K): their log w by each of G models
+) -> torch.Tensor:  # (B, l, V): the next round's
+    "Proposals that look where weights were found."
+    share = (TEMPER * weights).softmax(-1).mean(0)[:, None].expand(-1, codes.shape[-1], -1)
+    seen = torch.zeros_like(log_r).scatter_add_(-1, codes.mT, share.contiguous())
+    return ((1 - TRUST) * log_r.exp() + TRUST * seen).log()
+
 # %% ../nbs/09c_posterior.ipynb #7e5094dc
+def _looker(model, batch):  # whole pyramids -> Prediction
+    def look(codes):
+        inputs = next_inputs(batch.book, codes, batch.scales)
+        return model(batch.labels, inputs, batch.scales, lazy=True)
+
+    return look
+
+
 @torch.no_grad()
 def picture_likelihood(
-    model: nn.Module,  # FlexVAR, in evaluation mode
+    models: dict,  # name -> FlexVAR in evaluation mode, on one device
     data: TokenData,  # Pictures
     ids,  # Which of them (n,)
-    proposals: int = 64,  # K
-    marks: tuple = (1, 4, 16, 64),  # Report after so many
+    rounds: int = 8,  # Of proposals
+    proposals: int = 32,  # In each round
+    guides: tuple = None,  # Names of models that lead the proposals (None = all)
     seed: int = 0,  # Of the noise
     batch_size: int = 500,  # Pictures at a time
-) -> tuple:  # (n,) nats of the truth's own maps; (n, marks) nats of the last map
+) -> tuple:  # name -> (n,): nats of the truth's own maps; -> (n, rounds): nats of the last map
     "Bound of teacher forcing, and log-likelihood of the picture by importance sampling."
-    bounds, found, device = [], [], model.head.weight.device
-    ids = torch.as_tensor(ids).split(batch_size)
-    for part in progress(ids, "likelihood"):
+    guides, device = guides or tuple(models), next(iter(models.values())).head.weight.device
+    bounds, found = {m: [] for m in models}, {m: [] for m in models}
+    for part in progress(torch.as_tensor(ids).split(batch_size), "likelihood"):
         batch = data.batch(part, device=device)
-        coarse = sum(p * p for p in batch.scales[:-1])
-
-        def look(codes):
-            inputs = next_inputs(batch.book, codes, batch.scales)
-            return model(batch.labels, inputs, batch.scales, lazy=True)
-
-        f = look(batch.tokens)
-        bounds.append(-token_loss(f, batch.tokens).sum(1))
-        noise = index_uniform(seed, part.tolist(), proposals * coarse, 11).to(device)
-        proposed = propose_maps(f, batch.tokens, batch.scales, batch.book, noise)
-        w = proposal_weights(look, *proposed, batch.tokens)
-        found.append(torch.stack([w[:, :k].logsumexp(1) - math.log(k) for k in marks], 1))
-    return torch.cat(bounds).cpu(), torch.cat(found).cpu()
+        looks = {m: _looker(model, batch) for m, model in models.items()}
+        seen = {m: look(batch.tokens) for m, look in looks.items()}
+        for m, f in seen.items():
+            bounds[m].append(-token_loss(f, batch.tokens).sum(1).cpu())
+        given = batch.tokens, batch.scales, batch.book
+        first = torch.stack([proposal(seen[m], *given).exp() for m in guides]).mean(0).log()
+        log_r, coarse = first, first.shape[1]
+        noise = index_uniform(seed, part.tolist(), rounds * proposals * coarse, 11).to(device)
+        codes, weights = [], {m: [] for m in models}
+        for u in noise.split(proposals * coarse, 1):
+            now, chance = propose_maps(log_r, u)
+            codes.append(now)
+            for m, look in looks.items():
+                weights[m].append(proposal_weights(look, now, chance, batch.tokens))
+            lead = torch.stack([torch.cat(weights[m], 1) for m in guides])
+            log_r = sharpen(first, torch.cat(codes, 1), lead)
+        for m, w in weights.items():
+            sums = torch.cat(w, 1).view(len(part), rounds, -1).logsumexp(-1).logcumsumexp(1)
+            counts = torch.arange(1, rounds + 1, device=device) * proposals
+            found[m].append((sums - counts.log()).cpu())
+    return {m: torch.cat(v) for m, v in bounds.items()}, {
+        m: torch.cat(v) for m, v in found.items()
+    }
 
 # %% ../nbs/09c_posterior.ipynb #a3a9d579
 PROPOSALS = 8  # of `resample`
@@ -267,7 +309,8 @@ def resample_loss(model: nn.Module, batch: Batch, cfg: TrainConfig) -> Iterator:
     coarse = sum(p * p for p in scales[:-1])
     with torch.no_grad():
         noise, f = batch.noise("rollout", coarse * PROPOSALS + 1), look(batch.tokens)
-        codes, chance = propose_maps(f, batch.tokens, scales, batch.book, noise[:, 1:])
+        log_r = proposal(f, batch.tokens, scales, batch.book)
+        codes, chance = propose_maps(log_r, noise[:, 1:])
         share = proposal_weights(look, codes, chance, batch.tokens).softmax(1).cumsum(1)
         one = torch.searchsorted(share, noise[:, :1] * share[:, -1:]).clamp_max(PROPOSALS - 1)
         chosen = codes.gather(1, one[..., None].expand(-1, -1, coarse))[:, 0]

@@ -16,6 +16,7 @@ from ..core import ROOT, SarError, TrainConfig, check_choice, get_size, order_rn
 from ..data import load_dataset, to_float, to_uint8
 from sar_repro.engine.files import (
     load_checkpoint,
+    load_facts,
     load_tensors,
     read_json,
     save_checkpoint,
@@ -34,8 +35,8 @@ from ..tokenizer import TokenData, next_inputs, reconstruct
 from ..train import heldout_loss, lr_at, param_groups
 
 # %% auto #0
-__all__ = ['EPOCHS', 'FORK', 'ARMS', 'FRESH', 'WAYS', 'recipe', 'Fork', 'steps', 'optimizer', 'trunk', 'file_name', 'tail',
-           'Classifier', 'classifier', 'Judge', 'student_kl', 'judged', 'gate', 'tightness', 'save_tightness', 'study',
+__all__ = ['EPOCHS', 'FORK', 'ARMS', 'FRESH', 'WAYS', 'GUIDES', 'recipe', 'Fork', 'steps', 'optimizer', 'trunk', 'file_name',
+           'tail', 'Classifier', 'classifier', 'Judge', 'student_kl', 'judged', 'likelihoods', 'gate', 'study',
            'fork_table', 'picture_rows']
 
 # %% ../../nbs/89c_fork_study.ipynb #38fb7906
@@ -316,51 +317,73 @@ def student_kl(model, held, limit=2000):
     return by_scale(torch.cat(found), held.scales)
 
 # %% ../../nbs/89c_fork_study.ipynb #45bacc3f
+def _known(path, **kinds):  # a record from disk; None where there is none
+    record = read_json(path, **kinds) if path.is_file() else None
+    if path.is_file() and record is None:
+        raise SarError(f"{shown(path)} is not a whole record: remove it, and it is made again")
+    return record
+
+
 def judged(
     judge: Judge,  # Whose study
     start: int,  # Number of the start
     arm: str,  # A name in `ARMS`
-    pictures: int = 10_000,  # Held-out pictures whose likelihood is measured
 ) -> dict:
     "The record of an arm, from disk where it is known."
     fork, name = judge.fork, file_name(arm)
     path = fork.records / f"start{start}-{name}.json"
-    if path.is_file():
-        return read_json(path)
+    if record := _known(path, arm=str, start=int, samples=list, gap=list):
+        return record
     model = tail(fork, start, arm)
-    ids = range(min(pictures, len(fork.held)))
-    bound, likely = picture_likelihood(model, fork.held, ids)
-    each = dict(bound=bound, likely=likely)
-    save_tensors(fork.path(start, name) / "likelihood.safetensors", each)
-    control = each
-    if arm != "tf":
-        judged(judge, start, "tf", pictures)
-        control = load_tensors(fork.path(start, "tf") / "likelihood.safetensors")[0]
     held = heldout_loss(model, fork.held, precision="fp32")
     tokens = [p * p for p in fork.held.scales]
-    d, d_bound = likely[:, -1] - control["likely"][:, -1], bound - control["bound"]
     record = run_record(
         start=start,
         arm=arm,
         settings=ARMS[arm],
         dataset=fork.dataset,
         precision="fp32",
-        pictures=len(ids),
-        proposals=[1, 4, 16, 64],
-        likelihood=likely.mean(0).tolist(),
-        bound=bound.mean().item(),
         heldout=[h * n for h, n in zip(held.tolist(), tokens)],  # nats a picture, by scale
-        against=dict(
-            likelihood=d.mean().item(),
-            se=(d.std() / len(d) ** 0.5).item(),
-            bound=d_bound.mean().item(),
-        ),
         gap=student_kl(model, fork.held).tolist(),
-        seconds=load_tensors(fork.path(start, name) / "model.safetensors")[1]["seconds"],
+        seconds=load_facts(fork.path(start, name) / "model.safetensors")["seconds"],
         samples=[
             dict(judge.samples(model, 100 + start, not how, **how), n=judge.n) for how in WAYS
         ],
     )
+    save_json(path, record)
+    return record
+
+# %% ../../nbs/89c_fork_study.ipynb #338ebb9d
+GUIDES = ("tf", "sar", "released", "resample")
+
+
+def likelihoods(
+    fork: Fork,  # The study
+    start: int,  # Number of the start
+    arms=tuple(ARMS),  # Names in `ARMS`, trained
+    pictures: int = 1000,  # Held-out
+    rounds: int = 8,  # See `picture_likelihood`
+) -> dict:
+    "The record of the likelihoods of all arms of a start, from disk where it knows all of them."
+    path = fork.records / f"likely-start{start}.json"
+    known = _known(path, arms=dict, start=int)
+    if known and not set(arms) - set(known["arms"]):
+        return known
+    ids, models = range(min(pictures, len(fork.held))), {a: tail(fork, start, a) for a in arms}
+    guides = tuple(a for a in GUIDES if a in arms)
+    bounds, found = picture_likelihood(models, fork.held, ids, rounds, guides=guides)
+    rows, root = {}, len(ids) ** 0.5
+    for arm, x in found.items():
+        d = x - found["tf"]
+        rows[arm] = dict(
+            bound=bounds[arm].mean().item(),
+            likelihood=x.mean(0).tolist(),
+            gain=d.mean(0).tolist(),
+            pair_se=(d.std(0) / root).tolist(),
+        )
+    facts = dict(start=start, pictures=len(ids), dataset=fork.dataset, precision="fp32")
+    proposals = [32 * (r + 1) for r in range(rounds)]
+    record = run_record(**facts, proposals=proposals, guides=guides, arms=rows)
     save_json(path, record)
     return record
 
@@ -369,8 +392,8 @@ def judged(
 def gate(judge: Judge, start: int) -> dict:
     "Distances of samples whose first 0, 1, ... maps are true, by the control of a start."
     fork, path = judge.fork, judge.fork.records / f"gate-start{start}.json"
-    if path.is_file():
-        return read_json(path)
+    if record := _known(path, gate=list, floors=dict, log=list):
+        return record
     model, scales = tail(fork, start, "tf"), fork.data.scales
     half = len(fork.images) // 2
     ids, rows = torch.arange(half, min(half + judge.n, len(fork.images))), []
@@ -387,46 +410,11 @@ def gate(judge: Judge, start: int) -> dict:
     save_json(path, record)
     return record
 
-# %% ../../nbs/89c_fork_study.ipynb #192353df
-def tightness(
-    fork: Fork,  # The study
-    start: int,  # Number of the start
-    arms=("tf", "sar", "resample"),  # Names in `ARMS`
-    marks=(16, 64, 256, 512, 1024),  # Proposals
-    pictures: int = 300,  # Held-out pictures
-) -> dict:
-    "Log-likelihood of some pictures with more and more proposals; the record, from disk if known."
-    path = fork.records / f"tight-start{start}.json"
-    if path.is_file():
-        return read_json(path)
-    how = dict(proposals=marks[-1], marks=marks, batch_size=300)
-    judge_one = lambda arm: picture_likelihood(
-        tail(fork, start, arm), fork.held, range(pictures), **how
-    )
-    found = {arm: judge_one(arm)[1] for arm in arms}
-    return save_tightness(path, found, start, marks)
-
-
-def save_tightness(path, found, start, marks):  # found: arm -> (pictures, marks) nats
-    first, root = next(iter(found.values())), len(next(iter(found.values()))) ** 0.5
-    likely = {
-        arm: dict(
-            mean=x.mean(0).tolist(),
-            gain=(x - first).mean(0).tolist(),
-            pair_se=((x - first).std(0) / root).tolist(),
-        )
-        for arm, x in found.items()
-    }
-    facts = dict(start=start, pictures=len(first), proposals=list(marks))
-    record = run_record(**facts, likelihood=likely)
-    save_json(path, record)
-    return record
-
 # %% ../../nbs/89c_fork_study.ipynb #a0da7959
 def study(
     starts=(0, 1, 2),  # Numbers
     arms=tuple(ARMS),  # Names in `ARMS`
-    pictures: int = 10_000,  # Held-out pictures whose likelihood is measured
+    pictures: int = 1000,  # Held-out pictures whose likelihood is measured
     fork: Fork = None,  # The study; None = the standard one
 ):
     "Train, judge and record all arms of all starts that have no record yet."
@@ -436,26 +424,28 @@ def study(
     judge = Judge(fork)
     for start in starts:
         for arm in arms:
-            judged(judge, start, arm, pictures)
+            judged(judge, start, arm)
         gate(judge, start)
+        likelihoods(fork, start, arms, pictures)
 
 # %% ../../nbs/89c_fork_study.ipynb #6d492e75
 def fork_table(
     records=None,  # Folder of the records; None = results/fork
 ) -> pd.DataFrame:  # One row a start and arm: method, seed, nats, nats_tf (the bound), kid, ...
     "All records; `nats` is minus the log-likelihood of a held-out picture: less is better."
-    rows = []
-    for path in sorted(Path(records or ROOT / "results/fork").glob("start*.json")):
-        r = read_json(path, arm=str, start=int, against=dict, samples=list)
-        if r is None:
-            raise SarError(f"{shown(path)} is not a whole record: remove it, and it is made again")
+    rows, folder = [], Path(records or ROOT / "results/fork")
+    for path in sorted(folder.glob("start*.json")):
+        r = _known(path, arm=str, start=int, samples=list, gap=list)
+        likely = _known(folder / f"likely-start{r['start']}.json", arms=dict, start=int)
         plain, usual = r["samples"]
-        row = dict(
-            method=r["arm"], seed=r["start"], nats=-r["likelihood"][-1], nats_tf=-r["bound"]
-        )
+        row = dict(method=r["arm"], seed=r["start"])
+        if likely and r["arm"] in likely["arms"]:
+            found = likely["arms"][r["arm"]]
+            row |= dict(nats=-found["likelihood"][-1], nats_tf=-found["bound"])
+            row |= dict(pair_se=found["pair_se"][-1])
         row |= {k: plain[k] for k in ("kid", "fd", "kid_recon", "fd_recon", "precision", "recall")}
         row |= dict(kid_usual=usual["kid"], fd_usual=usual["fd"], right=plain["right"])
-        row |= dict(gap=r["gap"][-1], seconds=r["seconds"], pair_se=r["against"]["se"])
+        row |= dict(gap=r["gap"][-1], seconds=r["seconds"])
         rows.append(row)
     return pd.DataFrame(rows)
 
