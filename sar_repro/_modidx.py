@@ -1039,6 +1039,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/sar_repro', 'doc_host': ''
                                      'sar_repro.posterior.proposal_weights': ('posterior.html#proposal_weights', 'sar_repro/posterior.py'),
                                      'sar_repro.posterior.propose_maps': ('posterior.html#propose_maps', 'sar_repro/posterior.py'),
                                      'sar_repro.posterior.resample_loss': ('posterior.html#resample_loss', 'sar_repro/posterior.py'),
+                                     'sar_repro.posterior.shared_weights': ('posterior.html#shared_weights', 'sar_repro/posterior.py'),
                                      'sar_repro.posterior.sharpen': ('posterior.html#sharpen', 'sar_repro/posterior.py'),
                                      'sar_repro.posterior.walk': ('posterior.html#walk', 'sar_repro/posterior.py')},
             'sar_repro.scale_ar': { 'sar_repro.scale_ar.AdaHead': ('scale_ar.html#adahead', 'sar_repro/scale_ar.py'),

@@ -19,7 +19,7 @@ from .ssr import draw
 
 # %% auto #0
 __all__ = ['PULL', 'TRUST', 'TEMPER', 'PROPOSALS', 'posterior_step', 'moved_share', 'walk', 'Posterior', 'proposal',
-           'propose_maps', 'proposal_weights', 'sharpen', 'picture_likelihood', 'resample_loss']
+           'propose_maps', 'proposal_weights', 'sharpen', 'shared_weights', 'picture_likelihood', 'resample_loss']
 
 # %% ../nbs/09c_posterior.ipynb #4c01e82a
 def posterior_step(
@@ -229,7 +229,7 @@ def proposal_weights(
         weights.append(-token_loss(look(whole), whole).sum(1))
     return torch.stack(weights, 1) - chance
 
-# %% ../nbs/09c_posterior.ipynb #5fd98c7f
+# %% ../nbs/09c_posterior.ipynb #9da7cd72
 TRUST, TEMPER = 0.5, 0.7  # share of r that moves, and a power of w: few proposals, few extremes
 
 
@@ -243,6 +243,29 @@ def sharpen(
     share = (TEMPER * weights).softmax(-1).mean(0)[:, None].expand(-1, codes.shape[-1], -1)
     seen = torch.zeros_like(log_r).scatter_add_(-1, codes.mT, share.contiguous())
     return ((1 - TRUST) * log_r.exp() + TRUST * seen).log()
+
+# %% ../nbs/09c_posterior.ipynb #84a4e6fa
+@torch.no_grad()
+def shared_weights(
+    looks: dict,  # name -> function of codes int64 (B, L) that gives a `Prediction`
+    guides: tuple,  # Names that lead the proposals
+    batch: Batch,  # Pictures
+    rounds: list,  # Of uniforms (B, K l), one a round
+) -> tuple:  # name -> (B,) nats of the truth's own maps; name -> (B, rounds K): log w
+    "How much the same proposals count by each model."
+    true, given = batch.tokens, (batch.tokens, batch.scales, batch.book)
+    seen = {m: look(true) for m, look in looks.items()}
+    first = torch.stack([proposal(seen[m], *given).exp() for m in guides]).mean(0).log()
+    log_r, codes, weights = first, [], {m: [] for m in looks}
+    for noise in rounds:
+        now, chance = propose_maps(log_r, noise)
+        codes.append(now)
+        for m, look in looks.items():
+            weights[m].append(proposal_weights(look, now, chance, true))
+        lead = torch.stack([torch.cat(weights[m], 1) for m in guides])
+        log_r = sharpen(first, torch.cat(codes, 1), lead)
+    own = {m: -token_loss(f, true).sum(1) for m, f in seen.items()}
+    return own, {m: torch.cat(w, 1) for m, w in weights.items()}
 
 # %% ../nbs/09c_posterior.ipynb #7e5094dc
 def _looker(model, batch):  # whole pyramids -> Prediction
@@ -267,28 +290,17 @@ def picture_likelihood(
     "Bound of teacher forcing, and log-likelihood of the picture by importance sampling."
     guides, device = guides or tuple(models), next(iter(models.values())).head.weight.device
     bounds, found = {m: [] for m in models}, {m: [] for m in models}
+    counts = proposals * torch.arange(1, rounds + 1, device=device)
     for part in progress(torch.as_tensor(ids).split(batch_size), "likelihood"):
         batch = data.batch(part, device=device)
+        width = proposals * sum(p * p for p in batch.scales[:-1])
+        noise = index_uniform(seed, part.tolist(), rounds * width, 11).to(device)
         looks = {m: _looker(model, batch) for m, model in models.items()}
-        seen = {m: look(batch.tokens) for m, look in looks.items()}
-        for m, f in seen.items():
-            bounds[m].append(-token_loss(f, batch.tokens).sum(1).cpu())
-        given = batch.tokens, batch.scales, batch.book
-        first = torch.stack([proposal(seen[m], *given).exp() for m in guides]).mean(0).log()
-        log_r, coarse = first, first.shape[1]
-        noise = index_uniform(seed, part.tolist(), rounds * proposals * coarse, 11).to(device)
-        codes, weights = [], {m: [] for m in models}
-        for u in noise.split(proposals * coarse, 1):
-            now, chance = propose_maps(log_r, u)
-            codes.append(now)
-            for m, look in looks.items():
-                weights[m].append(proposal_weights(look, now, chance, batch.tokens))
-            lead = torch.stack([torch.cat(weights[m], 1) for m in guides])
-            log_r = sharpen(first, torch.cat(codes, 1), lead)
+        own, weights = shared_weights(looks, guides, batch, noise.split(width, 1))
         for m, w in weights.items():
-            sums = torch.cat(w, 1).view(len(part), rounds, -1).logsumexp(-1).logcumsumexp(1)
-            counts = torch.arange(1, rounds + 1, device=device) * proposals
+            sums = w.view(len(part), rounds, -1).logsumexp(-1).logcumsumexp(1)
             found[m].append((sums - counts.log()).cpu())
+            bounds[m].append(own[m].cpu())
     return {m: torch.cat(v) for m, v in bounds.items()}, {
         m: torch.cat(v) for m, v in found.items()
     }
