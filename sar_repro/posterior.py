@@ -229,7 +229,7 @@ def proposal_weights(
         weights.append(-token_loss(look(whole), whole).sum(1))
     return torch.stack(weights, 1) - chance
 
-# %% ../nbs/09c_posterior.ipynb #9da7cd72
+# %% ../nbs/09c_posterior.ipynb #8246e3ec
 TRUST, TEMPER = 0.5, 0.7  # share of r that moves, and a power of w: few proposals, few extremes
 
 
@@ -244,7 +244,7 @@ def sharpen(
     seen = torch.zeros_like(log_r).scatter_add_(-1, codes.mT, share.contiguous())
     return ((1 - TRUST) * log_r.exp() + TRUST * seen).log()
 
-# %% ../nbs/09c_posterior.ipynb #84a4e6fa
+# %% ../nbs/09c_posterior.ipynb #14090d34
 @torch.no_grad()
 def shared_weights(
     looks: dict,  # name -> function of codes int64 (B, L) that gives a `Prediction`
