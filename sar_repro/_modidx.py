@@ -359,6 +359,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/sar_repro', 'doc_host': ''
                                                                                     'sar_repro/engine/fork_study.py'),
                                              'sar_repro.engine.fork_study.Judge.__init__': ( 'fork_study.html#judge.__init__',
                                                                                              'sar_repro/engine/fork_study.py'),
+                                             'sar_repro.engine.fork_study.Judge.classes': ( 'fork_study.html#judge.classes',
+                                                                                            'sar_repro/engine/fork_study.py'),
                                              'sar_repro.engine.fork_study.Judge.distances': ( 'fork_study.html#judge.distances',
                                                                                               'sar_repro/engine/fork_study.py'),
                                              'sar_repro.engine.fork_study.Judge.features': ( 'fork_study.html#judge.features',

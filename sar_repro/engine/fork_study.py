@@ -60,14 +60,16 @@ class Fork:
         dataset: str = "fashion_mnist",  # See `load_dataset`
         size: str = "mini",  # A name in `SIZES`
         limit: int = None,  # Pictures of each split (None = all)
+        schedule: tuple = (EPOCHS, FORK),  # Epochs in all, and before the fork
         folder=None,  # Where it trains; None = runs/fork
         records=None,  # Where records go; None = results/fork
+        tokenizer=None,  # Weights; None = those of the size
     ):
         self.size, self.dataset, self.limit = get_size(size), dataset, limit
-        self.schedule = EPOCHS, FORK
+        self.schedule = schedule
         self.folder = Path(folder or ROOT / "runs/fork")
         self.records = Path(records or ROOT / "results/fork")
-        self.vae = load_tokenizer(size)
+        self.vae = load_tokenizer(size, tokenizer)
         load = lambda s: load_dataset(dataset, self.size.image_size, s, limit=limit)
         self.images, self.test = load("train"), load("test")
         tokens = lambda d: TokenData(self.vae, d, self.size.model.scales, ROOT / "cache", "fp32")
@@ -223,7 +225,7 @@ class Classifier(nn.Module):
         return self.body(x[:, :1])
 
 # %% ../../nbs/89c_fork_study.ipynb #0af5fa22
-def classifier(fork: Fork, epochs: int = 4) -> Classifier:  # In evaluation mode
+def classifier(fork: Fork, total: int = 936) -> Classifier:  # Steps; in evaluation mode
     "Train the judge on the first half of the training pictures, or load it."
     path, half = fork.folder / "judge.safetensors", len(fork.images) // 2
     net = Classifier(fork.data.num_classes)
@@ -233,9 +235,8 @@ def classifier(fork: Fork, epochs: int = 4) -> Classifier:  # In evaluation mode
     torch.manual_seed(0)
     net = Classifier(fork.data.num_classes)
     opt = torch.optim.AdamW(net.parameters(), lr=1e-3, weight_decay=1e-3)
-    total = epochs * (half // 128)
     for step in progress(range(total), "judge"):
-        epoch, at = divmod(step, half // 128)
+        epoch, at = divmod(step, max(1, half // 128))
         ids = torch.from_numpy(order_rng(0, epoch).permutation(half))[at * 128 : (at + 1) * 128]
         x = to_float(fork.images.batch(ids))
         x = x.flip(-1) if step % 2 else x
@@ -256,11 +257,16 @@ def _half_mirrored(pictures):  # every second one, for models are trained on bot
 class Judge:
     "Features of held-out pictures, of their reconstructions, and of pictures for the floor."
 
-    def __init__(self, fork: Fork, n: int = 10_000):  # Pictures and samples
-        self.fork, self.net, self.n = fork, classifier(fork), min(n, len(fork.test))
-        held = _half_mirrored(fork.test.batch(torch.arange(self.n)))
+    def __init__(
+        self,
+        fork: Fork,  # The study
+        n: int = 10_000,  # Pictures and samples
+        steps: int = 936,  # Of the judge's training
+    ):
+        self.fork, self.net, self.n = fork, classifier(fork, steps), n
+        held = _half_mirrored(fork.test.batch(torch.arange(min(n, len(fork.test)))))
         half = len(fork.images) // 2
-        self.labels = fork.test.labels[: self.n]
+        self.labels = fork.test.labels[: len(held)]
         rest = torch.arange(half, min(half + self.n, len(fork.images)))
         rest = _half_mirrored(fork.images.batch(rest))
         self.unit = 1.0
@@ -289,8 +295,14 @@ class Judge:
         real = {k: self.distances(self.real[k], prc=True) for k in ("rest", "recon")}
         return real | dict(right=self.right(self.real["held"], self.labels))
 
-    def samples(self, model, seed, prc=False, **how):  # as many of every class
-        labels = torch.arange(self.n) % self.fork.data.num_classes
+    def classes(self):  # of samples: as many of every class, or as often as held out
+        counts, at = torch.bincount(self.fork.test.labels), torch.arange(self.n)
+        if counts.min() == counts.max():
+            return at % len(counts)
+        return self.fork.test.labels[at % len(self.fork.test)]
+
+    def samples(self, model, seed, prc=False, **how):
+        labels = self.classes()
         f = self.features(
             sample(
                 model, self.fork.vae, labels, seed=seed, precision="fp32", batch_size=500, **how
