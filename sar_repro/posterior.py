@@ -202,7 +202,7 @@ def proposal(
     tilted = f[:, :coarse].logits() + _likeness(book, tokens[:, :coarse])
     return tilted.log_softmax(-1)
 
-
+# %% ../nbs/09c_posterior.ipynb #f1ad54e5
 @torch.no_grad()
 def propose_maps(
     log_r: torch.Tensor,  # (B, l, V), see `proposal`
