@@ -211,6 +211,7 @@ class StepConfig:
     flat: float = 0.05  # Share of the steps at the peak after that
     betas: tuple = (0.9, 0.95)  # beta_1 and beta_2 of AdamW
     weight_decay: float = 0.05  # None on biases, vectors, positions
+    decay_class: bool = False  # Decay the class embedding, too, as published
     clip: float = 2.0  # Gradient norm
     cond_drop: float = 0.1  # Share of samples trained without their class
 
@@ -254,7 +255,7 @@ _CHOICES = dict(
     rollout=("sample", "argmax"),
     target=("hard", "soft", "truth"),
     precision=("auto", "bf16", "fp32"),
-    **dict.fromkeys(("cond_shared", "recompute", "compile"), (True, False)),
+    **dict.fromkeys(("cond_shared", "decay_class", "recompute", "compile"), (True, False)),
 )
 
 

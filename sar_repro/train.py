@@ -25,10 +25,12 @@ NO_DECAY = ("pos_start", "pos_1LC", "class_emb", "scale_mul", "q_bias", "v_bias"
 def param_groups(
     model: nn.Module,  # FlexVAR
     weight_decay: float,  # For matrices
+    decay_class: bool = False,  # For the class embedding, too, as published
 ) -> list:
     "Two groups for AdamW: with decay, and without (vectors, positions, class start, scales)."
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    free = lambda n, p: p.ndim <= 1 or any(k in n for k in NO_DECAY)
+    spared = [k for k in NO_DECAY if not (decay_class and k == "class_emb")]
+    free = lambda n, p: p.ndim <= 1 or any(k in n for k in spared)
     return [
         dict(params=[p for n, p in named if not free(n, p)], weight_decay=weight_decay),
         dict(params=[p for n, p in named if free(n, p)], weight_decay=0.0),
@@ -93,7 +95,8 @@ def train(
     cfg: TrainConfig,  # The run
 ) -> list:  # Teacher-forced loss of every step
     "The loop and nothing else: one process, nothing saved. `engine.runs.train_run` does the rest."
-    opt = torch.optim.AdamW(param_groups(model, cfg.weight_decay), betas=cfg.betas, fused=True)
+    groups = param_groups(model, cfg.weight_decay, cfg.decay_class)
+    opt = torch.optim.AdamW(groups, betas=cfg.betas, fused=True)
     steps, log = math.ceil(len(data) / cfg.batch_size), []
     model.train().requires_grad_(True)
     for step in progress(range(steps * cfg.epochs), cfg.method):

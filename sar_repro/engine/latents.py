@@ -70,8 +70,11 @@ class LatentData:
         # A fresh crop each time, instead of the cached middle and its mirror image
         crops: bool = False,
         drawn: bool = True,  # Draw schedules as in `draw_schedule`; else the default one always
+        side: int = None,  # Of fresh crops in pixels; None = the pictures' own
+        process: int = 0,  # Processes of other numbers draw other schedules
     ):
         self.vae, self.data, self.crops, self.drawn = vae, data, crops, drawn
+        self.side, self.process = side or data.size, process
         self.encode = encoder(vae, precision)
         self.latents = None if crops else cached_latents(vae, data, cache, precision)
         self.labels, self.num_classes, self.name = data.labels, data.num_classes, data.name
@@ -80,6 +83,7 @@ class LatentData:
         self.stamp = (
             f"{data.fingerprint} {'crops' if crops else 'cache'} {'drawn' if drawn else 'fixed'}"
         )
+        self.stamp += f" {self.side}" if crops and self.side != data.size else ""
 
     def __len__(self):
         return len(self.labels)
@@ -88,15 +92,15 @@ class LatentData:
 
 # %% ../../nbs/82d_latents.ipynb #9d3c9748
 @patch
-def schedule(self: LatentData, seed, step):  # the same on every process
+def schedule(self: LatentData, seed, step):  # the same on every process of one number
     if not self.drawn:
         return self.scales
-    return draw_schedule(order_rng(seed, 2 * 10**6 + step), self.scales)
+    return draw_schedule(order_rng(seed, 2 * 10**6 + step + self.process * 10**9), self.scales)
 
 
 @patch
 def _crops(self: LatentData, ids, u):  # float (B, 3, H, W); threads decode, the numbers decide
-    cut = lambda i, v: seeded_crop(self.data.raw(i), self.data.size, v)
+    cut = lambda i, v: seeded_crop(self.data.raw(i), self.side, v)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return to_float(torch.stack(list(pool.map(cut, ids.tolist(), u.tolist()))))
 

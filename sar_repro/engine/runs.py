@@ -64,6 +64,7 @@ from ..evaluate import balanced_labels, compare, distance_table, sample_labels
 from .shards import sample_shards
 from sar_repro.engine.published import (
     banner,
+    RECIPES,
     base_record,
     beside_published,
     fitting_micro_batch,
@@ -73,6 +74,7 @@ from sar_repro.engine.published import (
     paper_reference,
     protocol_of,
     published_recipe,
+    with_recipe,
     reference_path,
     regime,
 )
@@ -382,7 +384,7 @@ class Run:
         # one graph for all drawn lengths
         lengths = dict(dynamic=True) if getattr(self.data, "drawn", False) else {}
         model.compile_blocks(cfg.compile, **lengths)
-        groups = param_groups(model, cfg.weight_decay)
+        groups = param_groups(model, cfg.weight_decay, cfg.decay_class)
         opt = torch.optim.AdamW(groups, lr=cfg.lr, betas=cfg.betas, fused=True)
         self.wrapped, self.opt = self.acc.prepare(model, opt)
         if opt_state:
@@ -610,7 +612,8 @@ class Job:
     dataset: str  # See `load_dataset`
     data_dir: str  # Where it lies; '' = data/ of the repository
     init: str  # See `start_models`
-    images: str  # 'cache' or 'crops'
+    recipe: str  # See `RECIPES`
+    pictures: dict  # images ('cache' or 'crops'), crop (pixels), schedules ('step' or 'process')
     train: TrainConfig  # Settings of the training
     sampling: dict  # seed, guidance, top_k, top_p, precision
     n_samples: int  # Before and after; 0 = the usual number, once the classes are known
@@ -634,7 +637,19 @@ class Job:
     def banner(self) -> str:  # Markdown
         "What this run will be, and what it lacks."
         smoke = " A **smoke run**: one epoch, a few pictures." if self.smoke else ""
-        return banner(self.size.name, self.dataset, self.data_dir) + smoke
+        return banner(self.size.name, self.dataset, self.data_dir) + smoke + self._what_recipe()
+
+    def _what_recipe(self):  # and what was set beside it
+        now = asdict(self.train) | (self.pictures if self.kind else {})
+        fields = {k: v for k, v in RECIPES[self.recipe].items() if k in now}
+        own = {
+            k: now[k]
+            for k, v in fields.items()
+            if now[k] != v and not (k == "epochs" and self.few)
+        }
+        listed = lambda d: ", ".join(f"{k} {v}" for k, v in d.items())
+        text = f"\n\nRecipe **{self.recipe}**: {listed(fields | own)}."
+        return text + (f" Set beside it: {listed(own)}." if own else "")
 
 # %% ../../nbs/86_runs.ipynb #39eddba3
 def plan_job(
@@ -642,7 +657,7 @@ def plan_job(
     dataset="auto",
     data_dir="",
     init="shipped",
-    images="cache",
+    recipe="auto",
     guidance=-1.0,
     n_samples=0,
     seed=0,
@@ -651,7 +666,7 @@ def plan_job(
     compile="auto",
     out_dir="",
     inception_weights="",
-    **settings,  # The rest: fields of `TrainConfig`, where 0 = the size's own
+    **settings,  # The rest: of `TrainConfig` and pictures; 0 = the size's, -1 or auto the recipe's
 ) -> Job:
     "What is to be done; nothing is loaded."
     for name, text in dict(
@@ -663,46 +678,60 @@ def plan_job(
     spec, kind = get_size(size), regime(size, dataset, data_dir)
     check_choice("budget", budget, ("full", "smoke"))
     check_choice("compile", compile, (True, False, "auto"))
-    check_choice("images", images, ("cache", "crops"))
+    usual_recipe = "paper" if kind == "PAPER" else "ours"
+    recipe = usual_recipe if recipe == "auto" else recipe
+    settings, pictures = _picture_settings(with_recipe(recipe, settings))
     if dataset == "auto":
         own = "fashion_mnist" if size == "mini" else "emoji64"
         dataset = "imagenet" if kind == "PAPER" else own
     smoke = budget == "smoke"
-    train, usual = _settings(size, kind, smoke, dict(settings, seed=seed, precision=precision))
+    given = dict(settings, seed=seed, precision=precision)
+    train, usual = _settings(size, kind, smoke, given, RECIPES[recipe])
     if not (type(guidance) in (int, float) and guidance < 0):  # below zero: the size's own
         guidance = check_numbers(guidance=guidance)["guidance"]
     n_samples = check_number("n_samples", n_samples, Number(int, 0, 10**7))
     name = f"{size}-{Path(dataset).name}-{train.method}-s{train.seed}"
+    name += f"-{recipe}" if recipe != usual_recipe else ""
     name += "-demo" if kind == "DEMONSTRATION" else "-smoke" if smoke else ""
-    if not (usual and init == "shipped" and images == "cache"):
-        name += "-" + sha256(f"{train} {init} {images}".encode()).hexdigest()[:6]
+    if not (usual and init == "shipped" and pictures == _picture_settings(RECIPES[recipe])[1]):
+        name += "-" + sha256(f"{train} {init} {pictures}".encode()).hexdigest()[:6]
     how = dict(seed=train.seed, guidance=spec.guidance if guidance < 0 else guidance)
     how |= dict(top_k=spec.top_k, top_p=spec.top_p, precision=precision)
-    asked = (name, kind, smoke, spec, dataset, data_dir, init, images, train, how, n_samples)
+    asked = (name, kind, smoke, spec, dataset, data_dir, init, recipe, pictures, train)
     out = Path(out_dir) if out_dir else ROOT / "runs" / name
-    return Job(*asked, compile, inception_weights, out, bool(out_dir))
+    return Job(*asked, how, n_samples, compile, inception_weights, out, bool(out_dir))
 
 # %% ../../nbs/86_runs.ipynb #e39242e0
 # of a run, and whether they are the usual ones; for these fields 0 means the size's own
 OWN = ("batch_size", "lr", "lr_end", "sf_share")
 
 
-def _settings(size, kind, smoke, given):
+def _picture_settings(settings):  # settings of the training; of its pictures
+    settings = dict(settings)
+    pictures = {k: settings.pop(k) for k in ("images", "crop", "schedules")}
+    check_choice("images", pictures["images"], ("cache", "crops"))
+    check_choice("schedules", pictures["schedules"], ("step", "process"))
+    pictures["crop"] = check_number("crop", pictures["crop"], Number(int, 16, 4096))
+    return settings, pictures
+
+
+def _settings(size, kind, smoke, given, base):  # base: an entry of `RECIPES`
     given = dict(given)
-    method, epochs = given.pop("method", "sar"), given.pop("epochs", 10)
+    method, epochs = given.pop("method", "sar"), given.pop("epochs")
     _check_method(method, kind)
     epochs = check_number("epochs", epochs, NUMBERS["epochs"])
     for name in given:
         check_choice("setting", name, list(asdict(TrainConfig())))
     or_0 = lambda k: replace(NUMBERS[k], low=0, above=False)
     own = {k: check_number(k, given.pop(k), or_0(k)) for k in OWN if k in given}
-    recipe = dict(sf_share=usual_share(size, method))
+    recipe = {k: v for k, v in base.items() if k in given}
+    recipe |= dict(sf_share=base.get("sf_share") or usual_share(size, method))
     if kind:
         recipe |= published_recipe(size, epochs, own.get("batch_size") or 768)
     if kind == "DEMONSTRATION":
         recipe |= dict(batch_size=16 if torch.cuda.is_available() else 2)
     few = smoke or kind == "DEMONSTRATION"
-    usual = dict(method=method, epochs=1 if few else 10, seed=given.get("seed", 0))
+    usual = dict(method=method, epochs=1 if few else base["epochs"], seed=given.get("seed", 0))
     chosen = recipe | {k: v for k, v in own.items() if v}
     train = TrainConfig(**usual | dict(epochs=1 if few else epochs) | chosen | given)
     return train, train == TrainConfig(**usual | recipe)
@@ -755,7 +784,9 @@ def _load_tokens(job):
     how = (job.model.cfg.scales, ROOT / "cache", job.train.precision)
     job.held = TokenData(job.vae, job.test_set, *how)
     if job.kind:
-        job.data = LatentData(job.vae, job.train_set, *how, crops=job.images == "crops")
+        own = job.team.process_index if job.pictures["schedules"] == "process" else 0
+        crops = dict(crops=job.pictures["images"] == "crops", side=job.pictures["crop"])
+        job.data = LatentData(job.vae, job.train_set, *how, **crops, process=own)
     else:
         job.data = TokenData(job.vae, job.train_set, *how)
     # index of 'no condition'
@@ -897,7 +928,7 @@ def record_job(
         **dict(size=job.size.name, dataset=job.train_set.name, init=init, start=job.start),
         **dict(processes=job.team.num_processes, pictures=len(job.data), n=job.n_samples),
         **{k: v for k, v in job.sampling.items() if k not in ("seed", "precision")},
-        train=asdict(job.train),
+        **dict(recipe=job.recipe, train=asdict(job.train), **(job.pictures if job.kind else {})),
         heldout=_columns({k: dict(zip(names, v.tolist())) for k, v in heldout.items()}),
         heldout_mean={k: round(token_mean(v, scales), 5) for k, v in heldout.items()},
         weights=weights_hash(job.model),
@@ -1032,7 +1063,8 @@ def control_of(job, folder=None):  # the record of its teacher-forced twin, or N
 
 
 def _control_name(job):
-    return f"{job.size.name}-{Path(job.dataset).name}-tf-s{job.seed}"
+    recipe = "" if job.recipe == ("paper" if job.kind == "PAPER" else "ours") else f"-{job.recipe}"
+    return f"{job.size.name}-{Path(job.dataset).name}-tf-s{job.seed}{recipe}"
 
 
 def _record(folder, name):
