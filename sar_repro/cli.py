@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'QUIET', 'NOTEBOOK', 'PARAM', 'ALL', 'STYLE', 'SIZES_SAID', 'DATA_SAID', 'Checkpoint', 'SizeName', 'FoundSize',
            'Guidance', 'TopK', 'TopP', 'DataDir', 'LARGEST_PICTURE', 'PROTOCOL', 'WRITTEN', 'INCEPTION_SAID', 'AFTER',
-           'CONTROL', 'home', 'all_notebooks', 'find_notebook', 'read_parameters', 'described', 'parse_value',
+           'CONTROL', 'home', 'work', 'all_notebooks', 'find_notebook', 'read_parameters', 'described', 'parse_value',
            'check_parameters', 'join_pairs', 'about', 'output_path', 'run', 'run_one', 'execute_copy', 'pipeline',
            'stamp', 'time_left', 'as_html', 'fold_cells', 'index_page', 'run_all', 'execute', 'shrink_pictures',
            'execute_in_place', 'class_labels', 'size_of', 'sample', 'class_names', 'evaluate', 'diagnose', 'bench',
@@ -24,11 +24,22 @@ from typing import Annotated, Optional
 
 # %% ../nbs/90_cli.ipynb #29954874
 def home() -> Path:
-    "The checkout that holds `nbs/`; `SAR_HOME` overrides it, as in 00_core."
+    "What holds `nbs/`: `SAR_HOME`, the checkout, or an installed package, as in 00_core."
     named = os.environ.get("SAR_HOME")
     if named and not Path(named).is_dir():
         _fail(f"SAR_HOME is {named!r}, which is no folder: expected a clone of the repository")
-    return Path(named or Path(find_spec("sar_repro").origin).parents[1]).resolve()
+    package = Path(find_spec("sar_repro").origin).resolve().parent
+    packed = package / "_shipped"
+    clone = packed if packed.is_dir() else package.parent
+    return Path(named).resolve() if named else clone
+
+
+def work() -> Path:
+    "Where runs/, cache/ and results/ are written, as in 00_core."
+    if named := os.environ.get("SAR_WORK"):
+        return Path(named).resolve()
+    ours = os.environ.get("SAR_HOME") or (home() / "settings.ini").is_file()
+    return home() if ours and os.access(home(), os.W_OK) else Path.cwd()
 
 
 def _fail(message):
@@ -42,8 +53,8 @@ def all_notebooks() -> list:  # Paths, in reading order
     found = sorted((home() / "nbs").glob("[!_.]*.ipynb"))
     if not found:
         _fail(
-            f"there are no notebooks in {home() / 'nbs'}: an installed package has none, so clone"
-            " the repository, and set SAR_HOME to the clone if you are elsewhere"
+            f"there are no notebooks in {home() / 'nbs'}: clone the repository, and set SAR_HOME"
+            " to the clone if you are elsewhere"
         )
     return found
 
@@ -225,7 +236,7 @@ def output_path(
 ) -> Path:
     "Where the executed copy goes: never into `nbs/`, into a folder that can be written."
     rank = os.environ.get("RANK", "0")  # under `accelerate launch` each process keeps its own copy
-    out = Path(home() / "runs" / "notebooks" / f"{name}.ipynb" if out is None else out).resolve()
+    out = Path(work() / "runs" / "notebooks" / f"{name}.ipynb" if out is None else out).resolve()
     out = out / f"{name}.ipynb" if out.is_dir() else out
     if out.suffix != ".ipynb":
         _fail(f"--out {out.name} is a notebook: expected a name that ends in .ipynb, or a folder")
@@ -310,11 +321,11 @@ def run_one(source, param, short, out, cwd):  # a notebook, with parameters as t
     out = output_path(source.stem, out)
     if out == source.resolve():
         _fail(f"--out {out.name} is the notebook itself: choose another name")
-    execute_copy(source, out, values, cwd or home())
+    execute_copy(source, out, values, cwd or work())
     typer.echo(f"executed notebook: {_near(out)}")
     folder = values.get("out_dir") or defaults.get("out_dir")
     if folder:
-        typer.echo(f"its files: {_near(Path(cwd or home())/folder)}")
+        typer.echo(f"its files: {_near(Path(cwd or work())/folder)}")
 
 # %% ../nbs/90_cli.ipynb #6d6a7fc5
 def execute_copy(
@@ -333,6 +344,7 @@ def execute_copy(
 
     bar = dict(desc=what or source.stem, ncols=80, file=sys.stderr)
     os.environ["SAR_BARS"] = "text"  # the notebook's own bars come here, too
+    os.environ["SAR_WORK"] = str(work())  # the kernel runs in another folder
     try:
         nb = papermill.execute_notebook(
             str(source),
@@ -515,7 +527,7 @@ def run_all(
 
     get_size(size)
     smoke = check_choice("budget", budget, ("full", "smoke")) == "smoke"
-    usual = home() / f"runs/all-{size}{'-smoke' if smoke else ''}"
+    usual = work() / f"runs/all-{size}{'-smoke' if smoke else ''}"
     folder = output_path("index", Path(out or usual) / "index.ipynb").parent
     before = os.environ.get("IN_TEST")
     # cells choose the small budget, and no figure of the repository is replaced
@@ -549,7 +561,7 @@ def _run_pipeline(folder, size, budget, smoke):
             err=True,
         )
         start, copy = time.time(), folder / f"{p.stem}.ipynb"
-        execute_copy(p, copy, values, home(), f"{i}/{len(jobs)} {p.stem}")
+        execute_copy(p, copy, values, work(), f"{i}/{len(jobs)} {p.stem}")
         as_html(copy, copy.with_suffix(".html"))
         took[p.stem] = time.time() - start
         mark = stamp(p, values | dict(budget=budget))  # anew: a run may add records
@@ -820,7 +832,7 @@ def evaluate(
         record, lines = _by_protocol(reference, n, samples, how)
         if record is None:
             return
-        place = home() / f"results/{how['size']}-{record['checkpoint']}.json"
+        place = work() / f"results/{how['size']}-{record['checkpoint']}.json"
     place = out or (place if reference is None or "protocol" in record else Path("results.json"))
     typer.echo(lines)  # first: they should not be lost with the file
     save_json(place, record)

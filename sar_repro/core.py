@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['NUMBERS', 'ROOT', 'SIZES', 'SarError', 'check_choice', 'in_short', 'check_text', 'Number', 'check_number',
+__all__ = ['NUMBERS', 'ROOT', 'WORK', 'SIZES', 'SarError', 'check_choice', 'in_short', 'check_text', 'Number', 'check_number',
            'check_numbers', 'is_test', 'shown', 'TokenizerConfig', 'ModelConfig', 'StepConfig', 'TrainConfig', 'Size',
            'get_size', 'index_uniform', 'order_rng']
 
@@ -130,16 +130,29 @@ def check_numbers(
     return {k: checked(k, v) for k, v in given.items()}
 
 # %% ../nbs/00_core.ipynb #ee511c91
-# The checkout, wherever a notebook is started; SAR_HOME names it for an installed copy
-ROOT = (
-    Path(os.environ.get("SAR_HOME") or Path(__file__).resolve().parents[1])
-    if "__file__" in globals()
-    else Path.cwd().resolve()
-)
+def _root():
+    here = Path(__file__).resolve().parent if "__file__" in globals() else Path.cwd().resolve()
+    if named := os.environ.get("SAR_HOME"):
+        return Path(named)
+    if (here.parent / "settings.ini").exists():
+        return here.parent
+    packed = here / "_shipped"  # of an installed package
+    return packed if packed.is_dir() else here
 
 
-if not (ROOT / "settings.ini").exists() and (ROOT.parent / "settings.ini").exists():
-    ROOT = ROOT.parent
+# The checkout, wherever a notebook is started, or what an installed package brings
+ROOT = _root()
+
+
+def _work():
+    if named := os.environ.get("SAR_WORK"):
+        return Path(named).resolve()
+    ours = os.environ.get("SAR_HOME") or (ROOT / "settings.ini").exists()
+    return ROOT if ours and os.access(ROOT, os.W_OK) else Path.cwd()
+
+
+# runs/, cache/ and results/ are written here: SAR_WORK, the checkout, or the current folder
+WORK = _work()
 
 
 def is_test() -> bool:
@@ -150,7 +163,8 @@ def is_test() -> bool:
 def shown(path) -> str:  # Any path
     "The path as it may be printed into a notebook: relative to the repository where possible."
     path = Path(os.path.realpath(path))  # a loop of links raises nothing here
-    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
+    under = [base for base in (ROOT, WORK) if path.is_relative_to(base)]
+    return str(path.relative_to(under[0])) if under else path.name
 
 # %% ../nbs/00_core.ipynb #780d1d02
 @dataclass(frozen=True)

@@ -13,7 +13,16 @@ import torch.nn.functional as F
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
-from .core import ROOT, SarError, check_numbers, get_size, in_short, index_uniform, shown
+from sar_repro.core import (
+    ROOT,
+    SarError,
+    WORK,
+    check_numbers,
+    get_size,
+    in_short,
+    index_uniform,
+    shown,
+)
 from .engine.files import read_json, weights_hash
 from .engine.machine import autocast, default_device
 from .engine.plots import bars, progress
@@ -129,7 +138,7 @@ def load_probe(
         for split, k in (("train", n_seen), ("test", n))
     )
     check_probe(model, vae, train.num_classes, None if n_seen else train.fingerprint)
-    held, seen = (TokenData(vae, data, model.cfg.scales, ROOT / "cache") for data in (test, train))
+    held, seen = (TokenData(vae, data, model.cfg.scales, WORK / "cache") for data in (test, train))
     return Probe(model, vae, held, seen, test, train, seed, picture_groups(test, root))
 
 

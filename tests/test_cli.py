@@ -1,7 +1,7 @@
 "The `sar` command from outside: exit codes, messages, nothing written on refusal."
 import json, time
 import pytest
-from conftest import ROOT, sar, sar_process
+from conftest import ROOT, python, sar, sar_process
 
 def notebook(folder, *sources, tags=('parameters',)):
     "Write a notebook of code cells, the first of them tagged."
@@ -76,3 +76,18 @@ def test_help_is_quick():
 
 def test_unknown_size():
     refused(sar('sample', '--size', 'huge'), "unknown size 'huge'", 'tiny')
+
+def test_an_installed_copy_brings_what_it_needs_and_writes_beside_the_caller(tmp_path):
+    assert not python('setup.py', '-q', 'build', '-b', tmp_path/'build').returncode
+    package, here = tmp_path/'build/lib/sar_repro', tmp_path/'here'
+    here.mkdir()
+    size = sum(p.stat().st_size for p in package.rglob('*') if p.is_file())
+    assert size < 43e6, f'{size/1e6:.1f} MB: a wheel of it passes 40 MB'
+    before = sorted(package.rglob('*'))
+    env = dict(cwd=here, env=dict(PYTHONPATH=str(package.parent), PYTHONDONTWRITEBYTECODE='1', SAR_WORK=''))
+    for args in (('sample', '--n', '1', '--classes', '0'), ('run', '07', '--help')):
+        done = sar_process(*args, **env)
+        assert not done.returncode, done.stderr
+    places = python('-c', 'from sar_repro.core import ROOT, WORK; print(ROOT.name, WORK)', **env).stdout.split()
+    assert places == ['_shipped', str(here)] and (here/'samples.png').is_file()
+    assert sorted(package.rglob('*')) == before, 'something was written into the package'

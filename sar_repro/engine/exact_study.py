@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from ..core import ROOT, SarError, check_choice, shown
+from ..core import ROOT, SarError, WORK, check_choice, shown
 from .files import load_tensors, save_json, save_tensors
 from .machine import run_record
 from .plots import progress
@@ -549,7 +549,7 @@ def _start(folder, start):
 def run_study(
     cells: list = None,  # None = the whole plan
     out: Path = ROOT / "results/exact",  # Records, one file a cell
-    folder: Path = ROOT / "runs/exact",  # Starts
+    folder: Path = WORK / "runs/exact",  # Starts
     processes: int = 2,  # Each with one thread
     seconds: float = math.inf,  # No cell begins after this
 ) -> int:  # Cells that are still missing

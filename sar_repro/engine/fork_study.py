@@ -12,7 +12,16 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import nn
-from ..core import ROOT, SarError, TrainConfig, check_choice, get_size, order_rng, shown
+from sar_repro.core import (
+    ROOT,
+    SarError,
+    TrainConfig,
+    WORK,
+    check_choice,
+    get_size,
+    order_rng,
+    shown,
+)
 from ..data import load_dataset, to_float, to_uint8
 from sar_repro.engine.files import (
     load_checkpoint,
@@ -67,12 +76,12 @@ class Fork:
     ):
         self.size, self.dataset, self.limit = get_size(size), dataset, limit
         self.schedule = schedule
-        self.folder = Path(folder or ROOT / "runs/fork")
+        self.folder = Path(folder or WORK / "runs/fork")
         self.records = Path(records or ROOT / "results/fork")
         self.vae = load_tokenizer(size, tokenizer)
         load = lambda s: load_dataset(dataset, self.size.image_size, s, limit=limit)
         self.images, self.test = load("train"), load("test")
-        tokens = lambda d: TokenData(self.vae, d, self.size.model.scales, ROOT / "cache", "fp32")
+        tokens = lambda d: TokenData(self.vae, d, self.size.model.scales, WORK / "cache", "fp32")
         self.data, self.held = tokens(self.images), tokens(self.test)
 
     def path(self, start, arm=None):  # folder of a trunk, or of an arm

@@ -15,7 +15,7 @@ from pathlib import Path
 from scipy.stats import t as student_t
 from torch import nn
 from unittest.mock import patch
-from ..core import ROOT, SarError, shown
+from ..core import SarError, WORK, shown
 from .files import atomic_path, read_weights
 from .plots import progress
 from ..data import ImageSet, to_float, to_uint8
@@ -171,7 +171,7 @@ class Reference:
         limit: int = None,  # Use this many pictures of each split (smoke runs)
     ):
         self.net, self.name = feature_extractor(inception_weights)
-        self.cache = Path(cache or ROOT / "cache")
+        self.cache = Path(cache or WORK / "cache")
         pick = lambda s: s.batch(torch.arange(len(s))[:limit])
         self.features = {}
         for split, data in (("training", train), ("held-out", test)):

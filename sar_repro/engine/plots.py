@@ -12,7 +12,7 @@ import seaborn as sns
 import sys
 import torch
 from importlib.util import find_spec
-from ..core import ROOT, is_test
+from ..core import ROOT, WORK, is_test
 from .files import atomic_path, save_json
 from .machine import run_record
 
@@ -100,9 +100,9 @@ def save_figure(
     "Write figures/NAME.png, and its run record beside it; under test nothing is written."
     if is_test():
         return
-    with atomic_path(ROOT / f"figures/{name}.png") as tmp:
+    with atomic_path(WORK / f"figures/{name}.png") as tmp:
         fig.savefig(tmp, format="png", bbox_inches="tight")
-    save_json(ROOT / f"figures/{name}.json", run_record(**facts))
+    save_json(WORK / f"figures/{name}.json", run_record(**facts))
 
 # %% ../../nbs/81c_plots.ipynb #1885a727
 def progress(

@@ -12,7 +12,7 @@ import zipfile
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from ..core import ROOT, SarError, check_choice, check_numbers, get_size, shown
+from ..core import ROOT, SarError, WORK, check_choice, check_numbers, get_size, shown
 from .files import PUBLISHED, atomic_path, read_json, read_weights, weights_path
 from .machine import default_device, run_record
 from .sources import find_broken, list_images
@@ -218,7 +218,7 @@ class RealPictures:
 # %% ../../nbs/87a_published.ipynb #34c48907
 def _folder_pictures(folder, side):  # all readable pictures under a folder, whatever their classes
     files, _ = list_images(folder)
-    broken = find_broken(folder, files, ROOT / "cache" if len(files) > 10_000 else None)
+    broken = find_broken(folder, files, WORK / "cache" if len(files) > 10_000 else None)
     files = [f for f in files if f not in broken]
     if not files:
         raise SarError(
@@ -402,7 +402,7 @@ def base_record(
 ) -> Path:
     """Where the published teacher-forced model's own measurement is kept, as `sar evaluate` names
     it."""
-    return ROOT / f"results/{size}-{weights_path(size, 'model').stem}.json"
+    return WORK / f"results/{size}-{weights_path(size, 'model').stem}.json"
 
 # %% ../../nbs/87a_published.ipynb #a180488f
 def known_base(
@@ -530,7 +530,7 @@ def evaluate_published(
     how = dict(guidance=own(guidance, spec.guidance), top_k=own(top_k, spec.top_k))
     how["top_p"] = own(top_p, spec.top_p)
     weights = Path(checkpoint or weights_path(size, "model"))
-    folder = folder or ROOT / f"runs/samples-{size}-{weights.stem}"
+    folder = folder or WORK / f"runs/samples-{size}-{weights.stem}"
     labels = balanced_labels(classes, -(-n // classes))[:n]
     ranks = dict(process=process, processes=processes)
     shards = sample_shards(model, vae, labels, folder, seed=seed, **ranks, **how)

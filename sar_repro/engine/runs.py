@@ -28,6 +28,7 @@ from sar_repro.core import (
     SarError,
     Size,
     TrainConfig,
+    WORK,
     check_choice,
     check_number,
     check_numbers,
@@ -583,11 +584,11 @@ def train_size(
             f"the model knows {model.cfg.num_classes} classes, {train_set.name} has"
             f" {train_set.num_classes}: pass init='scratch', or a model trained on these data"
         )
-    kind, how = LatentData if published else TokenData, (ROOT / "cache", cfg.precision)
+    kind, how = LatentData if published else TokenData, (WORK / "cache", cfg.precision)
     data = kind(vae, train_set, model.cfg.scales, *how)
     held = TokenData(vae, test_set, model.cfg.scales, *how)
     name = f"{size}-{Path(dataset).name}-{cfg.method}-s{cfg.seed}{f'-{limit}' if limit else ''}"
-    folder = out_dir or ROOT / "runs" / name
+    folder = out_dir or WORK / "runs" / name
     return train_run(model, data, get_loss(cfg.method), cfg, folder, held=held)
 
 
@@ -698,7 +699,7 @@ def plan_job(
     how = dict(seed=train.seed, guidance=spec.guidance if guidance < 0 else guidance)
     how |= dict(top_k=spec.top_k, top_p=spec.top_p, precision=precision)
     asked = (name, kind, smoke, spec, dataset, data_dir, init, recipe, pictures, train)
-    out = Path(out_dir) if out_dir else ROOT / "runs" / name
+    out = Path(out_dir) if out_dir else WORK / "runs" / name
     return Job(*asked, how, n_samples, compile, inception_weights, out, bool(out_dir))
 
 # %% ../../nbs/86_runs.ipynb #e39242e0
@@ -746,7 +747,7 @@ def load_job(
     job.team = PartialState()  # one process, or those that `accelerate launch` started
     check_run_folder(job.out)
     # it is done in seconds, and an earlier version's would be another run
-    if job.smoke and not job.own_folder and job.out.parent == ROOT / "runs":
+    if job.smoke and not job.own_folder and job.out.parent == WORK / "runs":
         shutil.rmtree(job.out, ignore_errors=True)
     job.root = imagenet_folder(job.data_dir) if job.kind == "PAPER" else job.data_dir or None
     how = (job.dataset, job.size.image_size)
@@ -781,7 +782,7 @@ def _check_classes(job):
 
 
 def _load_tokens(job):
-    how = (job.model.cfg.scales, ROOT / "cache", job.train.precision)
+    how = (job.model.cfg.scales, WORK / "cache", job.train.precision)
     job.held = TokenData(job.vae, job.test_set, *how)
     if job.kind:
         own = job.team.process_index if job.pictures["schedules"] == "process" else 0
@@ -884,7 +885,7 @@ def judge_job(
     if job.smoke:
         return _quick_distances(job, sets)
     real = (job.train_set, job.test_set, job.vae)
-    reference = Reference(*real, job.inception or None, ROOT / "cache")
+    reference = Reference(*real, job.inception or None, WORK / "cache")
     job.features = reference.name
     return distance_table(sets, reference, seed=job.seed)
 
@@ -934,7 +935,7 @@ def record_job(
         weights=weights_hash(job.model),
     )
     record |= _found(job, gaps, table) | dict(seconds=round(taken, 1))
-    path = (job.out if job.few or job.own_folder else ROOT / "results") / f"{job.name}.json"
+    path = (job.out if job.few or job.own_folder else WORK / "results") / f"{job.name}.json"
     if job.team.is_main_process:
         save_json(path, record)
         if not job.few:
@@ -1068,4 +1069,5 @@ def _control_name(job):
 
 
 def _record(folder, name):
-    return read_json(Path(folder or ROOT / "results") / f"{name}.json")
+    places = [Path(folder)] if folder else [WORK / "results", ROOT / "results"]
+    return next((r for p in places if (r := read_json(p / f"{name}.json")) is not None), None)

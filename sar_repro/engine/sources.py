@@ -24,7 +24,7 @@ from http.client import HTTPException
 from pathlib import Path
 from torchvision import datasets as tv_datasets
 from torchvision.datasets.folder import IMG_EXTENSIONS
-from ..core import ROOT, SarError, shown
+from ..core import ROOT, SarError, WORK, shown
 from .files import read_json, save_json
 from .plots import progress
 
@@ -274,7 +274,7 @@ def load_imagenet(
                 f"imagenet: no folder {_place(Path(root)/part)}; expected"
                 f" {_place(root)}/train/<class>/*.JPEG and {_place(root)}/val/<class>/*.JPEG"
             )
-    return load_folder(root, split, heldout=("val",), memory=ROOT / "cache")
+    return load_folder(root, split, heldout=("val",), memory=WORK / "cache")
 
 # %% ../../nbs/82a_sources.ipynb #78f18d3e
 def read_idx(

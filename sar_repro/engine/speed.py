@@ -13,7 +13,7 @@ import sys
 import time
 import torch
 import torch.nn.functional as F
-from ..core import ModelConfig, ROOT, SarError, TrainConfig, get_size
+from ..core import ModelConfig, ROOT, SarError, TrainConfig, WORK, get_size
 from sar_repro.engine.machine import (
     autocast,
     default_device,

@@ -14,7 +14,7 @@ import torch
 from fastcore.basics import patch
 from pathlib import Path
 from torch import nn
-from ..core import ROOT, SarError, TrainConfig, get_size, index_uniform, shown
+from ..core import ROOT, SarError, TrainConfig, WORK, get_size, index_uniform, shown
 from .files import save_json
 from .machine import run_record
 from ..data import load_dataset
@@ -108,12 +108,12 @@ class Study:
         **fixed,  # Fields of `TrainConfig` that all trials share, e.g. `compile`
     ):
         self.size, self.dataset, self.limit, self.fixed = size, dataset, limit, fixed
-        self.folder = Path(folder or ROOT / "runs/study")
+        self.folder = Path(folder or WORK / "runs/study")
         self.records = Path(records or ROOT / "results/strategies")
         self.vae, self.start = load_tokenizer(size, tokenizer), load_model(size, checkpoint)
         load = lambda s: load_dataset(dataset, get_size(size).image_size, s, root, limit=limit)
         self.images, self.test = load("train"), load("test")
-        tokens = lambda d: TokenData(self.vae, d, self.start.cfg.scales, ROOT / "cache")
+        tokens = lambda d: TokenData(self.vae, d, self.start.cfg.scales, WORK / "cache")
         self.data, self.held, self.reference = tokens(self.images), tokens(self.test), None
 
 # %% ../../nbs/89_study.ipynb #1d4fdb0c
