@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['app', 'QUIET', 'NOTEBOOK', 'PARAM', 'ALL', 'STYLE', 'SIZES_SAID', 'DATA_SAID', 'Checkpoint', 'SizeName', 'FoundSize',
-           'Guidance', 'TopK', 'TopP', 'DataDir', 'LARGEST_PICTURE', 'PROTOCOL', 'WRITTEN', 'INCEPTION_SAID', 'AFTER',
-           'CONTROL', 'home', 'work', 'all_notebooks', 'find_notebook', 'read_parameters', 'described', 'parse_value',
-           'check_parameters', 'join_pairs', 'about', 'output_path', 'run', 'run_one', 'execute_copy', 'pipeline',
-           'stamp', 'time_left', 'as_html', 'fold_cells', 'index_page', 'run_all', 'execute', 'shrink_pictures',
-           'execute_in_place', 'class_labels', 'size_of', 'sample', 'class_names', 'evaluate', 'diagnose', 'bench',
-           'parity', 'fetch', 'main']
+           'Guidance', 'TopK', 'TopP', 'DataDir', 'Tokenizer', 'LARGEST_PICTURE', 'PROTOCOL', 'WRITTEN',
+           'INCEPTION_SAID', 'AFTER', 'CONTROL', 'home', 'work', 'all_notebooks', 'find_notebook', 'read_parameters',
+           'described', 'parse_value', 'check_parameters', 'join_pairs', 'about', 'output_path', 'run', 'run_one',
+           'execute_copy', 'pipeline', 'stamp', 'time_left', 'as_html', 'fold_cells', 'index_page', 'run_all',
+           'execute', 'shrink_pictures', 'execute_in_place', 'class_labels', 'size_of', 'sample', 'class_names',
+           'evaluate', 'new', 'diagnose', 'bench', 'parity', 'fetch', 'main']
 
 # %% ../nbs/90_cli.ipynb #9735667b
 import ast
@@ -699,6 +699,9 @@ Guidance = _option(Optional[float], "--guidance", "--cfg", help="Default the siz
 TopK = _option(Optional[int], help="Codes kept, 0 for all; default the size's.")
 TopP = _option(Optional[float], help="Nucleus, 0 for all; default the size's.")
 DataDir = _option(Optional[Path], help=DATA_SAID)
+Tokenizer = _option(
+    Optional[Path], help="Its weights; default the size's, or what lies beside the checkpoint."
+)
 LARGEST_PICTURE = 10_000  # images in one grid
 
 # %% ../nbs/90_cli.ipynb #b619edfa
@@ -730,6 +733,7 @@ def sample(
     top_k: TopK = None,
     top_p: TopP = None,
     seed: _option(int, help="Each image's own seed is made from this and its index.") = 0,
+    tokenizer: Tokenizer = None,
     out: _option(Path, help="Picture to write, a row a class.") = Path("samples.png"),
 ):
     "Draw images and write them as one picture."
@@ -745,7 +749,7 @@ def sample(
     check_numbers(guidance=guidance, top_k=top_k, top_p=top_p, seed=seed)
     size = size_of(checkpoint, size)
     spec = get_size(size)
-    vae, model = load_models(size, checkpoint)
+    vae, model = load_models(size, checkpoint, tokenizer)
     names = class_names(model.cfg.num_classes, checkpoint or weights_path(size, "model"))
     labels = list(range(min(8, len(names)))) if classes is None else class_labels(classes, names)
     if n * len(labels) > LARGEST_PICTURE:
@@ -815,6 +819,7 @@ def evaluate(
     reference: _option(Optional[Path], help=PROTOCOL) = None,
     samples: _option(Optional[Path], help="With --reference: folder of the shards.") = None,
     inception_weights: _option(Optional[str], help=INCEPTION_SAID) = None,
+    tokenizer: Tokenizer = None,
 ):
     "Sample a checkpoint; distances, precision and recall."
     from sar_repro.engine.files import check_output, save_json
@@ -823,6 +828,7 @@ def evaluate(
         check_output(out)
     how = dict(size=size_of(checkpoint, size), checkpoint=checkpoint, seed=seed, top_k=top_k)
     how |= dict(guidance=guidance, top_p=top_p, inception_weights=inception_weights)
+    how |= dict(tokenizer=tokenizer)
     if reference is None:
         from sar_repro.evaluate import evaluate_model
 
@@ -854,6 +860,21 @@ def _by_protocol(reference, n, samples, how):  # record (None on all processes b
     said = lambda v: f"{v:.4g}" if isinstance(v, float) else f"{v}"
     return record, "\n".join(f"{k:12s} {said(v)}" for k, v in plain.items())
 
+# %% ../nbs/90_cli.ipynb #f9426860
+@app.command()
+def new(
+    folder: Annotated[Path, typer.Argument(help="Pictures, a folder a class.")],
+    size: _option(str, help="mini (16x16), tiny (32x32) or small (64x64).") = "tiny",
+    out: _option(Optional[Path], help="Where all of it goes; default runs/new-FOLDER.") = None,
+    seed: _option(int, help="Seed of every training and of the samples.") = 0,
+    budget: _option(str, help="full, or smoke: a minute, to see that all works.") = "full",
+):
+    "Tokenizer, start, SAR and its control on a folder of pictures, and a report."
+    from sar_repro.engine.own import own_pictures
+
+    report = own_pictures(folder, size, out, seed, budget, say=typer.echo)
+    typer.echo(f"report: {_near(report)}")
+
 # %% ../nbs/90_cli.ipynb #3882f7ab
 AFTER = "The same model after SAR: is it less sensitive to wrong codes?"
 CONTROL = "The same model after as many further epochs of teacher forcing."
@@ -867,6 +888,7 @@ def diagnose(
     data_dir: DataDir = None,
     n: _option(Optional[int], min=20, help="Held-out pictures; default all, up to 1000.") = None,
     seed: _option(int, help="Seed of draws and resampling.") = 0,
+    tokenizer: Tokenizer = None,
     after: _option(Optional[Path], help=AFTER) = None,
     control: _option(Optional[Path], help=CONTROL) = None,
     out: _option(Path, help="Folder for tables and figures.") = Path("diagnosis"),
@@ -885,7 +907,9 @@ def diagnose(
 
     for path in others.values():  # a wrong one should not cost the pictures' tokens
         check_later(size, checkpoint, path)
-    probe = load_probe(size, dataset, checkpoint, data_dir, n=n or 1000, seed=seed)
+    probe = load_probe(
+        size, dataset, checkpoint, data_dir, n=n or 1000, seed=seed, tokenizer=tokenizer
+    )
     later = {k: later_probe(probe, size, p) for k, p in others.items()}
     log = weights_path(size, "model").with_suffix(".csv")
     if checkpoint:

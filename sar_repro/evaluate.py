@@ -113,11 +113,12 @@ def evaluate_model(
     root=None,  # Folder of the data
     limit: int = None,  # Reference pictures of each split (None = all)
     batch_size: int = 100,  # Samples at a time
+    tokenizer=None,  # Weights; None = the size's, or what lies beside the checkpoint
 ) -> tuple:  # table (DataFrame), record (dict), samples (uint8)
     "Draw samples from a checkpoint and measure their distances."
     check_numbers(n=n, seed=seed, guidance=guidance, top_k=top_k, top_p=top_p)
     start, spec = time.time(), get_size(size)
-    vae, model = load_models(size, checkpoint)
+    vae, model = load_models(size, checkpoint, tokenizer)
     train, test = (load_dataset(dataset, spec.image_size, s, root) for s in ("train", "test"))
     _same_classes(model, train)
     chosen = dict(guidance=guidance, top_k=top_k, top_p=top_p)

@@ -31,7 +31,7 @@ from .tokenizer import FlexVAE, TokenData, by_group, next_inputs, token_groups
 from .engine.metrics import fd_interval, image_features, kid_by_picture, kid_pairs
 from .engine.kernels import pick
 from .scale_ar import FlexVAR, generate, token_loss
-from .engine.models import load_model, load_tokenizer
+from .engine.models import load_model, load_models
 from .engine.statistics import resample, slope_weights, tidy
 
 # %% auto #0
@@ -128,11 +128,12 @@ def load_probe(
     n: int = None,  # Held-out pictures; None = all
     n_seen: int = None,  # Training pictures; None = all
     seed: int = 0,  # Of every draw
+    tokenizer=None,  # Weights; None = the size's, or what lies beside the checkpoint
 ) -> Probe:
     "Load what there is to measure."
     check_numbers(seed=seed)
     spec, device = get_size(size), default_device()
-    vae, model = load_tokenizer(size).to(device), load_model(size, checkpoint or None).to(device)
+    vae, model = (m.to(device) for m in load_models(size, checkpoint or None, tokenizer))
     train, test = (
         load_dataset(dataset, spec.image_size, split, root, limit=k)
         for split, k in (("train", n_seen), ("test", n))

@@ -18,7 +18,7 @@ from ..scale_ar import FlexVAR
 
 # %% auto #0
 __all__ = ['TOLD', 'tokenizer_config', 'load_tokenizer', 'name_seeded', 'model_meta', 'model_config', 'find_size', 'load_model',
-           'load_models', 'start_models']
+           'find_tokenizer', 'load_models', 'start_models']
 
 # %% ../../nbs/84a_models.ipynb #a479ac37
 def tokenizer_config(
@@ -259,12 +259,35 @@ def _hint(size):  # where a model could come from
     return "train one with `sar run 07_train -p init scratch -p method tf`, or "
 
 # %% ../../nbs/84a_models.ipynb #e45b9be5
+def find_tokenizer(
+    size: str,  # A name in `SIZES`
+    model: FlexVAR,  # From `load_model`
+    checkpoint=None,  # Where it was loaded from; None = the shipped weights
+    tokenizer=None,  # Weights; None = the size's, or what lies beside the model
+) -> FlexVAE:
+    "The tokenizer that a model was trained with, told by the key in the model's header."
+    want, places = model.facts.get("tokenizer"), [tokenizer or weights_path(size, "tokenizer")]
+    if checkpoint and not tokenizer:
+        folder = Path(checkpoint).resolve().parent
+        places += [folder / "tokenizer.safetensors", folder.parent / "tokenizer.safetensors"]
+    for path in places:
+        vae = load_tokenizer(size, path) if path == places[0] or Path(path).is_file() else None
+        if vae is not None and want in (None, vae.key):
+            return vae
+    raise SarError(
+        f"the model was trained with another tokenizer: its file names {want}, and none of"
+        f" {', '.join(shown(p) for p in places)} is that; pass its file as tokenizer"
+    )
+
+
 def load_models(
     size: str = "tiny",  # A name in `SIZES`
     checkpoint=None,  # Weights of the model; None = the shipped ones
+    tokenizer=None,  # See `find_tokenizer`
 ) -> tuple:  # FlexVAE, FlexVAR
-    "Load a size's tokenizer and model."
-    return load_tokenizer(size), load_model(size, checkpoint)
+    "Load a model and its tokenizer."
+    model = load_model(size, checkpoint)
+    return find_tokenizer(size, model, checkpoint, tokenizer), model
 
 
 def start_models(
@@ -273,20 +296,23 @@ def start_models(
     num_classes: int = None,  # Classes of a model from scratch; None = the size's
     seed: int = 0,  # Of random weights
     random: bool = False,  # May weights that are missing be random? (demonstration)
+    tokenizer=None,  # Weights; None = the size's, or what lies beside `init`
 ) -> tuple:  # FlexVAE, FlexVAR, on the default device
     "Tokenizer and model that a run starts from."
     spec, device = get_size(size), default_device()
-    if random and not weights_path(size, "tokenizer").is_file():
+    lacking = lambda what: random and not weights_path(size, what).is_file()
+    model, path = None, None if init == "shipped" else init
+    if not (init == "scratch" or (lacking("model") and init == "shipped")):
+        model = load_model(size, path)
+    if lacking("tokenizer") and not tokenizer:
         torch.manual_seed(seed)
         vae = FlexVAE(spec.tokenizer).eval().requires_grad_(False)
         vae.key = f"random {seed}"
     else:
-        vae = load_tokenizer(size)
-    if init == "scratch" or (
-        random and init == "shipped" and not weights_path(size, "model").is_file()
-    ):
+        known = model is not None
+        vae = find_tokenizer(size, model, path, tokenizer) if known else None
+        vae = vae or load_tokenizer(size, tokenizer)
+    if model is None:
         torch.manual_seed(seed)
         model = FlexVAR(replace(spec.model, num_classes=num_classes or spec.model.num_classes))
-    else:
-        model = load_model(size, None if init == "shipped" else init)
     return vae.to(device), model.to(device)

@@ -515,6 +515,7 @@ def evaluate_published(
     top_k: int = None,  # None = the size's own
     top_p: float = None,  # None = the size's own
     inception_weights=None,  # See `feature_extractor`
+    tokenizer=None,  # Weights; None = the size's, or what lies beside the checkpoint
     process: int = 0,  # Index of this process ...
     processes: int = 1,  # ... of so many
     wait=None,  # Called between drawing and judging: waits for the other processes
@@ -524,7 +525,7 @@ def evaluate_published(
     start, spec = time.time(), get_size(size)
     # first: a wrong path should not cost the samples
     judge_by = load_reference(reference, inception_weights, spec.image_size)
-    vae, model = (m.to(default_device()) for m in load_models(size, checkpoint))
+    vae, model = (m.to(default_device()) for m in load_models(size, checkpoint, tokenizer))
     classes = model.cfg.num_classes
     n, own = n or 50 * classes, lambda given, usual: usual if given is None else given
     how = dict(guidance=own(guidance, spec.guidance), top_k=own(top_k, spec.top_k))

@@ -569,6 +569,7 @@ def train_size(
     changes: dict = None,
     init: str = "shipped",  # As in `start_models`
     data_dir=None,  # Where the data set lies; None = data/ of the repository
+    tokenizer=None,  # Weights; None = the size's, or what lies beside `init`
 ) -> pd.DataFrame:  # One row an epoch
     """Load data, tokenizer and model, and train: the whole job in one function, for
     `notebook_launcher`."""
@@ -578,7 +579,7 @@ def train_size(
     n = limit or (5000 if published else None)
     train_set = load_dataset(dataset, spec.image_size, "train", data_dir, limit=limit)
     test_set = load_dataset(dataset, spec.image_size, "test", data_dir, limit=n)
-    vae, model = start_models(size, init, train_set.num_classes, cfg.seed)
+    vae, model = start_models(size, init, train_set.num_classes, cfg.seed, tokenizer=tokenizer)
     if train_set.num_classes != model.cfg.num_classes:
         raise SarError(
             f"the model knows {model.cfg.num_classes} classes, {train_set.name} has"
@@ -613,6 +614,7 @@ class Job:
     dataset: str  # See `load_dataset`
     data_dir: str  # Where it lies; '' = data/ of the repository
     init: str  # See `start_models`
+    tokenizer: str  # Weights, or ''
     recipe: str  # See `RECIPES`
     pictures: dict  # images ('cache' or 'crops'), crop (pixels), schedules ('step' or 'process')
     train: TrainConfig  # Settings of the training
@@ -658,6 +660,7 @@ def plan_job(
     dataset="auto",
     data_dir="",
     init="shipped",
+    tokenizer="",
     recipe="auto",
     guidance=-1.0,
     n_samples=0,
@@ -671,7 +674,7 @@ def plan_job(
 ) -> Job:
     "What is to be done; nothing is loaded."
     for name, text in dict(
-        dataset=dataset, init=init, inception_weights=inception_weights
+        dataset=dataset, init=init, tokenizer=tokenizer, inception_weights=inception_weights
     ).items():
         check_text(name, text)
     for name, path in dict(data_dir=data_dir, out_dir=out_dir).items():
@@ -694,11 +697,16 @@ def plan_job(
     name = f"{size}-{Path(dataset).name}-{train.method}-s{train.seed}"
     name += f"-{recipe}" if recipe != usual_recipe else ""
     name += "-demo" if kind == "DEMONSTRATION" else "-smoke" if smoke else ""
-    if not (usual and init == "shipped" and pictures == _picture_settings(RECIPES[recipe])[1]):
-        name += "-" + sha256(f"{train} {init} {pictures}".encode()).hexdigest()[:6]
+    if not (
+        usual
+        and init == "shipped"
+        and not tokenizer
+        and pictures == _picture_settings(RECIPES[recipe])[1]
+    ):
+        name += "-" + sha256(f"{train} {init} {tokenizer} {pictures}".encode()).hexdigest()[:6]
     how = dict(seed=train.seed, guidance=spec.guidance if guidance < 0 else guidance)
     how |= dict(top_k=spec.top_k, top_p=spec.top_p, precision=precision)
-    asked = (name, kind, smoke, spec, dataset, data_dir, init, recipe, pictures, train)
+    asked = (name, kind, smoke, spec, dataset, data_dir, init, tokenizer, recipe, pictures, train)
     out = Path(out_dir) if out_dir else WORK / "runs" / name
     return Job(*asked, how, n_samples, compile, inception_weights, out, bool(out_dir))
 
@@ -755,7 +763,8 @@ def load_job(
     job.train_set = load_dataset(*how, "train", job.root, limit=n_train)
     job.test_set = load_dataset(*how, "test", job.root, limit=n_held)
     classes, demo = job.train_set.num_classes, job.kind == "DEMONSTRATION"
-    job.vae, job.model = start_models(job.size.name, job.init, classes, job.seed, random=demo)
+    how = dict(random=demo, tokenizer=job.tokenizer or None)
+    job.vae, job.model = start_models(job.size.name, job.init, classes, job.seed, **how)
     _check_classes(job)
     job.start = weights_hash(job.model)
     _load_tokens(job)
