@@ -31,7 +31,7 @@ test: $(READY)
 	@$(BIN)/python -m pytest tests
 
 lab: $(READY)
-	@$(BIN)/jupyter lab nbs
+	@$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/nbs/index.ipynb $$([ $$(id -u) != 0 ] || echo --allow-root)
 
 notebooks: $(READY)
 	@$(BIN)/sar execute $(NB)
