@@ -174,7 +174,6 @@ ARMS = {  # name: fields of `TrainConfig`, the most telling first
     "alternating": dict(method="alternating", **_RELEASED),
     "mixed, 0.1": dict(method="mixed_second", gamma=0.1),
     "soft": dict(method="sar", target="soft", gamma=0.01),
-    "truth": dict(method="sar", target="truth", gamma=0.01),
     "sar, fresh": dict(method="sar", gamma=0.01),
 }
 
