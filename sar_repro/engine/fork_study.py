@@ -89,6 +89,7 @@ class Fork:
         return self.folder / f"start{start}" / (arm or "trunk")
 
 # %% ../../nbs/89c_fork_study.ipynb #d17ddf07
+@torch.enable_grad()  # it may be asked for in the midst of a measurement
 def steps(
     model: FlexVAR,  # Trained in place
     opt: torch.optim.Optimizer,  # Goes on where it stands
