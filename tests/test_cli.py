@@ -1,7 +1,7 @@
 "The `sar` command from outside: exit codes, messages, nothing written on refusal."
-import json, time
+import ast, json, time
 import pytest
-from conftest import ROOT, python, sar, sar_process
+from conftest import NOTEBOOKS, ROOT, python, sar, sar_process
 
 def notebook(folder, *sources, tags=('parameters',)):
     "Write a notebook of code cells, the first of them tagged."
@@ -91,3 +91,14 @@ def test_an_installed_copy_brings_what_it_needs_and_writes_beside_the_caller(tmp
     places = python('-c', 'from sar_repro.core import ROOT, WORK; print(ROOT.name, WORK)', **env).stdout.split()
     assert places == ['_shipped', str(here)] and (here/'samples.png').is_file()
     assert sorted(package.rglob('*')) == before, 'something was written into the package'
+
+WITH_PARAMETERS = [p for p in NOTEBOOKS if '"parameters"' in p.read_text(encoding='utf-8')]
+
+@pytest.mark.parametrize('path', WITH_PARAMETERS, ids=lambda p: p.stem)
+def test_papermill_reads_the_same_parameters(path, caplog):
+    "The cell is parsed line by line there: a value over two lines, or a comment with a sign of its own, would go astray."
+    from papermill.inspection import inspect_notebook
+    from sar_repro.cli import read_parameters
+    theirs = {k: ast.literal_eval(v['default']) for k, v in inspect_notebook(path).items()}
+    assert theirs == read_parameters(path)
+    assert not caplog.records, [r.getMessage() for r in caplog.records]
