@@ -17,7 +17,6 @@ import os
 import re
 import sys
 import typer
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Optional
@@ -211,6 +210,8 @@ app = typer.Typer(
 
 def _say_version(wanted):
     if wanted:
+        from importlib.metadata import version  # slow to import, and seldom wanted
+
         typer.echo(f"sar_repro {version('sar_repro')}")
         raise typer.Exit()
 
