@@ -22,6 +22,7 @@ from sar_repro.core import (
     TokenizerConfig,
     TrainConfig,
     get_size,
+    in_short,
     shown,
 )
 from .files import load_tensors, save_json
@@ -85,18 +86,16 @@ NUMBERS = "cfg top_k top_p mlp_ratio sigma label_smoothing sf_cfg_scale sf_top_k
 
 
 def _number(name, value):
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise SarError(f"{name} is {value!r:.60}, expected a number")
+    if type(value) not in (int, float) or not abs(value) <= 1e300:  # nor nan
+        raise SarError(f"{name} is {in_short(value)}, expected a number")
     return value
 
 
 def _whole(name, value, least, most=2**20):  # JSON may write 7 as 7.0
-    if (
-        not math.isfinite(_number(name, value))
-        or value != int(value)
-        or not least <= value <= most
-    ):
-        raise SarError(f"{name} is {value!r:.60}, expected a whole number from {least} to {most}")
+    # the range first: it refuses nan and infinity, and what is too large for a float
+    if not least <= _number(name, value) <= most or value != int(value):
+        expected = f"a whole number from {least} to {most}"
+        raise SarError(f"{name} is {in_short(value)}, expected {expected}")
     return int(value)
 
 # %% ../../nbs/80_parity.ipynb #2a721600
