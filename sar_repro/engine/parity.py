@@ -107,14 +107,15 @@ def golden_config(
     refused."""
     if not isinstance(config, dict):
         raise SarError(
-            f"its configuration is {config!r:.60}, expected an object with patch_nums and sizes"
+            f"its configuration is {in_short(config)}, expected an object with patch_nums and"
+            " sizes"
         )
     config = told | {k: v for k, v in config.items() if v is not None}
     for k, v in FIXED.items():
         if config.get(k, v) != v:
             raise SarError(
-                f"{k} is {config[k]!r}, but this model knows {k} = {v!r} only, as in the published"
-                " weights: there is nothing to compare it with"
+                f"{k} is {in_short(config[k])}, but this model knows {k} = {v!r} only, as in the"
+                " published weights: there is nothing to compare it with"
             )
     for k in config.keys() & {*NUMBERS}:
         _number(k, config[k])
@@ -125,13 +126,13 @@ def golden_config(
     sides = config.get("patch_nums")
     if not isinstance(sides, list) or not sides:
         raise SarError(
-            f"patch_nums is {sides!r:.60}, expected a list of sides such as [1, 2, 3, 4]"
+            f"patch_nums is {in_short(sides)}, expected a list of sides such as [1, 2, 3, 4]"
         )
     for k, v in told.items():
         if config[k] != v:
             raise SarError(
-                f"{k} is {config[k]} in its configuration and {v} in its tensors: one of them is"
-                " wrong"
+                f"{k} is {in_short(config[k])} in its configuration and {v} in its tensors: one of"
+                " them is wrong"
             )
     return config | dict(
         patch_nums=tuple(_whole("a side of patch_nums", p, 1, 256) for p in sides)
