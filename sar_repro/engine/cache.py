@@ -13,7 +13,7 @@ import warnings
 import zlib
 from pathlib import Path
 from ..core import SarError
-from .files import locked, read_json, save_json
+from .files import TORN_ARRAY, locked, read_json, save_json
 from .plots import progress
 from .sources import _place
 from ..data import ImageSet, to_float
@@ -123,7 +123,7 @@ def latent_cache(
 def _open_cache(path, rows):  # the array, and what is wrong with it
     try:
         found = np.load(path, mmap_mode="r")
-    except (OSError, ValueError, EOFError) as e:
+    except TORN_ARRAY as e:
         return None, f"is not a whole cache ({type(e).__name__})"
     if found.ndim != 5 or found.shape[:2] != rows or found.dtype != np.float16:
         return None, f"holds {found.dtype} {found.shape}, not the latents of {rows[0]:,} pictures"

@@ -24,13 +24,15 @@ from pathlib import Path
 from secrets import token_hex
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from tokenize import TokenError
 from torch import nn
 from ..core import ROOT, SarError, check_choice, get_size, shown
 
 # %% auto #0
-__all__ = ['TEMPORARY', 'NO_LOCKS', 'NESTS', 'PUBLISHED', 'check_output', 'atomic_path', 'save_json', 'read_json', 'remove_stale',
-           'locked', 'save_tensors', 'load_tensors', 'load_facts', 'read_weights', 'load_weights', 'shape_of',
-           'weights_hash', 'save_checkpoint', 'load_checkpoint', 'PublishedFile', 'weights_path', 'fetch_published']
+__all__ = ['TEMPORARY', 'NO_LOCKS', 'TORN_ARRAY', 'NESTS', 'PUBLISHED', 'check_output', 'atomic_path', 'save_json', 'read_json',
+           'remove_stale', 'locked', 'save_tensors', 'load_tensors', 'load_facts', 'read_weights', 'load_weights',
+           'shape_of', 'weights_hash', 'save_checkpoint', 'load_checkpoint', 'PublishedFile', 'weights_path',
+           'fetch_published']
 
 # %% ../../nbs/81a_files.ipynb #70cca755
 # the new name, too, is on disk only when its folder is; not every system can do it
@@ -219,6 +221,11 @@ def load_tensors(path) -> tuple:  # File to read  # ({name: tensor}, {fact: valu
             " delete it and get or train it again"
         )
     return tensors, meta
+
+# %% ../../nbs/81a_files.ipynb #e6fea4d6
+# what numpy raises for a damaged npy or npz, whose header it parses as Python and as a zip
+TORN_ARRAY = (OSError, EOFError, ValueError, TypeError, SyntaxError, TokenError, OverflowError)
+TORN_ARRAY += (KeyError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
 
 # %% ../../nbs/81a_files.ipynb #388caa2e
 def load_facts(path) -> dict:  # File to read

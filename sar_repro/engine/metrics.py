@@ -16,7 +16,7 @@ from scipy.stats import t as student_t
 from torch import nn
 from unittest.mock import patch
 from ..core import SarError, WORK, shown
-from .files import atomic_path, read_weights
+from .files import TORN_ARRAY, atomic_path, read_weights
 from .plots import progress
 from ..data import ImageSet, to_float, to_uint8
 from ..tokenizer import reconstruct
@@ -188,8 +188,7 @@ class Reference:
         if path.is_file():
             try:
                 return torch.from_numpy(np.load(path))
-            # torn: compute it again
-            except (ValueError, OSError, EOFError):
+            except TORN_ARRAY:  # compute it again
                 pass
         f = image_features(self.net, images())
         with atomic_path(path) as tmp:

@@ -8,12 +8,18 @@ import numpy as np
 import pandas as pd
 import time
 import torch
-import zipfile
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from ..core import ROOT, SarError, WORK, check_choice, check_numbers, get_size, shown
-from .files import PUBLISHED, atomic_path, read_json, read_weights, weights_path
+from sar_repro.engine.files import (
+    PUBLISHED,
+    TORN_ARRAY,
+    atomic_path,
+    read_json,
+    read_weights,
+    weights_path,
+)
 from .machine import default_device, run_record
 from .sources import find_broken, list_images
 from ..data import ImageSet
@@ -268,7 +274,7 @@ def load_reference(
     try:
         with np.load(path) as z:
             stored = {k: z[k] for k in ("mu", "sigma", "arr_0", "network", "n") if k in z}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as e:
+    except TORN_ARRAY as e:
         raise SarError(
             f"{shown(path)} is not a whole npz file ({type(e).__name__}); get or make it again"
         ) from e

@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from pathlib import Path
 from ..core import SarError, shown
-from .files import atomic_path, read_json, save_json, weights_hash
+from .files import TORN_ARRAY, atomic_path, read_json, save_json, weights_hash
 from .machine import mixed_precision
 from .plots import progress
 from ..scale_ar import group_size, sample
@@ -69,7 +69,7 @@ class ShardSet:
         shape = self.rows(i), 3, self.side, self.side
         try:
             found = np.load(self.path(i), mmap_mode="r")
-        except (OSError, ValueError, EOFError):
+        except TORN_ARRAY:
             return False
         return found.shape == shape and _seal(self.path(i))[:12] == _identity(self.facts, i)
 
@@ -79,8 +79,8 @@ class ShardSet:
             data = np.load(self.path(i), mmap_mode="r") if self.whole(i) else None
             if data is None or _seal(self.path(i))[12:] != _checksum(data):
                 raise SarError(
-                    f"{shown(self.path(i))} is missing or torn: delete it and run the same sampling"
-                    " again, it draws only what is not there"
+                    f"{shown(self.path(i))} is missing or torn: delete it and run the same"
+                    " sampling again, it draws only what is not there"
                 )
             self._maps[i] = data
         return torch.from_numpy(
@@ -95,8 +95,8 @@ def _claim(folder, facts):  # the folder belongs to one set of samples
         return save_json(known, facts)
     if not old:  # whose they are is not known: with another seed they would be served as its own
         raise SarError(
-            f"{shown(folder)} holds samples without a note of what they are (shards.json is missing"
-            " or torn): pass another folder, or delete that one"
+            f"{shown(folder)} holds samples without a note of what they are (shards.json is"
+            " missing or torn): pass another folder, or delete that one"
         )
     changed = [k for k in facts.keys() | old.keys() if old.get(k) != facts.get(k)]
     if changed:
