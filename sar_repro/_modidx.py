@@ -329,6 +329,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/sar_repro', 'doc_host': ''
                                         'sar_repro.engine.files._sync_folder': ('files.html#_sync_folder', 'sar_repro/engine/files.py'),
                                         'sar_repro.engine.files._unnest': ('files.html#_unnest', 'sar_repro/engine/files.py'),
                                         'sar_repro.engine.files.atomic_path': ('files.html#atomic_path', 'sar_repro/engine/files.py'),
+                                        'sar_repro.engine.files.check_folder': ('files.html#check_folder', 'sar_repro/engine/files.py'),
                                         'sar_repro.engine.files.check_output': ('files.html#check_output', 'sar_repro/engine/files.py'),
                                         'sar_repro.engine.files.fetch_published': ( 'files.html#fetch_published',
                                                                                     'sar_repro/engine/files.py'),

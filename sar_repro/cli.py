@@ -898,12 +898,15 @@ def diagnose(
     from sar_repro.core import check_numbers, get_size, shown
 
     check_numbers(seed=seed)
+    from sar_repro.engine.diagnostics import MARK
+    from sar_repro.engine.files import check_folder, weights_path
+
+    check_folder(out, MARK, "`sar diagnose`")
     size = size_of(checkpoint, size)
     spec, others = get_size(size), {"after SAR": after, "after TF": control}
     others = {k: p for k, p in others.items() if p}
     import pandas as pd
     from sar_repro.engine.diagnostics import diagnose as measure
-    from sar_repro.engine.files import weights_path
     from sar_repro.exposure_bias import check_later, later_probe, load_probe
 
     for path in others.values():  # a wrong one should not cost the pictures' tokens

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from functools import lru_cache
 from pathlib import Path
 from ..core import index_uniform
-from .files import save_json, weights_hash
+from .files import check_folder, save_json, weights_hash
 from .machine import run_record
 from .plots import bars, progress
 from ..data import to_float, to_uint8
@@ -47,11 +47,11 @@ from sar_repro.exposure_bias import (
 from ..csfl import csf_loss
 
 # %% auto #0
-__all__ = ['training_curves', 'flat_gradient', 'group_losses', 'batches', 'plot_dynamics', 'plot_error', 'plot_sensitivity',
-           'plot_supervision', 'plot_conflict', 'gradient_table', 'round_trip', 'consistency', 'pair_features',
-           'judge_scores', 'exposure_auc', 'token_bits', 'own_likelihood', 'sensitivity', 'reach', 'sensitivities',
-           'random_codes', 'rises', 'pyramid_pictures', 'linear_probe', 'supervision', 'student_losses', 'conflict',
-           'diagnose']
+__all__ = ['MARK', 'training_curves', 'flat_gradient', 'group_losses', 'batches', 'plot_dynamics', 'plot_error',
+           'plot_sensitivity', 'plot_supervision', 'plot_conflict', 'gradient_table', 'round_trip', 'consistency',
+           'pair_features', 'judge_scores', 'exposure_auc', 'token_bits', 'own_likelihood', 'sensitivity', 'reach',
+           'sensitivities', 'random_codes', 'rises', 'pyramid_pictures', 'linear_probe', 'supervision',
+           'student_losses', 'conflict', 'diagnose']
 
 # %% ../../nbs/11_diagnostics.ipynb #25027941
 def training_curves(
@@ -681,6 +681,9 @@ def _parts_of(probe, how, log, limit, later, lessons):
     )
 
 
+MARK = "diagnosis.json"  # of a folder that may be filled again
+
+
 def diagnose(
     probe: Probe,  # From `load_probe`
     folder,  # Where tables (CSV), figures (PNG) and their facts (JSON) go
@@ -692,8 +695,7 @@ def diagnose(
     **facts,  # To be noted beside every figure
 ) -> list:  # Files written
     "All measurements of one model."
-    folder, done, later = Path(folder), [], later or {}
-    folder.mkdir(parents=True, exist_ok=True)
+    folder, done, later = check_folder(folder, MARK, "`sar diagnose`"), [], later or {}
     facts = dict(
         n=len(probe.held),
         n_seen=len(probe.seen),
@@ -705,6 +707,7 @@ def diagnose(
         **how,
         **facts,
     )
+    save_json(folder / MARK, run_record(**facts))
     parts = _parts_of(probe, how, log, limit, later, lessons)
     bar = progress(None, "diagnose", total=len(parts))
     for name, measure in parts.items():

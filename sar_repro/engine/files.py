@@ -29,10 +29,10 @@ from torch import nn
 from ..core import ROOT, SarError, check_choice, get_size, shown
 
 # %% auto #0
-__all__ = ['TEMPORARY', 'NO_LOCKS', 'TORN_ARRAY', 'NESTS', 'PUBLISHED', 'check_output', 'atomic_path', 'save_json', 'read_json',
-           'remove_stale', 'locked', 'save_tensors', 'load_tensors', 'load_facts', 'read_weights', 'load_weights',
-           'shape_of', 'weights_hash', 'save_checkpoint', 'load_checkpoint', 'PublishedFile', 'weights_path',
-           'fetch_published']
+__all__ = ['TEMPORARY', 'NO_LOCKS', 'TORN_ARRAY', 'NESTS', 'PUBLISHED', 'check_output', 'check_folder', 'atomic_path',
+           'save_json', 'read_json', 'remove_stale', 'locked', 'save_tensors', 'load_tensors', 'load_facts',
+           'read_weights', 'load_weights', 'shape_of', 'weights_hash', 'save_checkpoint', 'load_checkpoint',
+           'PublishedFile', 'weights_path', 'fetch_published']
 
 # %% ../../nbs/81a_files.ipynb #70cca755
 # the new name, too, is on disk only when its folder is; not every system can do it
@@ -59,6 +59,24 @@ def check_output(
         raise SarError(f"cannot write {shown(path)}: it is a folder, expected the name of a file")
     if path.is_symlink() or path.exists() and not path.is_file():
         raise SarError(f"cannot write {shown(path)}: it is no regular file, choose another name")
+    return path
+
+# %% ../../nbs/81a_files.ipynb #1ef472d3
+def check_folder(
+    path,  # Folder to be filled
+    mark: str,  # Name of a file that every such folder of ours holds
+    what: str,  # Whose it is, for the message
+) -> Path:
+    "Refuse a folder with files of others; a new or empty one will do, and so will ours."
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise SarError(f"cannot write into {shown(path)}: it is no folder")
+    there = sorted(p.name for p in path.iterdir()) if path.is_dir() else []
+    if there and mark not in there:
+        raise SarError(
+            f"{shown(path)} holds files that are not of {what} ({', '.join(there[:3])}): choose a"
+            " new or empty folder"
+        )
     return path
 
 # %% ../../nbs/81a_files.ipynb #42d75df7

@@ -477,10 +477,12 @@ def fork_verdict(
     emoji=None,  # Of those on emoji; None = results/fork_emoji64
 ) -> str:  # Markdown, one paragraph
     "What the fork study says of SAR, computed from its records."
-    found = fork_table(records)
+    found, on_emoji = fork_table(records), fork_table(emoji or ROOT / "results/fork_emoji64")
+    if found.empty or on_emoji.empty:  # elsewhere than in a clone
+        return "The records of the fork study ([10b](10b_fork.ipynb)) are not here."
     nats, fd = paired(found, "nats"), paired(found, "fd_recon")
     base = found[found.method == "tf"].fd_recon.mean()
-    few = paired(fork_table(emoji or ROOT / "results/fork_emoji64"), "nats")
+    few = paired(on_emoji, "nats")
 
     def gained(arm):
         n = few.loc[arm]

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from ..core import SarError, WORK, check_choice, check_number, get_size, Number, shown
 from ..data import load_dataset
-from .files import PUBLISHED, atomic_path, read_json, save_json
+from .files import PUBLISHED, atomic_path, check_folder, read_json, save_json
 from .models import load_models, load_tokenizer
 from .plots import to_grid
 from .runs import train_size
@@ -49,12 +49,8 @@ def own_data(
 
 # %% ../../nbs/86b_own_pictures.ipynb #3b567774
 def _claimed(out, facts):  # the folder is new, or it is this very job's
-    mark = out / "new.json"
+    mark = check_folder(out, "new.json", "`sar new`") / "new.json"
     before = read_json(mark, pictures=str, size=str, seed=int)
-    if before is None and out.exists() and any(out.iterdir()):
-        raise SarError(
-            f"{shown(out)} holds files that are not of `sar new`: choose another folder"
-        )
     if before not in (None, facts):
         changed = [k for k in facts if before.get(k) != facts[k]]
         raise SarError(f"{shown(out)} belongs to another job ({', '.join(changed)} differ)")
