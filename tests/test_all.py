@@ -13,7 +13,8 @@ def toys(tmp_path, monkeypatch):
         folder = tmp_path/str(i); folder.mkdir()
         paths.append(notebook(folder, "size = 'tiny'\nbudget = 'full'", source).rename(tmp_path/f'0{i + 2}_toy.ipynb'))
     monkeypatch.setattr(cli, 'pipeline', lambda: paths)
-    monkeypatch.setattr(cli, 'home', lambda: tmp_path)
+    for place in ('home', 'work'): monkeypatch.setattr(cli, place, lambda: tmp_path)
+    monkeypatch.setenv('SAR_WORK', '') # set by a run, and restored after the test
     (tmp_path/'nbs').mkdir(); (tmp_path/'sar_repro').mkdir()
     return tmp_path
 

@@ -12,7 +12,7 @@ import seaborn as sns
 import sys
 import torch
 from importlib.util import find_spec
-from ..core import ROOT, WORK, is_test
+from ..core import WORK, is_test
 from .files import atomic_path, save_json
 from .machine import run_record
 
