@@ -37,10 +37,13 @@ def sar_process(*args, **kwargs):
 def sar(*args, cwd=ROOT):
     "Run the `sar` command in this process: PyTorch is imported once for all calls."
     from sar_repro.cli import main
-    before, out, err, code = os.getcwd(), io.StringIO(), io.StringIO(), 0
+    before, environ, out, err, code = os.getcwd(), dict(os.environ), io.StringIO(), io.StringIO(), 0
     os.chdir(cwd)
     try:
         with redirect_stdout(out), redirect_stderr(err): main(list(map(str, args)))
     except SystemExit as e: code = e.code or 0
-    finally: os.chdir(before)
+    finally: # a command tells its kernels where to write, by variables that a process of its own takes with it
+        os.chdir(before)
+        os.environ.clear()
+        os.environ.update(environ)
     return SimpleNamespace(returncode=code, stdout=out.getvalue(), stderr=err.getvalue())
