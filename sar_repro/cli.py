@@ -739,10 +739,9 @@ def sample(
 ):
     "Draw images and write them as one picture."
     import torch
-    from PIL import Image
-    from sar_repro.engine.files import atomic_path, check_output, weights_path
+    from sar_repro.engine.files import check_output, weights_path
     from sar_repro.core import check_numbers, get_size
-    from sar_repro.engine.plots import to_grid
+    from sar_repro.engine.plots import save_grid
     from sar_repro.engine.models import load_models
     from sar_repro.scale_ar import sample as draw
 
@@ -767,8 +766,7 @@ def sample(
         top_k=spec.top_k if top_k is None else top_k,
         top_p=spec.top_p if top_p is None else top_p,
     )
-    with atomic_path(out) as temporary:
-        Image.fromarray(to_grid(images, n)).save(temporary, format="PNG")
+    save_grid(out, images, n)
     typer.echo(f"{len(images)} images of {len(labels)} classes: {_near(out)}")
 
 # %% ../nbs/90_cli.ipynb #80253eaa
@@ -898,17 +896,15 @@ def diagnose(
     from sar_repro.core import check_numbers, get_size, shown
 
     check_numbers(seed=seed)
-    from sar_repro.engine.diagnostics import MARK
-    from sar_repro.engine.files import check_folder, weights_path
-
-    check_folder(out, MARK, "`sar diagnose`")
     size = size_of(checkpoint, size)
     spec, others = get_size(size), {"after SAR": after, "after TF": control}
     others = {k: p for k, p in others.items() if p}
     import pandas as pd
-    from sar_repro.engine.diagnostics import diagnose as measure
+    from sar_repro.engine.diagnostics import MARK, diagnose as measure
+    from sar_repro.engine.files import check_folder, weights_path
     from sar_repro.exposure_bias import check_later, later_probe, load_probe
 
+    check_folder(out, MARK, "`sar diagnose`")
     for path in others.values():  # a wrong one should not cost the pictures' tokens
         check_later(size, checkpoint, path)
     probe = load_probe(

@@ -258,12 +258,13 @@ def shared_weights(
     first = torch.stack([proposal(seen[m], *given).exp() for m in guides]).mean(0).log()
     log_r, codes, weights = first, [], {m: [] for m in looks}
     for noise in rounds:
+        if codes:
+            lead = torch.stack([torch.cat(weights[m], 1) for m in guides])
+            log_r = sharpen(first, torch.cat(codes, 1), lead)
         now, chance = propose_maps(log_r, noise)
         codes.append(now)
         for m, look in looks.items():
             weights[m].append(proposal_weights(look, now, chance, true))
-        lead = torch.stack([torch.cat(weights[m], 1) for m in guides])
-        log_r = sharpen(first, torch.cat(codes, 1), lead)
     own = {m: -token_loss(f, true).sum(1) for m, f in seen.items()}
     return own, {m: torch.cat(w, 1) for m, w in weights.items()}
 

@@ -456,13 +456,13 @@ def fork_table(
 ) -> pd.DataFrame:  # One row a start and arm: method, seed, nats, nats_tf (the bound), kid, ...
     "All records; `nats` is minus the log-likelihood of a held-out picture: less is better."
     rows, folder = [], Path(records or ROOT / "results/fork")
+    likely = [_known(p, arms=dict, start=int) for p in sorted(folder.glob("likely-start*.json"))]
+    likely = {r["start"]: r["arms"] for r in likely}
     for path in sorted(folder.glob("start*.json")):
         r = _known(path, arm=str, start=int, samples=list, gap=list)
-        likely = _known(folder / f"likely-start{r['start']}.json", arms=dict, start=int)
         plain, usual = r["samples"]
         row = dict(method=r["arm"], seed=r["start"])
-        if likely and r["arm"] in likely["arms"]:
-            found = likely["arms"][r["arm"]]
+        if found := likely.get(r["start"], {}).get(r["arm"]):
             row |= dict(nats=-found["likelihood"][-1], nats_tf=-found["bound"])
             row |= dict(pair_se=found["pair_se"][-1])
         row |= {k: plain[k] for k in ("kid", "fd", "kid_recon", "fd_recon", "precision", "recall")}
@@ -482,13 +482,10 @@ def fork_verdict(
         return "The records of the fork study ([10b](10b_fork.ipynb)) are not here."
     nats, fd = paired(found, "nats"), paired(found, "fd_recon")
     base = found[found.method == "tf"].fd_recon.mean()
-    few = paired(on_emoji, "nats")
+    few, far = paired(on_emoji, "nats"), paired(on_emoji, "fd_recon")
+    emoji_measures = few, far, on_emoji[on_emoji.method == "tf"].fd_recon.mean()
 
-    def gained(arm):
-        n = few.loc[arm]
-        return f"{-n.change:+.2f} [{-n.high:+.2f}, {-n.low:+.2f}]"
-
-    def said(arm):
+    def said(arm, nats=nats, fd=fd, base=base):
         n, d = nats.loc[arm], fd.loc[arm] / base
         return (
             f"{-n.change:+.2f} nats [{-n.high:+.2f}, {-n.low:+.2f}] and {d.change:+.0%} of Fréchet"
@@ -508,9 +505,9 @@ def fork_verdict(
         f" released: {said('released')}; with ten times the weight: {said('sar, 0.1')}. Training"
         f" on coarse maps that are resampled by how well they fit the picture: {said('resample')}."
         f" So there was something to win, and {words[verdict(nats.loc['sar'])]} at this size and"
-        " dose. On emoji, which are few and met often, held-out pictures became likelier by"
-        f" {gained('sar')} nats with SAR and by {gained('released')} as released, while distances"
-        " stayed (95 % intervals)."
+        f" dose. On emoji, which are few and met often, with SAR: {said('sar', *emoji_measures)}"
+        f" ({verdict(few.loc['sar'])} by likelihood, {verdict(far.loc['sar'])} by distance); as"
+        f" released: {said('released', *emoji_measures)} (95 % intervals)."
     )
 
 # %% ../../nbs/89c_fork_study.ipynb #7cb447dd

@@ -71,7 +71,7 @@ class LatentData:
         crops: bool = False,
         drawn: bool = True,  # Draw schedules as in `draw_schedule`; else the default one always
         side: int = None,  # Of fresh crops in pixels; None = the pictures' own
-        process: int = 0,  # Processes of other numbers draw other schedules
+        process: int = None,  # Its number, if each process draws its own schedules
     ):
         self.vae, self.data, self.crops, self.drawn = vae, data, crops, drawn
         self.side, self.process = side or data.size, process
@@ -84,6 +84,7 @@ class LatentData:
             f"{data.fingerprint} {'crops' if crops else 'cache'} {'drawn' if drawn else 'fixed'}"
         )
         self.stamp += f" {self.side}" if crops and self.side != data.size else ""
+        self.stamp += "" if process is None else " a schedule a process"
 
     def __len__(self):
         return len(self.labels)
@@ -95,7 +96,8 @@ class LatentData:
 def schedule(self: LatentData, seed, step):  # the same on every process of one number
     if not self.drawn:
         return self.scales
-    return draw_schedule(order_rng(seed, 2 * 10**6 + step + self.process * 10**9), self.scales)
+    own = (self.process or 0) * 10**9
+    return draw_schedule(order_rng(seed, 2 * 10**6 + step + own), self.scales)
 
 
 @patch

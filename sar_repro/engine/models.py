@@ -308,10 +308,10 @@ def start_models(
         torch.manual_seed(seed)
         vae = FlexVAE(spec.tokenizer).eval().requires_grad_(False)
         vae.key = f"random {seed}"
+    elif model is None:
+        vae = load_tokenizer(size, tokenizer)
     else:
-        known = model is not None
-        vae = find_tokenizer(size, model, path, tokenizer) if known else None
-        vae = vae or load_tokenizer(size, tokenizer)
+        vae = find_tokenizer(size, model, path, tokenizer)
     if model is None:
         torch.manual_seed(seed)
         model = FlexVAR(replace(spec.model, num_classes=num_classes or spec.model.num_classes))

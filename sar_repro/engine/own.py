@@ -8,12 +8,11 @@ import html
 from pathlib import Path
 import pandas as pd
 import torch
-from PIL import Image
 from ..core import SarError, WORK, check_choice, check_number, get_size, Number, shown
-from ..data import load_dataset
+from ..data import load_dataset, to_uint8
 from .files import PUBLISHED, atomic_path, check_folder, read_json, save_json
 from .models import load_models, load_tokenizer
-from .plots import to_grid
+from .plots import save_grid
 from .runs import train_size
 from .tokenizer_training import TokenizerTrainConfig, train_tokenizer
 from ..evaluate import evaluate_model
@@ -51,6 +50,8 @@ def own_data(
 def _claimed(out, facts):  # the folder is new, or it is this very job's
     mark = check_folder(out, "new.json", "`sar new`") / "new.json"
     before = read_json(mark, pictures=str, size=str, seed=int)
+    if before is None and mark.exists():
+        raise SarError(f"{shown(mark)} does not say whose folder it is: choose another folder")
     if before not in (None, facts):
         changed = [k for k in facts if before.get(k) != facts[k]]
         raise SarError(f"{shown(out)} belongs to another job ({', '.join(changed)} differ)")
@@ -105,27 +106,21 @@ def _judged(out, made, folder, size, seed, n):  # one table of all models
     )
 
 
-def _picture(out, name, pictures, columns):
-    with atomic_path(out / f"{name}.png") as temporary:
-        Image.fromarray(to_grid(pictures, columns)).save(temporary, format="PNG")
-    return f"{name}.png"
-
-
 def _grids(out, made, held, size, seed):  # caption -> file
     spec, shown_classes = get_size(size), torch.arange(min(8, held.num_classes))
     real = held.batch(torch.arange(min(16, len(held))))
     vae = load_tokenizer(size, out / "tokenizer.safetensors")
-    both = torch.cat([real, reconstruct(vae, real)[0].mul(127.5).add(127.5).clamp(0, 255).byte()])
-    files = {
-        "Held-out pictures, and below them what the tokenizer keeps of them": _picture(
-            out, "reconstructions", both, len(real)
-        )
-    }
+    both = torch.cat([real, to_uint8(reconstruct(vae, real)[0])])
+    save_grid(out / "reconstructions.png", both, len(real))
+    caption = "Held-out pictures, and below them what the tokenizer keeps of them"
+    files = {caption: "reconstructions.png"}
     for name, weights in made.items():
         vae, model = load_models(size, weights)
         how = dict(guidance=spec.guidance, top_k=spec.top_k, top_p=spec.top_p, seed=seed)
         pictures = sample(model, vae, shown_classes.repeat_interleave(8), **how)
-        files[f"{NAMES[name]}: a class a row"] = _picture(out, f"samples-{name}", pictures, 8)
+        file = f"samples-{name}.png"
+        save_grid(out / file, pictures, 8)
+        files[f"{NAMES[name]}: a class a row"] = file
     return files
 
 

@@ -12,12 +12,13 @@ import seaborn as sns
 import sys
 import torch
 from importlib.util import find_spec
+from PIL import Image
 from ..core import WORK, is_test
 from .files import atomic_path, save_json
 from .machine import run_record
 
 # %% auto #0
-__all__ = ['plot_style', 'bars', 'to_grid', 'show_images', 'save_figure', 'progress', 'in_jupyter']
+__all__ = ['plot_style', 'bars', 'to_grid', 'save_grid', 'show_images', 'save_figure', 'progress', 'in_jupyter']
 
 # %% ../../nbs/81c_plots.ipynb #548a3cf0
 def plot_style():
@@ -67,6 +68,16 @@ def to_grid(
     from torchvision.utils import make_grid
 
     return make_grid(images.cpu(), nrow=ncol, padding=pad, pad_value=255).permute(1, 2, 0).numpy()
+
+
+def save_grid(
+    path,  # PNG to write
+    images: torch.Tensor,  # As for `to_grid`
+    ncol: int = 8,  # Pictures a row
+):
+    "Pictures on white as one file."
+    with atomic_path(path) as temporary:
+        Image.fromarray(to_grid(images, ncol)).save(temporary, format="PNG")
 
 # %% ../../nbs/81c_plots.ipynb #a67b7d54
 def show_images(

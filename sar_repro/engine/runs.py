@@ -682,8 +682,7 @@ def plan_job(
     spec, kind = get_size(size), regime(size, dataset, data_dir)
     check_choice("budget", budget, ("full", "smoke"))
     check_choice("compile", compile, (True, False, "auto"))
-    usual_recipe = "paper" if kind == "PAPER" else "ours"
-    recipe = usual_recipe if recipe == "auto" else recipe
+    recipe = _usual_recipe(kind) if recipe == "auto" else recipe
     settings, pictures = _picture_settings(with_recipe(recipe, settings))
     if dataset == "auto":
         own = "fashion_mnist" if size == "mini" else "emoji64"
@@ -695,7 +694,7 @@ def plan_job(
         guidance = check_numbers(guidance=guidance)["guidance"]
     n_samples = check_number("n_samples", n_samples, Number(int, 0, 10**7))
     name = f"{size}-{Path(dataset).name}-{train.method}-s{train.seed}"
-    name += f"-{recipe}" if recipe != usual_recipe else ""
+    name += f"-{recipe}" if recipe != _usual_recipe(kind) else ""
     name += "-demo" if kind == "DEMONSTRATION" else "-smoke" if smoke else ""
     if not (
         usual
@@ -713,6 +712,10 @@ def plan_job(
 # %% ../../nbs/86_runs.ipynb #e39242e0
 # of a run, and whether they are the usual ones; for these fields 0 means the size's own
 OWN = ("batch_size", "lr", "lr_end", "sf_share")
+
+
+def _usual_recipe(kind):  # what 'auto' means in a run of that kind
+    return "paper" if kind == "PAPER" else "ours"
 
 
 def _picture_settings(settings):  # settings of the training; of its pictures
@@ -794,7 +797,7 @@ def _load_tokens(job):
     how = (job.model.cfg.scales, WORK / "cache", job.train.precision)
     job.held = TokenData(job.vae, job.test_set, *how)
     if job.kind:
-        own = job.team.process_index if job.pictures["schedules"] == "process" else 0
+        own = job.team.process_index if job.pictures["schedules"] == "process" else None
         crops = dict(crops=job.pictures["images"] == "crops", side=job.pictures["crop"])
         job.data = LatentData(job.vae, job.train_set, *how, **crops, process=own)
     else:
@@ -1073,7 +1076,7 @@ def control_of(job, folder=None):  # the record of its teacher-forced twin, or N
 
 
 def _control_name(job):
-    recipe = "" if job.recipe == ("paper" if job.kind == "PAPER" else "ours") else f"-{job.recipe}"
+    recipe = "" if job.recipe == _usual_recipe(job.kind) else f"-{job.recipe}"
     return f"{job.size.name}-{Path(job.dataset).name}-tf-s{job.seed}{recipe}"
 
 
