@@ -1,6 +1,6 @@
 # Every target makes .venv first, if it is missing or settings.ini or setup.py is newer.
 PYTHON ?= python3
-SIZE ?= tiny
+SIZE ?= mini
 ARGS ?=
 BIN := .venv/bin
 READY := .venv/.installed
@@ -9,7 +9,7 @@ READY := .venv/.installed
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make train [SIZE=tiny] [ARGS='-p epochs 2']  post-train with SAR, samples and table before and after"
+	@echo "make train [SIZE=mini] [ARGS='-p epochs 2']  post-train with SAR, samples and table before and after"
 	@echo "make test       notebooks, generated files, pytest"
 	@echo "make lab        JupyterLab on the notebooks"
 	@echo "make notebooks  re-execute the committed notebooks in place (NB='02_tokenizer' for one)"

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['app', 'QUIET', 'NOTEBOOK', 'PARAM', 'ALL', 'STYLE', 'SIZES_SAID', 'DATA_SAID', 'Checkpoint', 'SizeName', 'FoundSize',
            'Guidance', 'TopK', 'TopP', 'DataDir', 'Tokenizer', 'LARGEST_PICTURE', 'PROTOCOL', 'WRITTEN',
-           'INCEPTION_SAID', 'AFTER', 'CONTROL', 'home', 'work', 'all_notebooks', 'find_notebook', 'read_parameters',
-           'described', 'parse_value', 'check_parameters', 'join_pairs', 'about', 'output_path', 'run', 'run_one',
-           'execute_copy', 'pipeline', 'stamp', 'time_left', 'as_html', 'fold_cells', 'index_page', 'run_all',
-           'execute', 'shrink_pictures', 'execute_in_place', 'class_labels', 'size_of', 'sample', 'class_names',
-           'evaluate', 'new', 'diagnose', 'bench', 'parity', 'fetch', 'main']
+           'REFERENCE_SAID', 'INCEPTION_SAID', 'TRAINED_SAID', 'AFTER', 'CONTROL', 'home', 'work', 'all_notebooks',
+           'find_notebook', 'read_parameters', 'described', 'parse_value', 'check_parameters', 'join_pairs', 'about',
+           'output_path', 'run', 'run_one', 'execute_copy', 'pipeline', 'stamp', 'time_left', 'as_html', 'fold_cells',
+           'index_page', 'run_all', 'execute', 'shrink_pictures', 'execute_in_place', 'class_labels', 'size_of',
+           'sample', 'class_names', 'evaluate', 'new', 'diagnose', 'bench', 'parity', 'fetch', 'main']
 
 # %% ../nbs/90_cli.ipynb #9735667b
 import ast
@@ -797,9 +797,10 @@ WRITTEN = (
     "Where the numbers go; default results.json, by the published protocol the repository's"
     " results/, where the paper's table looks."
 )
+REFERENCE_SAID = "Its held-out and training images are the reference; default the size's own."
 INCEPTION_SAID = (
     "torch-fidelity's Inception weights (a path, or 'download'); without them distances are"
-    " FD-EffNet, not FID."
+    " FD-EffNet or FD-class, not FID."
 )
 
 # %% ../nbs/90_cli.ipynb #f85aeabc
@@ -807,7 +808,7 @@ INCEPTION_SAID = (
 def evaluate(
     checkpoint: Checkpoint = None,
     size: FoundSize = None,
-    dataset: _option(str, help="Its held-out and training images are the reference.") = "emoji64",
+    dataset: _option(Optional[str], help=REFERENCE_SAID) = None,
     data_dir: DataDir = None,
     n: _option(Optional[int], min=10, help="Default 2000; with --reference 50 a class.") = None,
     guidance: Guidance = None,
@@ -875,6 +876,7 @@ def new(
     typer.echo(f"report: {_near(report)}")
 
 # %% ../nbs/90_cli.ipynb #3882f7ab
+TRAINED_SAID = "Data set that the model was trained on; default the size's own."
 AFTER = "The same model after SAR: is it less sensitive to wrong codes?"
 CONTROL = "The same model after as many further epochs of teacher forcing."
 
@@ -883,7 +885,7 @@ CONTROL = "The same model after as many further epochs of teacher forcing."
 def diagnose(
     checkpoint: Checkpoint = None,
     size: FoundSize = None,
-    dataset: _option(str, help="Data set that the model was trained on.") = "emoji64",
+    dataset: _option(Optional[str], help=TRAINED_SAID) = None,
     data_dir: DataDir = None,
     n: _option(Optional[int], min=20, help="Held-out pictures; default all, up to 1000.") = None,
     seed: _option(int, help="Seed of draws and resampling.") = 0,
@@ -916,7 +918,7 @@ def diagnose(
         log = Path(checkpoint).with_name("log.csv")
     log = pd.read_csv(log) if log.is_file() else None
     how = dict(guidance=spec.guidance, top_k=spec.top_k, top_p=spec.top_p)
-    facts = dict(size=size, dataset=dataset)
+    facts = dict(size=size, dataset=dataset or spec.dataset)
     facts["checkpoint"] = shown(checkpoint) if checkpoint else "shipped"
     made = measure(probe, out, how, log, later=later, **facts)
     typer.echo(f"written: {len(made)} tables and figures in {_near(out)}")

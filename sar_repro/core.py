@@ -297,6 +297,8 @@ class Size:
     top_k: int  # Codes kept when sampling (0 = all)
     top_p: float  # Nucleus when sampling (0 = all)
     expect: str  # Hardware and time to expect
+    dataset: str = "emoji64"  # What it is trained on where nothing is said, see 01_data
+    lr: float = 1e-4  # Learning rate at which post-training begins
 
 # %% ../nbs/00_core.ipynb #bac5a09f
 _tiny_tok = TokenizerConfig(
@@ -367,7 +369,7 @@ _grey = "2 CPU cores: a whole training of 18 epochs of Fashion-MNIST in about 20
 
 
 SIZES = {
-    "mini": Size("mini", 16, _mini_tok, _mini, 0.5, 0, 0.95, _grey),
+    "mini": Size("mini", 16, _mini_tok, _mini, 0.5, 0, 0.95, _grey, "fashion16", 3.1e-4),
     "tiny": Size("tiny", 32, _tiny_tok, _tiny, 1.5, 0, 0.85, _minutes),
     "small": Size("small", 64, _small_tok, _small, 1.5, 0, 0.95, "one GPU, minutes; CPU, hours"),
     "d16": _published(16, 2.2),

@@ -21,6 +21,7 @@ from .engine.emoji64 import EMOJI_SOURCES, emoji_table
 from sar_repro.engine.sources import (
     _reason,
     load_cifar10,
+    load_fashion16,
     load_fashion_mnist,
     load_fashion_white,
     load_folder,
@@ -259,6 +260,7 @@ def load_emoji64(
 
 LOADERS = dict(
     emoji64=load_emoji64,
+    fashion16=load_fashion16,
     fashion_mnist=load_fashion_mnist,
     fashion_white=load_fashion_white,
     cifar10=load_cifar10,

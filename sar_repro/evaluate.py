@@ -10,7 +10,7 @@ import torch
 from .core import SarError, check_numbers, get_size, shown
 from .engine.machine import run_record
 from .data import load_dataset
-from .engine.metrics import REFERENCES, Reference, image_features
+from .engine.metrics import REFERENCES, Reference, image_features, judge_of
 from .scale_ar import sample
 from .engine.models import load_models
 
@@ -103,7 +103,7 @@ def _same_classes(model, data):
 def evaluate_model(
     size: str = "tiny",  # A name in `SIZES`
     checkpoint=None,  # Weights; None = the shipped ones
-    dataset: str = "emoji64",  # See `load_dataset`
+    dataset: str = None,  # See `load_dataset`; None = the size's
     n: int = 2000,  # Samples
     seed: int = 0,  # Seed of the samples
     guidance: float = None,  # Guidance; None = the size's own
@@ -119,13 +119,15 @@ def evaluate_model(
     check_numbers(n=n, seed=seed, guidance=guidance, top_k=top_k, top_p=top_p)
     start, spec = time.time(), get_size(size)
     vae, model = load_models(size, checkpoint, tokenizer)
+    dataset = dataset or spec.dataset
     train, test = (load_dataset(dataset, spec.image_size, s, root) for s in ("train", "test"))
     _same_classes(model, train)
     chosen = dict(guidance=guidance, top_k=top_k, top_p=top_p)
     how = {k: getattr(spec, k) if v is None else v for k, v in chosen.items()}
     labels = sample_labels(train.labels, n)
     pictures = sample(model, vae, labels, seed=seed, batch_size=batch_size, **how)
-    reference = Reference(train, test, vae, inception_weights, limit=limit)
+    judge = judge_of(size, train)
+    reference = Reference(train, test, vae, inception_weights, limit=limit, judge=judge)
     table = distance_table({"samples": pictures}, reference, seed)
     facts = dict(size=size, checkpoint=shown(checkpoint) if checkpoint else "shipped")
     facts |= dict(dataset=train.name, n=n, seed=seed, **how, features=reference.name)

@@ -122,7 +122,7 @@ def picture_groups(
 
 def load_probe(
     size: str = "tiny",  # A name in `SIZES`
-    dataset: str = "emoji64",  # See `load_dataset`
+    dataset: str = None,  # See `load_dataset`; None = the size's
     checkpoint=None,  # Weights; None = the shipped ones
     root=None,  # Where the data lie
     n: int = None,  # Held-out pictures; None = all
@@ -135,7 +135,7 @@ def load_probe(
     spec, device = get_size(size), default_device()
     vae, model = (m.to(device) for m in load_models(size, checkpoint or None, tokenizer))
     train, test = (
-        load_dataset(dataset, spec.image_size, split, root, limit=k)
+        load_dataset(dataset or spec.dataset, spec.image_size, split, root, limit=k)
         for split, k in (("train", n_seen), ("test", n))
     )
     check_probe(model, vae, train.num_classes, None if n_seen else train.fingerprint)

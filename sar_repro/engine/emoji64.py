@@ -150,8 +150,9 @@ def emoji_table(
     path = Path(root or ROOT / "data") / "emoji64.parquet"
     if not path.is_file():
         raise SarError(
-            f"no such file: {_place(path)}; it ships with the repository, so leave the data folder"
-            " out or run: git checkout data/emoji64.parquet"
+            f"no such file: {_place(path)}; it lies in a clone's data/ (a wheel leaves it out), so"
+            " leave the data folder out, name one that holds it, or run: git checkout"
+            " data/emoji64.parquet"
         )
     try:
         table = pq.read_table(

@@ -34,6 +34,7 @@ from sar_repro.engine.files import (
 )
 from .kernels import pick
 from .machine import run_record
+from .metrics import Classifier
 from .models import load_model, load_tokenizer, model_meta
 from .plots import progress
 from .statistics import paired, verdict
@@ -46,8 +47,8 @@ from ..train import heldout_loss, lr_at, param_groups
 
 # %% auto #0
 __all__ = ['EPOCHS', 'FORK', 'ARMS', 'FRESH', 'WAYS', 'GUIDES', 'recipe', 'Fork', 'steps', 'optimizer', 'trunk', 'file_name',
-           'tail', 'Classifier', 'classifier', 'Judge', 'student_kl', 'judged', 'likelihoods', 'gate', 'study',
-           'fork_table', 'fork_verdict', 'picture_rows']
+           'tail', 'classifier', 'Judge', 'student_kl', 'judged', 'likelihoods', 'gate', 'study', 'fork_table',
+           'fork_verdict', 'picture_rows']
 
 # %% ../../nbs/89c_fork_study.ipynb #38fb7906
 EPOCHS, FORK = 18, 17  # of the whole schedule, and where it forks
@@ -213,26 +214,6 @@ def tail(
     took |= dict(tokenizer=fork.vae.key, classes=fork.images.classes)
     save_tensors(weights, model.state_dict(), **model_meta(model.cfg, **took))
     return load_model(fork.size.name, weights)
-
-# %% ../../nbs/89c_fork_study.ipynb #5827bba9
-class Classifier(nn.Module):
-    "Pictures (B, 3, 16, 16) in [-1, 1] -> features (B, 64); `head` makes class logits of them."
-
-    def __init__(self, classes: int):
-        super().__init__()
-
-        def conv(c_in, c_out, stride):
-            filters = nn.Conv2d(c_in, c_out, 3, stride=stride, padding=1)
-            return filters, nn.BatchNorm2d(c_out), nn.ReLU()
-
-        self.body = nn.Sequential(
-            *(*conv(1, 32, 1), *conv(32, 64, 2), *conv(64, 64, 1), *conv(64, 64, 2)),
-            *(nn.Flatten(), nn.Linear(64 * 16, 64), nn.ReLU()),
-        )
-        self.head = nn.Linear(64, classes)
-
-    def forward(self, x):
-        return self.body(x[:, :1])
 
 # %% ../../nbs/89c_fork_study.ipynb #0af5fa22
 def classifier(fork: Fork, total: int = 936) -> Classifier:  # Steps; in evaluation mode

@@ -15,16 +15,24 @@ from pathlib import Path
 from scipy.stats import t as student_t
 from torch import nn
 from unittest.mock import patch
-from ..core import SarError, WORK, shown
-from .files import TORN_ARRAY, atomic_path, read_weights
+from ..core import ROOT, SarError, WORK, shown
+from sar_repro.engine.files import (
+    TORN_ARRAY,
+    atomic_path,
+    load_facts,
+    load_tensors,
+    read_weights,
+    weights_hash,
+)
+from .machine import default_device
 from .plots import progress
 from ..data import ImageSet, to_float, to_uint8
 from ..tokenizer import reconstruct
 
 # %% auto #0
 __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'EFFNET', 'EFFNET_SIDE', 'REFERENCES', 'effnet_lite0', 'imagenet_input',
-           'register_effnet', 'feature_extractor', 'image_features', 'Reference', 'kid_pairs', 'kid_by_picture',
-           'fd_interval']
+           'register_effnet', 'Classifier', 'JudgeNet', 'judge_of', 'feature_extractor', 'image_features', 'Reference',
+           'kid_pairs', 'kid_by_picture', 'fd_interval']
 
 # %% ../../nbs/85a_metrics.ipynb #264c7023
 @lru_cache(1)
@@ -104,12 +112,60 @@ def register_effnet() -> str:  # The name it is registered under
     register_feature_extractor(EFFNET, EffNetLite0)
     return EFFNET
 
+# %% ../../nbs/85a_metrics.ipynb #f01cf3fc
+class Classifier(nn.Module):
+    "Pictures (B, 3, 16, 16) in [-1, 1] -> features (B, 64); `head` makes class logits of them."
+
+    def __init__(self, classes: int):
+        super().__init__()
+
+        def conv(c_in, c_out, stride):
+            filters = nn.Conv2d(c_in, c_out, 3, stride=stride, padding=1)
+            return filters, nn.BatchNorm2d(c_out), nn.ReLU()
+
+        self.body = nn.Sequential(
+            *(*conv(1, 32, 1), *conv(32, 64, 2), *conv(64, 64, 1), *conv(64, 64, 2)),
+            *(nn.Flatten(), nn.Linear(64 * 16, 64), nn.ReLU()),
+        )
+        self.head = nn.Linear(64, classes)
+
+    def forward(self, x):
+        return self.body(x[:, :1])
+
+
+class JudgeNet(nn.Module):
+    "uint8 (B, 3, 16, 16) -> features (B, 64) of mean square one on held-out pictures, logits."
+
+    def __init__(self, path):  # Weights of a `Classifier`, which name its classes
+        super().__init__()
+        weights, facts = load_tensors(path)
+        self.net, self.unit = Classifier(len(facts["classes"])), facts["unit"]
+        self.net.load_state_dict(weights)
+        self.eval().requires_grad_(False)
+
+    def forward(self, images):
+        f = self.net(to_float(images))
+        return f / self.unit, self.net.head(f)
+
+
+def judge_of(
+    size: str,  # A name in `SIZES`
+    data: ImageSet,  # What is to be judged
+) -> Path:  # Weights of a `JudgeNet`; None where there is none for such pictures
+    "The shipped classifier of such pictures."
+    path = ROOT / "pretrained" / size / "judge.safetensors"
+    ours = path.is_file() and load_facts(path).get("classes") == data.classes
+    return path if ours else None
+
 # %% ../../nbs/85a_metrics.ipynb #63d10f42
 def feature_extractor(
-    # Path of torch-fidelity's Inception weights, 'download', or None for EfficientNet-Lite0
+    # Path of torch-fidelity's Inception weights, 'download', or None for the judge
     inception_weights=None,
+    judge=None,  # Path from `judge_of`, or None for EfficientNet-Lite0
 ) -> tuple:  # network, name of the Fréchet distance
     "The network behind the distances: uint8 pictures -> features (B, D), logits (B, K)."
+    if judge and not inception_weights:
+        return JudgeNet(judge).to(default_device()), "FD-class"
     from torch_fidelity.utils import create_feature_extractor
 
     cuda = torch.cuda.is_available()
@@ -169,8 +225,11 @@ class Reference:
         inception_weights=None,  # See `feature_extractor`
         cache=None,  # Folder for features; None = cache/ in the repository
         limit: int = None,  # Use this many pictures of each split (smoke runs)
+        judge=None,  # See `feature_extractor`
     ):
-        self.net, self.name = feature_extractor(inception_weights)
+        self.net, self.name = feature_extractor(inception_weights, judge)
+        judged = judge and not inception_weights
+        self.key = weights_hash(self.net) if judged else f"{self.name} {EFFNET_SIDE}"
         self.cache = Path(cache or WORK / "cache")
         pick = lambda s: s.batch(torch.arange(len(s))[:limit])
         self.features = {}
@@ -183,7 +242,7 @@ class Reference:
             )
 
     def _cached(self, key, limit, images):
-        name = hashlib.sha256(f"{key} {limit} {self.name} {EFFNET_SIDE}".encode()).hexdigest()[:16]
+        name = hashlib.sha256(f"{key} {limit} {self.key}".encode()).hexdigest()[:16]
         path = self.cache / f"features-{name}.npy"
         if path.is_file():
             try:

@@ -54,7 +54,7 @@ from .machine import can_compile, mixed_precision, run_record
 from .plots import progress
 from ..data import load_dataset
 from ..tokenizer import Batch, Codebook, TokenData, token_groups
-from .metrics import Reference, feature_extractor, image_features
+from .metrics import Reference, feature_extractor, image_features, judge_of
 from ..scale_ar import FlexVAR, sample
 from .models import model_meta, start_models
 from .latents import LatentData
@@ -561,7 +561,7 @@ def usual_share(
 # %% ../../nbs/86_runs.ipynb #88da25c8
 def train_size(
     size: str = "tiny",  # A name in `SIZES`
-    dataset: str = "emoji64",  # See `load_dataset`
+    dataset: str = None,  # See `load_dataset`; None = the size's
     out_dir="",  # Folder of the run; '' = one of runs/
     limit: int = None,  # Pictures of each split; None = all
     # Fields of `TrainConfig` that differ from the usual; a dict, because launchers pass arguments
@@ -577,6 +577,7 @@ def train_size(
     cfg = _usual_settings(size, changes)
     _check_method(cfg.method, published)
     n = limit or (5000 if published else None)
+    dataset = dataset or spec.dataset
     train_set = load_dataset(dataset, spec.image_size, "train", data_dir, limit=limit)
     test_set = load_dataset(dataset, spec.image_size, "test", data_dir, limit=n)
     vae, model = start_models(size, init, train_set.num_classes, cfg.seed, tokenizer=tokenizer)
@@ -596,7 +597,7 @@ def train_size(
 def _usual_settings(size, changes):  # `TrainConfig` of a size, with changes
     for name in changes:
         check_choice("setting", name, list(asdict(TrainConfig())))
-    recipe = dict(sf_share=usual_share(size, changes.get("method", "sar")))
+    recipe = dict(sf_share=usual_share(size, changes.get("method", "sar")), lr=get_size(size).lr)
     if size in PUBLISHED:
         recipe |= published_recipe(size, changes.get("epochs", 10), changes.get("batch_size", 768))
         recipe |= dict(micro_batch=fitting_micro_batch(size, torch.cuda.is_available()))
@@ -685,8 +686,7 @@ def plan_job(
     recipe = _usual_recipe(kind) if recipe == "auto" else recipe
     settings, pictures = _picture_settings(with_recipe(recipe, settings))
     if dataset == "auto":
-        own = "fashion_mnist" if size == "mini" else "emoji64"
-        dataset = "imagenet" if kind == "PAPER" else own
+        dataset = "imagenet" if kind == "PAPER" else spec.dataset
     smoke = budget == "smoke"
     given = dict(settings, seed=seed, precision=precision)
     train, usual = _settings(size, kind, smoke, given, RECIPES[recipe])
@@ -738,6 +738,7 @@ def _settings(size, kind, smoke, given, base):  # base: an entry of `RECIPES`
     own = {k: check_number(k, given.pop(k), or_0(k)) for k in OWN if k in given}
     recipe = {k: v for k, v in base.items() if k in given}
     recipe |= dict(sf_share=base.get("sf_share") or usual_share(size, method))
+    recipe |= dict(lr=get_size(size).lr)
     if kind:
         recipe |= published_recipe(size, epochs, own.get("batch_size") or 768)
     if kind == "DEMONSTRATION":
@@ -897,13 +898,15 @@ def judge_job(
     if job.smoke:
         return _quick_distances(job, sets)
     real = (job.train_set, job.test_set, job.vae)
-    reference = Reference(*real, job.inception or None, WORK / "cache")
+    judge = judge_of(job.size.name, job.train_set)
+    reference = Reference(*real, job.inception or None, WORK / "cache", judge=judge)
     job.features = reference.name
     return distance_table(sets, reference, seed=job.seed)
 
 
 def _quick_distances(job, sets):  # of a smoke run: one reference, to see that it works
-    net, job.features = feature_extractor(job.inception or None)
+    judge = judge_of(job.size.name, job.train_set)
+    net, job.features = feature_extractor(job.inception or None, judge)
     real = image_features(net, job.train_set)
     found = {w: compare(image_features(net, s), real, job.seed) for w, s in sets.items()}
     return pd.DataFrame(found).T.rename_axis("pictures")
@@ -947,10 +950,12 @@ def record_job(
         weights=weights_hash(job.model),
     )
     record |= _found(job, gaps, table) | dict(seconds=round(taken, 1))
-    path = (job.out if job.few or job.own_folder else WORK / "results") / f"{job.name}.json"
+    # a run of the paper's protocol is looked for in results/; what a user tries stays in runs/
+    kept = job.kind == "PAPER" and not job.own_folder
+    path = (WORK / "results" if kept else job.out) / f"{job.name}.json"
     if job.team.is_main_process:
         save_json(path, record)
-        if not job.few:
+        if kept:
             log.round(5).to_csv(path.with_suffix(".csv"), index=False)
     return record
 
@@ -1018,9 +1023,10 @@ def _context(record):
     )
 
 # %% ../../nbs/86_runs.ipynb #d6340205
-def _kid(record, when):  # KID against training pictures, and its spread
+# KID against reconstructed training pictures, which takes the tokenizer's error out; its spread
+def _kid(record, when):
     rows = {(r["against"], r["pictures"]): r for r in record["distances"]}
-    return [rows["training", when][k] for k in ("KID x1000", "KID sd")]
+    return [rows["training, reconstructed", when][k] for k in ("KID x1000", "KID sd")]
 
 
 def _apart(a, b):  # of two (value, spread)
@@ -1031,8 +1037,8 @@ def _pictures(record, control):
     before, after = (_kid(record, w) for w in ("before", "after"))
     verdict = "a change" if _apart(before, after) else "not told apart"
     said = (
-        f"**Pictures.** KID x1000 against training pictures: {before[0]:.0f} before,"
-        f" {after[0]:.0f} after, with a spread of {after[1]:.0f} over subsets of"
+        f"**Pictures.** KID x1000 against reconstructed training pictures: {before[0]:.3g}"
+        f" before, {after[0]:.3g} after, with a spread of {after[1]:.2g} over subsets of"
         f" {record['n']} samples: {verdict}."
     )
     same = ("start", "n", "dataset")
@@ -1042,7 +1048,7 @@ def _pictures(record, control):
         return said
     other = _kid(control, "after")
     verdict = "a difference" if _apart(after, other) else "again not told apart"
-    return f"{said} Teacher forcing for as many epochs ends at {other[0]:.0f}: {verdict}."
+    return f"{said} Teacher forcing for as many epochs ends at {other[0]:.3g}: {verdict}."
 
 
 def _published(record):
@@ -1058,12 +1064,12 @@ def _published(record):
 # %% ../../nbs/86_runs.ipynb #b2ee0cba
 def stored_findings(
     job: Job,  # Planned
-    folder=None,  # Folder of records; None = results/
+    folder=None,  # Folder of records; None = the run's own, then results/
 ) -> str:  # Markdown
     "What an earlier run of the same name found, how long it took and with how many samples."
     record, control = (_record(folder, n) for n in (job.name, _control_name(job)))
     if record is None:
-        return "No run of this name is kept in `results/`: what it finds will stand at its end."
+        return "No run of this name has a record yet: what it finds will stand at its end."
     how = (
         f"About {record['seconds'] / 60:.0f} minutes on {record['machine']}, N = {record['n']}"
         " samples before and after, one seed."
@@ -1081,5 +1087,6 @@ def _control_name(job):
 
 
 def _record(folder, name):
-    places = [Path(folder)] if folder else [WORK / "results", ROOT / "results"]
+    places = [WORK / "runs" / name, WORK / "results", ROOT / "results"]
+    places = [Path(folder)] if folder else places
     return next((r for p in places if (r := read_json(p / f"{name}.json")) is not None), None)

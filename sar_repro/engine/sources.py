@@ -25,13 +25,13 @@ from pathlib import Path
 from torchvision import datasets as tv_datasets
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from ..core import ROOT, SarError, WORK, shown
-from .files import read_json, save_json
+from .files import TORN_ARRAY, read_json, save_json
 from .plots import progress
 
 # %% auto #0
-__all__ = ['TRAIN', 'HELD_OUT', 'FASHION_FILES', 'FASHION_DEBIAN', 'on_white', 'read_image', 'list_images', 'in_test',
-           'find_broken', 'load_folder', 'load_imagenet', 'read_idx', 'fetch', 'load_fashion_mnist',
-           'load_fashion_white', 'load_cifar10']
+__all__ = ['TRAIN', 'HELD_OUT', 'FASHION_FILES', 'FASHION_DEBIAN', 'FASHION16', 'on_white', 'read_image', 'list_images',
+           'in_test', 'find_broken', 'load_folder', 'load_imagenet', 'read_idx', 'fetch', 'load_fashion_mnist',
+           'load_fashion_white', 'pack_fashion16', 'load_fashion16', 'load_cifar10']
 
 # %% ../../nbs/82a_sources.ipynb #cab3de0a
 def _place(path):  # for messages: short inside the repository, else as the user gave it
@@ -365,6 +365,55 @@ def load_fashion_white(
     "Negatives of Fashion-MNIST: dark on white, so that the emoji's tokenizer serves both."
     parts = load_fashion_mnist(root, split)
     return parts | dict(source=255 - parts["source"])
+
+# %% ../../nbs/82a_sources.ipynb #d9f98e32
+FASHION16 = "fashion16.npz"
+
+
+def pack_fashion16(
+    root,  # As for `load_fashion_mnist`
+    out,  # Folder to write the file into
+    train: int = 20_000,  # Pictures of the training split
+    test: int = 2_000,  # Held-out pictures
+):
+    "Write the embedded pictures: uint8 (N, 16, 16) and labels (N,) of both splits."
+    packed = {}
+    for split, n in (("train", train), ("test", test)):
+        parts = load_fashion_mnist(root, split)
+        keep = torch.arange(n) * len(parts["labels"]) // n
+        # sums of four bytes and two, shifted: the rounding of `resize_square`
+        blocks = parts["source"][keep, 0].view(n, 16, 2, 16, 2).sum((2, 4), dtype=torch.int32)
+        packed[split] = ((blocks + 2) // 4).byte().numpy()
+        packed[f"{split}_labels"] = parts["labels"][keep].byte().numpy()
+    np.savez_compressed(Path(out) / FASHION16, **packed)
+
+
+def load_fashion16(
+    root,  # Folder of fashion16.npz; None = the repository's data/
+    split: str,  # 'train' or 'test'
+) -> dict:  # Arguments of `ImageSet`
+    "The embedded part of Fashion-MNIST: 20,000 + 2,000 pictures of 16 pixels."
+    path = Path(root or ROOT / "data") / FASHION16
+    if not path.is_file():
+        raise SarError(
+            f"no {FASHION16} in {_place(path.parent)}: pass the folder that holds it, leave"
+            f" data_dir out, or run: git checkout data/{FASHION16}"
+        )
+    try:
+        with np.load(path, allow_pickle=False) as packed:
+            images, labels = packed[split], packed[f"{split}_labels"]
+        if images.dtype != np.uint8 or images.shape[1:] != (16, 16):
+            raise ValueError(f"{images.dtype} of shape {images.shape}")
+    except TORN_ARRAY as e:
+        raise SarError(
+            f"{_place(path)} is not a whole {FASHION16} ({_reason(e)}); restore it with:"
+            f" git checkout data/{FASHION16}"
+        ) from e
+    return dict(
+        classes=tv_datasets.FashionMNIST.classes,
+        labels=labels.astype(np.int64),
+        source=torch.from_numpy(images)[:, None].repeat(1, 3, 1, 1),
+    )
 
 # %% ../../nbs/82a_sources.ipynb #fe3fdfda
 def load_cifar10(
