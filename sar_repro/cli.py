@@ -322,11 +322,23 @@ def run_one(source, param, short, out, cwd):  # a notebook, with parameters as t
     out = output_path(source.stem, out)
     if out == source.resolve():
         _fail(f"--out {out.name} is the notebook itself: choose another name")
+    job = _training(source, defaults | values)
+    if job:
+        from sar_repro.engine.runs import outcome, outlook
+
+        typer.echo(outlook(job), err=True)
     execute_copy(source, out, values, cwd or work())
     typer.echo(f"executed notebook: {_near(out)}")
-    folder = values.get("out_dir") or defaults.get("out_dir")
-    if folder:
-        typer.echo(f"its files: {_near(Path(cwd or work())/folder)}")
+    if job:
+        typer.echo(outcome(job))
+
+
+def _training(source, values):  # the job that a copy of 07_train will do, or None
+    if source.stem != "07_train":
+        return None
+    from sar_repro.engine.runs import plan_job
+
+    return plan_job(**{k: v for k, v in values.items() if k != "tracker"})
 
 # %% ../nbs/90_cli.ipynb #6d6a7fc5
 def execute_copy(

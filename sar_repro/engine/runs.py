@@ -83,7 +83,7 @@ from sar_repro.engine.published import (
 # %% auto #0
 __all__ = ['OWN', 'ToyTokens', 'toy_model', 'RunFolder', 'check_run_folder', 'losses_of', 'tracker_name', 'Run', 'train_run',
            'usual_share', 'train_size', 'Job', 'plan_job', 'load_job', 'draw_job', 'few_of', 'exposure', 'judge_job',
-           'record_job', 'findings', 'stored_findings', 'control_of']
+           'record_job', 'findings', 'stored_findings', 'control_of', 'gauge', 'outlook', 'outcome']
 
 # %% ../../nbs/86_runs.ipynb #bfd663dc
 class ToyTokens(TokenData):
@@ -949,7 +949,7 @@ def record_job(
         heldout_mean={k: round(token_mean(v, scales), 5) for k, v in heldout.items()},
         weights=weights_hash(job.model),
     )
-    record |= _found(job, gaps, table) | dict(seconds=round(taken, 1))
+    record |= _found(job, gaps, table) | dict(seconds=round(taken, 1), gauge=round(gauge(), 4))
     # a run of the paper's protocol is looked for in results/; what a user tries stays in runs/
     kept = job.kind == "PAPER" and not job.own_folder
     path = (WORK / "results" if kept else job.out) / f"{job.name}.json"
@@ -1090,3 +1090,48 @@ def _record(folder, name):
     places = [WORK / "runs" / name, WORK / "results", ROOT / "results"]
     places = [Path(folder)] if folder else places
     return next((r for p in places if (r := read_json(p / f"{name}.json")) is not None), None)
+
+# %% ../../nbs/86_runs.ipynb #897efdb9
+def gauge(rounds: int = 8) -> float:  # Seconds
+    "Time of a fixed piece of training, the best of some: what is this machine worth?"
+    model, best = FlexVAR(get_size("mini").model), math.inf
+    noise = torch.Generator().manual_seed(0)
+    inputs = torch.randn(64, 20, model.cfg.latent_channels, generator=noise)
+    tokens = torch.randint(model.cfg.vocab_size, (64, 21), generator=noise)
+    for _ in range(rounds):
+        begun = time.perf_counter()
+        with torch.enable_grad():
+            logits = model(torch.zeros(64, dtype=torch.long), inputs)
+            torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens.flatten()).backward()
+        best = min(best, time.perf_counter() - begun)
+    return best
+
+
+def outlook(
+    job: Job,  # Planned
+    folder=None,  # Folder of records; None = the run's own, then results/
+) -> str:
+    "What a run will do and, where a like one was timed, how long that takes on this machine."
+    t, like = job.train, f"{job.size.name}-{Path(job.dataset).name}-{{}}-s0"
+    epochs = f"{t.epochs} epoch{'s' if t.epochs != 1 else ''}"
+    what = f"{job.name}: {epochs} of {t.method} over {Path(job.dataset).name}, samples and"
+    what += " distances before and after"
+    names = (job.name, like.format(t.method), like.format("sar"))
+    timed = (r for n in names if (r := _record(folder, n)) and r.get("gauge"))
+    record = None if job.few or job.kind else next(timed, None)
+    if record is None:
+        return what
+    share = (1 + 2 * t.epochs / record["train"]["epochs"]) / 3  # a third is not training
+    minutes = record["seconds"] * share * gauge() / record["gauge"] / 60
+    return f"{what}: about {max(1, round(minutes))} min here"
+
+
+def outcome(
+    job: Job,  # Done
+) -> str:  # A few lines
+    "Where the files of a finished run lie, and what it found."
+    record = _record(job.out, job.name) or _record(None, job.name)
+    lines = [f"weights, log and record: {shown(job.out)}"]
+    if record is not None:
+        lines += [findings(record, control_of(job)).replace("**", "")]
+    return "\n".join(lines)
