@@ -22,7 +22,7 @@ from sar_repro.core import (
     order_rng,
     shown,
 )
-from ..data import load_dataset, to_float, to_uint8
+from ..data import ImageSet, load_dataset, to_float, to_uint8
 from sar_repro.engine.files import (
     load_checkpoint,
     load_facts,
@@ -42,13 +42,13 @@ from ..evaluate import compare
 from ..posterior import picture_likelihood
 from ..scale_ar import FlexVAR, by_scale, generate, sample
 from ..strategies import get_loss
-from ..tokenizer import TokenData, next_inputs, reconstruct
+from ..tokenizer import FlexVAE, TokenData, next_inputs, reconstruct
 from ..train import heldout_loss, lr_at, param_groups
 
 # %% auto #0
-__all__ = ['EPOCHS', 'FORK', 'ARMS', 'FRESH', 'WAYS', 'GUIDES', 'recipe', 'Fork', 'steps', 'optimizer', 'trunk', 'file_name',
-           'tail', 'classifier', 'Judge', 'student_kl', 'judged', 'likelihoods', 'gate', 'study', 'fork_table',
-           'fork_verdict', 'picture_rows']
+__all__ = ['EPOCHS', 'FORK', 'ARMS', 'FRESH', 'WAYS', 'GUIDES', 'recipe', 'Fork', 'image_tokens', 'steps', 'optimizer', 'trunk',
+           'file_name', 'tail', 'classifier', 'Judge', 'student_kl', 'judged', 'likelihoods', 'gate', 'study',
+           'fork_table', 'fork_verdict', 'picture_rows']
 
 # %% ../../nbs/89c_fork_study.ipynb #38fb7906
 EPOCHS, FORK = 18, 17  # of the whole schedule, and where it forks
@@ -75,7 +75,9 @@ class Fork:
         folder=None,  # Where it trains; None = runs/fork
         records=None,  # Where records go; None = results/fork
         tokenizer=None,  # Weights; None = those of the size
+        pyramid: str = "latent",  # Of latents, as in FlexVAR, or of pictures: see `image_tokens`
     ):
+        check_choice("pyramid", pyramid, ("latent", "image"))
         self.size, self.dataset, self.limit = get_size(size), dataset, limit
         self.schedule = schedule
         self.folder = Path(folder or WORK / "runs/fork")
@@ -85,9 +87,30 @@ class Fork:
         self.images, self.test = load("train"), load("test")
         tokens = lambda d: TokenData(self.vae, d, self.size.model.scales, WORK / "cache", "fp32")
         self.data, self.held = tokens(self.images), tokens(self.test)
+        if pyramid == "image":
+            for data, images in ((self.data, self.images), (self.held, self.test)):
+                data.tokens = image_tokens(self.vae, images, data.scales)
 
     def path(self, start, arm=None):  # folder of a trunk, or of an arm
         return self.folder / f"start{start}" / (arm or "trunk")
+
+
+@torch.no_grad()
+def image_tokens(
+    vae: FlexVAE,  # The tokenizer
+    images: ImageSet,  # Pictures
+    scales: tuple,  # Side lengths
+) -> torch.Tensor:  # int16 (N, 2, L), of the pictures and of their mirror images
+    "A pyramid of pictures: each is made smaller first, and the small one encoded, by itself."
+    side, parts = vae.cfg.factor, []
+    for ids in progress(torch.arange(len(images)).split(256), "image pyramids"):
+        x, both = to_float(images.batch(ids)), []
+        for v in (x, x.flip(-1)):
+            small = (F.interpolate(v, size=(p * side, p * side), mode="area") for p in scales)
+            codes = [vae.tokenize(vae.encode(s), (p,)) for p, s in zip(scales, small)]
+            both.append(torch.cat(codes, 1))
+        parts.append(torch.stack(both, 1).short())
+    return torch.cat(parts)
 
 # %% ../../nbs/89c_fork_study.ipynb #d17ddf07
 @torch.enable_grad()  # it may be asked for in the midst of a measurement
