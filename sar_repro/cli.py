@@ -701,7 +701,8 @@ def class_labels(
     return [find(c) for c in parts]
 
 # %% ../nbs/90_cli.ipynb #0af3ab00
-SIZES_SAID, DATA_SAID = "tiny, small, d16, d20 or d24", "Where the data set lies; default data/."
+SIZES_SAID = "mini, tiny, medium, small, d16, d20 or d24"
+DATA_SAID = "Where the data set lies; default data/."
 Checkpoint = Annotated[
     Optional[Path],
     typer.Argument(help="Weights (.safetensors); default the shipped ones of the size."),
@@ -876,7 +877,7 @@ def _by_protocol(reference, n, samples, how):  # record (None on all processes b
 @app.command()
 def new(
     folder: Annotated[Path, typer.Argument(help="Pictures, a folder a class.")],
-    size: _option(str, help="mini (16x16), tiny (32x32) or small (64x64).") = "tiny",
+    size: _option(str, help="mini (16 pixels), tiny (32), medium (48) or small (64).") = "tiny",
     out: _option(Optional[Path], help="Where all of it goes; default runs/new-FOLDER.") = None,
     seed: _option(int, help="Seed of every training and of the samples.") = 0,
     budget: _option(str, help="full, or smoke: a minute, to see that all works.") = "full",

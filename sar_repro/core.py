@@ -343,6 +343,11 @@ _mini = ModelConfig(
 )
 
 
+_medium = replace(
+    _tiny, depth=6, embed_dim=320, num_heads=5, scales=(1, 2, 3, 4, 6, 9, 12), pos_side=24
+)
+
+
 _small = replace(
     _tiny,
     depth=8,
@@ -371,6 +376,7 @@ _grey = "2 CPU cores: a whole training of 18 epochs of Fashion-MNIST in about 20
 SIZES = {
     "mini": Size("mini", 16, _mini_tok, _mini, 0.5, 0, 0.95, _grey, "fashion16", 3.1e-4),
     "tiny": Size("tiny", 32, _tiny_tok, _tiny, 1.5, 0, 0.85, _minutes),
+    "medium": Size("medium", 48, _tiny_tok, _medium, 1.5, 0, 0.9, "one GPU, minutes; CPU, hours"),
     "small": Size("small", 64, _small_tok, _small, 1.5, 0, 0.95, "one GPU, minutes; CPU, hours"),
     "d16": _published(16, 2.2),
     "d20": _published(20, 2.6),

@@ -34,7 +34,7 @@ def own_data(
     "Both parts, or one sentence about what is too few."
     if get_size(size).name in PUBLISHED:
         raise SarError(
-            f"size {size} is trained on ImageNet for weeks: expected mini, tiny or small"
+            f"size {size} is trained on ImageNet for weeks: expected mini, tiny, medium or small"
         )
     train, held = (
         load_dataset(str(folder), get_size(size).image_size, s) for s in ("train", "test")
@@ -147,7 +147,7 @@ def _report(out, facts, table, files):
 # %% ../../nbs/86b_own_pictures.ipynb #8cd272bf
 def own_pictures(
     folder,  # Pictures, a folder a class
-    size: str = "tiny",  # mini, tiny or small
+    size: str = "tiny",  # mini, tiny, medium or small
     out=None,  # Where all of it goes; None = runs/new-FOLDER
     seed: int = 0,  # Of every training and of the samples
     budget: str = "full",  # 'full', or 'smoke': a minute
