@@ -98,20 +98,22 @@ def edit(
     **how,  # `guidance`, `top_p`, `seed`, ... of `sample`
 ) -> torch.Tensor:  # uint8 (n, 3, S, S)
     "Draw the masked part of pictures anew; the rest stays, as well as the tokenizer can."
-    scales, side = fit_scales(scales, model.cfg), images.shape[-1]
-    if images.shape[-2:] != (scales[-1] * vae.cfg.factor,) * 2:
-        raise SarError(
-            f"the pictures are {side}x{images.shape[-2]}: this schedule draws"
-            f" {scales[-1] * vae.cfg.factor} pixels a side"
-        )
-    if redraw.shape != (len(images), side, side):
-        raise SarError(
-            f"the mask is {tuple(redraw.shape)}: expected {(len(images), side, side)}, as the"
-            " pictures"
-        )
+    scales = fit_scales(scales, model.cfg)
+    _check_sizes(images, redraw, scales[-1] * vae.cfg.factor)
     tokens, mask = known_tokens(vae, images, redraw, scales, share)
-    mask[:, : sum(p * p for p in scales[:start])] = True
+    if start:  # of the whole picture, what is under the mask included
+        own, _ = known_tokens(vae, images, torch.zeros_like(redraw), scales)
+        first = torch.arange(tokens.shape[1]) < sum(p * p for p in scales[:start])
+        tokens, mask = torch.where(first, own, tokens), mask | first
     return sample(model, vae, labels, scales=scales, known=(tokens, mask), **how)
+
+
+def _check_sizes(images, redraw, side):
+    n, _, h, w = images.shape
+    if (h, w) != (side, side):
+        raise SarError(f"the pictures are {w}x{h}: this schedule draws {side} pixels a side")
+    if redraw.shape != (n, side, side):
+        raise SarError(f"the mask is {tuple(redraw.shape)}: expected {(n, side, side)}")
 
 # %% ../nbs/11b_sampling.ipynb #24c1c29d
 def on_canvas(

@@ -39,7 +39,7 @@ from sar_repro.engine.kernels import (
 # %% auto #0
 __all__ = ['MAX_LOG_SCALE', 'MOST_TOKENS', 'RELEASED_SIDES', 'scale_index', 'causal_mask', 'SelfAttention', 'MLP', 'Block',
            'position_table', 'AdaHead', 'FlexVAR', 'unwrap', 'init_weights', 'token_loss', 'by_scale', 'generate',
-           'fit_scales', 'guide', 'group_size', 'sample']
+           'fit_scales', 'each_scale', 'guide', 'group_size', 'sample']
 
 # %% ../nbs/03_scale_ar.ipynb #fca8fee1
 def scale_index(
@@ -389,7 +389,12 @@ def fit_scales(
     return scales
 
 
-def _each(name, value, n):  # n checked numbers, from one or from a list
+def each_scale(
+    name: str,  # A name in `NUMBERS`
+    value,  # A number for all scales, or a list with one for each; None = 0
+    n: int,  # Scales
+) -> list:  # n numbers
+    "A setting scale by scale."
     several = isinstance(value, (list, tuple))
     values = list(value) if several else [value] * n
     if len(values) != n:
@@ -403,13 +408,15 @@ class _Settings:
     "What each scale is drawn with."
 
     def __init__(self, scales, guidance, top_k, top_p, form, max_side):
-        strengths, given = _each("guidance", guidance, len(scales)), [p > max_side for p in scales]
+        strengths, given = each_scale("guidance", guidance, len(scales)), [
+            p > max_side for p in scales
+        ]
         full = [True] * len(scales) if isinstance(guidance, (list, tuple)) else given
         self.scales, self.max_side = scales, max_side
         self.guided = any(g != (1.0 if form == "llamagen" else 0.0) for g in strengths)
         self.guidance = [(g, form, f) for g, f in zip(strengths, full)]
         self.top = list(
-            zip(_each("top_k", top_k, len(scales)), _each("top_p", top_p, len(scales)))
+            zip(each_scale("top_k", top_k, len(scales)), each_scale("top_p", top_p, len(scales)))
         )
 
 
@@ -433,7 +440,7 @@ def _checked_known(tokens, mask, shape, vocab):
     for name, t, kind in (("tokens", tokens, torch.int64), ("mask", mask, torch.bool)):
         if not torch.is_tensor(t) or t.dtype != kind or tuple(t.shape) != shape:
             found = f"{t.dtype} {tuple(t.shape)}" if torch.is_tensor(t) else in_short(t)
-            raise SarError(f"the known {name} are {found}: expected {kind} of shape {shape}")
+            raise SarError(f"known {name}: got {found}, expected {kind} of shape {shape}")
     if mask.any() and not 0 <= tokens[mask].min() <= tokens[mask].max() < vocab:
         raise SarError(f"the known tokens hold a code that is none of 0 to {vocab - 1}")
     return tokens, mask
