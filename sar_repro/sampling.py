@@ -61,17 +61,6 @@ def token_mask(
     return torch.cat([1 - part >= s - 1e-6 for part, s in zip(parts, needed)], 1)
 
 
-def _filled(x, hole):  # colours under the mask: means of known neighbours, from its border inwards
-    known, around = (~hole).float(), lambda t: F.avg_pool2d(t, 3, 1, 1)
-    x = x * known
-    for _ in range(2 * x.shape[-1]):
-        share = around(known)
-        new = (known == 0) & (share > 0)
-        x = torch.where(new, around(x) / share.clamp_min(1e-6), x)
-        known = known.masked_fill(new, 1)
-    return x
-
-
 @torch.no_grad()
 def known_tokens(
     vae: FlexVAE,  # The tokenizer
@@ -106,6 +95,17 @@ def edit(
         first = torch.arange(tokens.shape[1]) < sum(p * p for p in scales[:start])
         tokens, mask = torch.where(first, own, tokens), mask | first
     return sample(model, vae, labels, scales=scales, known=(tokens, mask), **how)
+
+# %% ../nbs/11b_sampling.ipynb #18d06773
+def _filled(x, hole):  # colours under the mask: means of known neighbours, from its border inwards
+    known, around = (~hole).float(), lambda t: F.avg_pool2d(t, 3, 1, 1)
+    x = x * known
+    for _ in range(2 * x.shape[-1]):
+        share = around(known)
+        new = (known == 0) & (share > 0)
+        x = torch.where(new, around(x) / share.clamp_min(1e-6), x)
+        known = known.masked_fill(new, 1)
+    return x
 
 
 def _check_sizes(images, redraw, side):

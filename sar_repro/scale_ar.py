@@ -299,18 +299,10 @@ class _Steps:
         y = torch.cat([labels, none]) if guided else labels
         self.model, self.book, self.scales, self.guided = model, book, scales, guided
         cond = model.class_emb(y.to(model.head.weight.device))
-        self.sizes, per_token = [p * p for p in scales], labels.ndim == 2
-        self.pos = model.positions(scales).split(self.sizes, 1)
-        self.caches = [KVCache(sum(self.sizes)) for _ in model.blocks]
-        sets = [cond[:, None], *model.modulations(cond)]
-        if per_token and labels.shape[1] != sum(self.sizes):
-            raise SarError(
-                f"the classes are {tuple(labels.shape)}, one a token: this schedule has"
-                f" {sum(self.sizes)} tokens"
-            )
-        if per_token:  # (B, L, .): each token is told its own
-            sets = [cond, *(m[:, 0] for m in sets[1:])]
-        self.sets = [m.split(self.sizes, 1) if per_token else [m] * len(scales) for m in sets]
+        sizes = [p * p for p in scales]
+        self.pos = model.positions(scales).split(sizes, 1)
+        self.caches = [KVCache(sum(sizes)) for _ in model.blocks]
+        self.sets = _class_sets(model, cond, sizes)
 
     def hidden(self, k, before):  # before (B, p^2): codes of scale k - 1, None at the first
         cond, *mods, _ = (m[k] for m in self.sets)
@@ -356,8 +348,7 @@ def generate(
     for k in range(len(scales)):
         h, (codes, mask) = net.hidden(k, tokens[-1] if tokens else None), given[k]
         if codes is None or mask is not None:
-            drawn = draw(net.logits(h, k, *how.guidance[k]), k)
-            codes = drawn if codes is None else torch.where(mask, codes, drawn)
+            codes = _around(codes, mask, draw(net.logits(h, k, *how.guidance[k]), k))
         tokens.append(codes)
     return torch.cat(tokens, 1)
 
@@ -434,6 +425,22 @@ def _given(model, labels, scales, prefix, known):
         if end <= prefix.shape[1]:
             parts[k] = (prefix[:, start:end].to(device), None)
     return parts
+
+
+def _around(codes, mask, drawn):  # what is drawn, but for known codes
+    return drawn if codes is None else torch.where(mask, codes, drawn)
+
+
+# what the class sets in each scale: itself, then of every block, then of the head
+def _class_sets(model, cond, sizes):  # cond (B, C), or (B, L, C): a class for every token
+    sets = [cond[:, None], *model.modulations(cond)]
+    if cond.ndim == 2:
+        return [[m] * len(sizes) for m in sets]
+    if cond.shape[1] != sum(sizes):
+        raise SarError(
+            f"a class for each of {cond.shape[1]} tokens was given, the schedule has {sum(sizes)}"
+        )
+    return [m.split(sizes, 1) for m in (cond, *(m[:, 0] for m in sets[1:]))]
 
 
 def _checked_known(tokens, mask, shape, vocab):
