@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['app', 'QUIET', 'NOTEBOOK', 'PARAM', 'ALL', 'STYLE', 'SIZES_SAID', 'DATA_SAID', 'Checkpoint', 'SizeName', 'FoundSize',
-           'Guidance', 'TopK', 'TopP', 'DataDir', 'Tokenizer', 'LARGEST_PICTURE', 'PROTOCOL', 'WRITTEN',
+           'Guidance', 'TopK', 'TopP', 'DataDir', 'Tokenizer', 'LARGEST_PICTURE', 'STEPS', 'SCALES', 'PIXELS', 'EDIT',
+           'MASK', 'FROM', 'GuidanceByScale', 'TopKByScale', 'TopPByScale', 'SizeOrPixels', 'PROTOCOL', 'WRITTEN',
            'REFERENCE_SAID', 'INCEPTION_SAID', 'TRAINED_SAID', 'AFTER', 'CONTROL', 'home', 'work', 'all_notebooks',
            'find_notebook', 'read_parameters', 'described', 'parse_value', 'check_parameters', 'join_pairs', 'about',
            'output_path', 'run', 'run_one', 'execute_copy', 'pipeline', 'stamp', 'time_left', 'as_html', 'fold_cells',
            'index_page', 'run_all', 'execute', 'shrink_pictures', 'execute_in_place', 'class_labels', 'size_of',
-           'sample', 'class_names', 'evaluate', 'new', 'diagnose', 'bench', 'parity', 'fetch', 'main']
+           'by_scale', 'wanted_schedule', 'wanted_edit', 'wanted_classes', 'sample', 'class_names', 'evaluate', 'new',
+           'diagnose', 'bench', 'parity', 'fetch', 'main']
 
 # %% ../nbs/90_cli.ipynb #9735667b
 import ast
@@ -734,53 +736,187 @@ def size_of(
 
     return find_size(checkpoint)
 
-# %% ../nbs/90_cli.ipynb #97d99c5f
-@app.command()
-def sample(
-    checkpoint: Checkpoint = None,
-    size: FoundSize = None,
-    classes: _option(
-        Optional[str], help="Names or numbers with commas between; default the first eight."
-    ) = None,
-    n: _option(int, min=1, help="Images of each class.") = 8,
-    guidance: Guidance = None,
-    top_k: TopK = None,
-    top_p: TopP = None,
-    seed: _option(int, help="Each image's own seed is made from this and its index.") = 0,
-    tokenizer: Tokenizer = None,
-    out: _option(Path, help="Picture to write, a row a class.") = Path("samples.png"),
-):
-    "Draw images and write them as one picture."
-    import torch
-    from sar_repro.engine.files import check_output, weights_path
-    from sar_repro.core import check_numbers, get_size
-    from sar_repro.engine.plots import save_grid
-    from sar_repro.engine.models import load_models
-    from sar_repro.scale_ar import sample as draw
+# %% ../nbs/90_cli.ipynb #513b8133
+STEPS = "Draw in so many steps, up to the trained side or that of --pixels."
+SCALES = "The schedule itself, as in 1,2,4,8."
+PIXELS = "Side of the pictures; `--size` with a number means the same. Default as trained."
+EDIT = "A picture to start from; with --mask, --from-scale or both. --classes says what is drawn."
+MASK = "As large as the picture of --edit; what is white in it is drawn anew."
+FROM = "First scale to draw, 1 being the coarsest: those before are the picture's own."
+_EACH = "one number, or one for each scale, as in 0,1,2; default the size's."
+_option_by_scale = lambda what, *names: _option(
+    Optional[str], *names, metavar="NUMBERS", help=f"{what}: {_EACH}"
+)
+GuidanceByScale = _option_by_scale("Strength (a list is taken as it is)", "--guidance", "--cfg")
+TopKByScale = _option_by_scale("Codes kept, 0 for all", "--top-k")
+TopPByScale = _option_by_scale("Nucleus, 0 for all", "--top-p")
+SizeOrPixels = _option(
+    Optional[str],
+    help=f"{SIZES_SAID}; default that of the checkpoint, or tiny. See --pixels, too.",
+)
 
-    check_output(out)
-    check_numbers(guidance=guidance, top_k=top_k, top_p=top_p, seed=seed)
-    size = size_of(checkpoint, size)
-    spec = get_size(size)
-    vae, model = load_models(size, checkpoint, tokenizer)
-    names = class_names(model.cfg.num_classes, checkpoint or weights_path(size, "model"))
+# %% ../nbs/90_cli.ipynb #7605197e
+def by_scale(
+    name: str,  # 'guidance', 'top_k' or 'top_p'
+    text: Optional[str],  # As typed: '2', or '0,1,2'; None = not given
+    usual,  # The size's own
+    n: int,  # Scales
+):  # A number, or a list of n
+    "What is typed for a setting that may differ from scale to scale."
+    from sar_repro.core import NUMBERS, check_number
+    from sar_repro.scale_ar import each_scale
+
+    def read(part):
+        try:
+            part = NUMBERS[name].kind(part)
+        except ValueError:
+            pass
+        return check_number(name, part, NUMBERS[name])
+
+    if text is None:
+        return usual
+    values = [read(part) for part in text.split(",")]
+    return each_scale(name, values, n) if len(values) > 1 else values[0]
+
+
+def wanted_schedule(
+    spec,  # A `Size`
+    steps: Optional[int],  # As typed
+    scales: Optional[str],  # As typed
+    pixels: Optional[int],  # As typed
+) -> tuple:
+    "The schedule that --steps, --scales and --pixels ask for."
+    from sar_repro.sampling import schedule
+    from sar_repro.scale_ar import fit_scales
+
+    if scales is None:
+        factor = spec.tokenizer.factor
+        if pixels is not None and (pixels < 1 or pixels % factor):
+            _fail(f"--pixels {pixels}: expected a multiple of {factor}, the side of a token")
+        last = None if pixels is None else pixels // factor
+        return schedule(spec.model, steps, last)
+    if steps is not None or pixels is not None:
+        _fail("--scales names the whole schedule: leave --steps and --pixels out, or --scales")
+    try:
+        sides = [int(p) for p in scales.split(",")]
+    except ValueError:
+        own = ",".join(map(str, spec.model.scales))
+        _fail(f"--scales {scales!r}: expected whole numbers with commas between, as in {own}")
+    return fit_scales(sides, spec.model)
+
+# %% ../nbs/90_cli.ipynb #c1694c36
+def wanted_edit(
+    spec,  # A `Size`
+    scales: tuple,  # The schedule
+    picture: Optional[Path],  # --edit
+    mask: Optional[Path],  # --mask
+    from_scale: Optional[int],  # --from-scale
+):  # None, or a picture, where it is to be redrawn, and the first scale that is drawn
+    "What --edit, --mask and --from-scale ask for."
+    from sar_repro.core import Number, check_number
+    from sar_repro.sampling import read_edit
+
+    if picture is None:
+        for name, given in (("--mask", mask), ("--from-scale", from_scale)):
+            if given is not None:
+                _fail(f"{name} needs --edit PICTURE, the picture that it is about")
+        return None
+    if mask is None and from_scale is None:
+        _fail(
+            "--edit needs --mask PICTURE (what is white is drawn anew), --from-scale K (maps from"
+            " K on are drawn), or both"
+        )
+    first = 1 if from_scale is None else from_scale
+    first = check_number("--from-scale", first, Number(int, 1, len(scales)))
+    image, redraw = read_edit(picture, mask, scales[-1] * spec.tokenizer.factor)
+    return image, redraw | (mask is None), first - 1
+
+
+def wanted_classes(
+    classes: Optional[str],  # As typed
+    count: int,  # Classes of the model
+    weights: Path,  # Its file
+    n: int,  # Pictures of each
+) -> list:  # Indices
+    "Classes to draw, the first eight where none is named."
+    names = class_names(count, weights)
     labels = list(range(min(8, len(names)))) if classes is None else class_labels(classes, names)
     if n * len(labels) > LARGEST_PICTURE:
         _fail(
             f"{n:,} images of {len(labels)} classes do not fit into one picture: expected at most"
             f" {LARGEST_PICTURE // len(labels):,} of each"
         )
-    images = draw(
-        model,
-        vae,
-        torch.tensor(labels).repeat_interleave(n),
-        seed=seed,
-        guidance=spec.guidance if guidance is None else guidance,
-        top_k=spec.top_k if top_k is None else top_k,
-        top_p=spec.top_p if top_p is None else top_p,
-    )
+    return labels
+
+
+def _classes_told(weights):  # class count in the header of weights, before they are read; or None
+    from sar_repro.engine.files import load_facts
+
+    config = load_facts(weights).get("config")
+    count = config.get("num_classes") if isinstance(config, dict) else None
+    return count if type(count) is int and 0 < count <= 100_000 else None
+
+# %% ../nbs/90_cli.ipynb #97d99c5f
+@app.command()
+def sample(
+    checkpoint: Checkpoint = None,
+    size: SizeOrPixels = None,
+    classes: _option(
+        Optional[str], help="Names or numbers with commas between; default the first eight."
+    ) = None,
+    n: _option(int, min=1, help="Images of each class.") = 8,
+    guidance: GuidanceByScale = None,
+    top_k: TopKByScale = None,
+    top_p: TopPByScale = None,
+    steps: _option(Optional[int], help=STEPS) = None,
+    scales: _option(Optional[str], metavar="SIDES", help=SCALES) = None,
+    pixels: _option(Optional[int], help=PIXELS) = None,
+    edit: _option(Optional[Path], metavar="PICTURE", help=EDIT) = None,
+    mask: _option(Optional[Path], metavar="PICTURE", help=MASK) = None,
+    from_scale: _option(Optional[int], metavar="K", help=FROM) = None,
+    seed: _option(int, help="Each image's own seed is made from this and its index.") = 0,
+    tokenizer: Tokenizer = None,
+    out: _option(Path, help="Picture to write, a row a class.") = Path("samples.png"),
+):
+    "Draw images and write them as one picture."
+    from sar_repro.core import check_numbers, get_size
+    from sar_repro.engine.files import check_output, weights_path
+    from sar_repro.engine.models import load_models
+    from sar_repro.engine.plots import save_grid
+
+    check_output(out)
+    check_numbers(seed=seed)
+    if size and size.isdigit():
+        if pixels is not None:
+            _fail(f"--size {size} and --pixels {pixels} both say how large: give one")
+        size, pixels = None, int(size)
+    spec = get_size(size_of(checkpoint, size))
+    sides = wanted_schedule(spec, steps, scales, pixels)
+    how = dict(scales=sides, seed=seed)
+    for name, text in (("guidance", guidance), ("top_k", top_k), ("top_p", top_p)):
+        how[name] = by_scale(name, text, getattr(spec, name), len(sides))
+    given = wanted_edit(spec, sides, edit, mask, from_scale)
+    weights = checkpoint or weights_path(spec.name, "model")
+    if count := _classes_told(weights):
+        wanted_classes(classes, count, weights, n)
+    vae, model = load_models(spec.name, checkpoint, tokenizer)
+    labels = wanted_classes(classes, model.cfg.num_classes, weights, n)
+    images = _drawn(model, vae, labels, n, given, how)
     save_grid(out, images, n)
     typer.echo(f"{len(images)} images of {len(labels)} classes: {_near(out)}")
+
+
+def _drawn(model, vae, labels, n, given, how):  # n pictures of each class, or changes of one
+    import torch
+    from sar_repro.sampling import edit
+    from sar_repro.scale_ar import sample as draw
+
+    y = torch.tensor(labels).repeat_interleave(n)
+    if given is None:
+        return draw(model, vae, y, **how)
+    image, redraw, start = given
+    both = (t.expand(len(y), *t.shape[1:]) for t in (image, redraw))
+    return edit(model, vae, *both, y, start=start, **how)
 
 # %% ../nbs/90_cli.ipynb #80253eaa
 def class_names(

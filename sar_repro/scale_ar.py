@@ -8,10 +8,19 @@ import math
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
+from dataclasses import replace
 from functools import lru_cache
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from .core import ModelConfig, SarError, check_numbers, index_uniform
+from sar_repro.core import (
+    NUMBERS,
+    ModelConfig,
+    Number,
+    SarError,
+    check_number,
+    in_short,
+    index_uniform,
+)
 from .engine.machine import autocast, can_compile
 from .engine.plots import progress
 from .data import to_uint8
@@ -28,9 +37,9 @@ from sar_repro.engine.kernels import (
 )
 
 # %% auto #0
-__all__ = ['MAX_LOG_SCALE', 'RELEASED_SIDES', 'scale_index', 'causal_mask', 'SelfAttention', 'MLP', 'Block', 'position_table',
-           'AdaHead', 'FlexVAR', 'unwrap', 'init_weights', 'token_loss', 'by_scale', 'generate', 'guide', 'group_size',
-           'sample']
+__all__ = ['MAX_LOG_SCALE', 'MOST_TOKENS', 'RELEASED_SIDES', 'scale_index', 'causal_mask', 'SelfAttention', 'MLP', 'Block',
+           'position_table', 'AdaHead', 'FlexVAR', 'unwrap', 'init_weights', 'token_loss', 'by_scale', 'generate',
+           'fit_scales', 'each_scale', 'guide', 'group_size', 'sample']
 
 # %% ../nbs/03_scale_ar.ipynb #fca8fee1
 def scale_index(
@@ -289,21 +298,24 @@ class _Steps:
         none = torch.full_like(labels, model.cfg.num_classes)
         y = torch.cat([labels, none]) if guided else labels
         self.model, self.book, self.scales, self.guided = model, book, scales, guided
-        self.cond = model.class_emb(y.to(model.head.weight.device))
-        self.pos = model.positions(scales).split([p * p for p in scales], 1)
-        self.caches = [KVCache(sum(p * p for p in scales)) for _ in model.blocks]
-        *self.mods, self.of_head = model.modulations(self.cond)
+        cond = model.class_emb(y.to(model.head.weight.device))
+        sizes = [p * p for p in scales]
+        self.pos = model.positions(scales).split(sizes, 1)
+        self.caches = [KVCache(sum(sizes)) for _ in model.blocks]
+        self.sets = _class_sets(model, cond, sizes)
 
     def hidden(self, k, before):  # before (B, p^2): codes of scale k - 1, None at the first
-        x = self.cond[:, None] + self.model.pos_start
-        if before is not None:
+        cond, *mods, _ = (m[k] for m in self.sets)
+        if before is None:
+            x = cond + self.model.pos_start
+        else:
             codes = upsample_codes(self.book.lookup(before), *self.scales[k - 1 : k + 1])
             x = self.model.word_embed(codes)
             x = x.repeat(2, 1, 1) if self.guided else x
-        return self.model.trunk(x + self.pos[k], self.cond, caches=self.caches, mods=self.mods)
+        return self.model.trunk(x + self.pos[k], None, caches=self.caches, mods=mods)
 
     def logits(self, h, k, *how):  # guided before the head, whose logits are many
-        h = self.model.head_nm(h, self.cond, self.of_head)
+        h = self.model.head_nm(h, None, self.sets[-1][k])
         if self.guided:
             cond, uncond = h.float().chunk(2)
             h = guide(cond, uncond, how[0], k, len(self.scales), *how[1:])
@@ -314,31 +326,131 @@ class _Steps:
 def generate(
     model: FlexVAR,  # In evaluation mode
     book,  # `Codebook` of the tokenizer
-    labels: torch.Tensor,  # int64 (B,)
-    guidance: float = 0.0,  # Strength (0 = none)
-    top_k: int = 0,  # See `filter_logits`
-    top_p: float = 0.0,  # See `filter_logits`
+    labels: torch.Tensor,  # int64 (B,); or (B, L), a class for every token
+    guidance: float = 0.0,  # Strength (0 = none); a list: of each scale, as it is
+    top_k: int = 0,  # See `filter_logits`; a number, or a list with one for each scale
+    top_p: float = 0.0,  # The same
     seed: int = 0,  # Seed of the per-sample noise; None = greedy
     index=None,  # Sample indices (B,); None = 0..B-1
     scales: tuple = None,  # Schedule; None = the model's
     form: str = "var",  # Guidance form, see `guide`
     prefix: torch.Tensor = None,  # int64 (B, l): first scales that are given, not drawn
+    known: tuple = None,  # int64 (B, L), bool (B, L): tokens, and which of them are not drawn
     released_seed=None,  # Draw as the released code does: an int, or 'greedy'
     max_side: int = 16,  # Above it guidance is at full strength (and the released code greedy)
 ) -> torch.Tensor:  # int64 (B, L)
     "Draw all scales, coarse to fine."
-    check_numbers(guidance=guidance, top_k=top_k, top_p=top_p)
-    scales, tokens, at = tuple(scales or model.cfg.scales), [], 0
-    guided = released_seed is not None or guidance != (1.0 if form == "llamagen" else 0.0)
-    net = _Steps(model, book, labels, scales, guided)
-    draw = _drawer(net, seed, index, top_k, top_p, released_seed, max_side)
-    for k, p in enumerate(scales):
-        h = net.hidden(k, tokens[-1] if tokens else None)
-        span, at = slice(at, at + p * p), at + p * p
-        own = prefix is None or prefix.shape[1] < at
-        logits = net.logits(h, k, guidance, form, p > max_side) if own else None
-        tokens.append(draw(logits, p, span) if own else prefix[:, span].to(h.device))
+    scales, tokens = fit_scales(scales, model.cfg), []
+    how = _Settings(scales, guidance, top_k, top_p, form, max_side)
+    given = _given(model, labels, scales, prefix, known)
+    net = _Steps(model, book, labels, scales, released_seed is not None or how.guided)
+    draw = _drawer(net, how, seed, index, released_seed)
+    for k in range(len(scales)):
+        h, (codes, mask) = net.hidden(k, tokens[-1] if tokens else None), given[k]
+        if codes is None or mask is not None:
+            codes = _around(codes, mask, draw(net.logits(h, k, *how.guidance[k]), k))
+        tokens.append(codes)
     return torch.cat(tokens, 1)
+
+# %% ../nbs/03_scale_ar.ipynb #9483930d
+MOST_TOKENS = 4096  # of one schedule: caches and attention of more fit no usual machine
+
+
+def fit_scales(
+    scales,  # Sides, coarse to fine; None = the model's own
+    cfg: ModelConfig,  # Sizes of the model
+) -> tuple:
+    "A schedule that the model can follow, or one sentence that says why it cannot."
+    if scales is None or isinstance(scales, tuple) and scales == tuple(cfg.scales):
+        return tuple(cfg.scales)
+    if not isinstance(scales, (list, tuple)) or not scales:
+        raise SarError(f"the schedule is {in_short(scales)}: expected sides as in (1, 2, 4)")
+    scales = tuple(check_number("a side of the schedule", p, Number(int, 1)) for p in scales)
+    said, first, total = ", ".join(map(str, scales)), cfg.scales[0], sum(p * p for p in scales)
+    said = f"the schedule {said if len(said) <= 60 else said[:40] + '...'}"
+    if any(p >= q for p, q in zip(scales, scales[1:])):
+        raise SarError(f"{said} does not rise: expected each side above the one before it")
+    if scales[0] != first:
+        raise SarError(f"{said} starts at side {scales[0]}: this model starts at {first}")
+    if scales[-1] > cfg.pos_side:
+        table = f"this model's table of positions has side {cfg.pos_side}"
+        raise SarError(f"{said} ends at side {scales[-1]}: {table}, expected at most that")
+    if total > MOST_TOKENS:
+        raise SarError(f"{said} has {total:,} tokens: expected at most {MOST_TOKENS:,}")
+    return scales
+
+
+def each_scale(
+    name: str,  # A name in `NUMBERS`
+    value,  # A number for all scales, or a list with one for each; None = 0
+    n: int,  # Scales
+) -> list:  # n numbers
+    "A setting scale by scale."
+    several = isinstance(value, (list, tuple))
+    values = list(value) if several else [value] * n
+    if len(values) != n:
+        raise SarError(
+            f"{name} has {len(values)} values for {n} scales: expected one number, or one for each"
+        )
+    return [0 if v is None else check_number(name, v, NUMBERS[name]) for v in values]
+
+
+class _Settings:
+    "What each scale is drawn with."
+
+    def __init__(self, scales, guidance, top_k, top_p, form, max_side):
+        strengths, given = each_scale("guidance", guidance, len(scales)), [
+            p > max_side for p in scales
+        ]
+        full = [True] * len(scales) if isinstance(guidance, (list, tuple)) else given
+        self.scales, self.max_side = scales, max_side
+        self.guided = any(g != (1.0 if form == "llamagen" else 0.0) for g in strengths)
+        self.guidance = [(g, form, f) for g, f in zip(strengths, full)]
+        self.top = list(
+            zip(each_scale("top_k", top_k, len(scales)), each_scale("top_p", top_p, len(scales)))
+        )
+
+
+# for each scale codes and where they stand; both None: all are drawn; mask None: none is
+def _given(model, labels, scales, prefix, known):
+    parts, end, device = [(None, None)] * len(scales), 0, model.head.weight.device
+    if known is not None:
+        shape = len(labels), sum(p * p for p in scales)
+        pair = _checked_known(*known, shape, model.cfg.vocab_size)
+        for k, (t, m) in enumerate(zip(*(split_scales(x, scales) for x in pair))):
+            if m.any():
+                parts[k] = (t.to(device), None if m.all() else m.to(device))
+    for k, p in enumerate(scales) if prefix is not None else ():
+        start, end = end, end + p * p
+        if end <= prefix.shape[1]:
+            parts[k] = (prefix[:, start:end].to(device), None)
+    return parts
+
+
+def _around(codes, mask, drawn):  # what is drawn, but for known codes
+    return drawn if codes is None else torch.where(mask, codes, drawn)
+
+
+# what the class sets in each scale: itself, then of every block, then of the head
+def _class_sets(model, cond, sizes):  # cond (B, C), or (B, L, C): a class for every token
+    sets = [cond[:, None], *model.modulations(cond)]
+    if cond.ndim == 2:
+        return [[m] * len(sizes) for m in sets]
+    if cond.shape[1] != sum(sizes):
+        raise SarError(
+            f"a class for each of {cond.shape[1]} tokens was given, the schedule has {sum(sizes)}"
+        )
+    return [m.split(sizes, 1) for m in (cond, *(m[:, 0] for m in sets[1:]))]
+
+
+def _checked_known(tokens, mask, shape, vocab):
+    for name, t, kind in (("tokens", tokens, torch.int64), ("mask", mask, torch.bool)):
+        if not torch.is_tensor(t) or t.dtype != kind or tuple(t.shape) != shape:
+            found = f"{t.dtype} {tuple(t.shape)}" if torch.is_tensor(t) else in_short(t)
+            raise SarError(f"known {name}: got {found}, expected {kind} of shape {shape}")
+    if mask.any() and not 0 <= tokens[mask].min() <= tokens[mask].max() < vocab:
+        raise SarError(f"the known tokens hold a code that is none of 0 to {vocab - 1}")
+    return tokens, mask
 
 # %% ../nbs/03_scale_ar.ipynb #4e74e5be
 def guide(
@@ -359,20 +471,22 @@ def guide(
     return (1 + t) * cond - t * uncond
 
 
-def _drawer(net, seed, index, top_k, top_p, released_seed, max_side):
-    "A function (logits of a scale, its side, its place in the sequence) -> codes."
+def _drawer(net, how, seed, index, released_seed):
+    "A function (logits of a scale, its index) -> codes."
+    scales, sizes = how.scales, [p * p for p in how.scales]
     if released_seed is not None:
         rng = (
             torch.Generator().manual_seed(released_seed)
             if isinstance(released_seed, int)
             else None
         )
-        return lambda logits, p, span: _released_draw(logits, p, max_side, top_k, top_p, rng)
+        return lambda logits, k: _released_draw(logits, scales[k], how.max_side, *how.top[k], rng)
     if seed is None:
-        return lambda logits, p, span: pick(logits)
-    B, L = len(net.cond) // (1 + net.guided), sum(p * p for p in net.scales)
-    noise = index_uniform(seed, range(B) if index is None else index, L).to(net.cond.device)
-    return lambda logits, p, span: pick(logits, noise[:, span], top_k, top_p)
+        return lambda logits, k: pick(logits)
+    B = len(net.sets[0][0]) // (1 + net.guided)
+    noise = index_uniform(seed, range(B) if index is None else index, sum(sizes))
+    noise = noise.to(net.pos[0].device).split(sizes, 1)
+    return lambda logits, k: pick(logits, noise[k], *how.top[k])
 
 
 # the released sampler is greedy at any other side
@@ -403,26 +517,33 @@ def group_size(
 def sample(
     model: FlexVAR,  # The model
     vae: FlexVAE,  # Its tokenizer
-    labels: torch.Tensor,  # int64 (n,)
+    labels: torch.Tensor,  # int64 (n,); or (n, L), a class for every token
     seed: int = 0,  # Seed of the per-sample noise
     # Pictures at a time; None = `group_size`. The noise does not depend on it, rounding does (more
     # so in bf16)
     batch_size: int = None,
     precision: str = "auto",  # 'bf16', 'fp32' or 'auto'
     first: int = 0,  # Index of the first sample
+    scales: tuple = None,  # Schedule; None = the model's
+    prefix: torch.Tensor = None,  # int64 (n, l), see `generate`
+    known: tuple = None,  # int64 (n, L) and bool (n, L), see `generate`
     **kwargs,  # `guidance`, `top_k`, `top_p`, ... of `generate`
-) -> torch.Tensor:  # uint8 (n, 3, H, W)
+) -> torch.Tensor:  # uint8 (n, 3, H, W), H and W those of the last scale
     "Draw pictures of the given classes."
-    device, out, batch_size = model.head.weight.device, [], batch_size or group_size(model.cfg)
-    last = tuple(kwargs.get("scales") or model.cfg.scales)[-1]
+    scales = fit_scales(scales, model.cfg)
+    device, out = model.head.weight.device, []
+    most = min(group_size(model.cfg), group_size(replace(model.cfg, scales=scales)))
+    batch_size, last = batch_size or most, scales[-1] ** 2
     with autocast(device, precision), cast_weights(model, vae.decoder, vae.post_quant_conv):
         for i in progress(range(0, len(labels), batch_size), "sampling"):
-            part = labels[i : i + batch_size]
             # one shape, one way of rounding
-            pad = batch_size - len(part) if len(labels) > batch_size else 0
-            y = torch.cat([part, part[-1:].expand(pad)]).to(device)
-            index = range(first + i, first + i + len(y))
-            tokens = generate(model, vae.quantize, y, seed=seed, index=index, **kwargs)
-            pictures = vae.decode(tokens[: len(part), -(last**2) :]).float()
+            part = range(i, i + batch_size if len(labels) > batch_size else len(labels))
+            rows = torch.tensor(part).clamp_max(len(labels) - 1)
+            y, index = labels[rows].to(device), [first + j for j in part]
+            given = dict(prefix=None if prefix is None else prefix[rows])
+            given["known"] = None if known is None else tuple(t[rows] for t in known)
+            how = dict(seed=seed, index=index, scales=scales)
+            tokens = generate(model, vae.quantize, y, **how, **given, **kwargs)
+            pictures = vae.decode(tokens[: len(labels) - i, -last:]).float()
             out.append(to_uint8(pictures.cpu()))
     return torch.cat(out)

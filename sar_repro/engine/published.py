@@ -27,13 +27,14 @@ from .metrics import feature_extractor, image_features
 from .models import load_models
 from ..evaluate import balanced_labels, compare, inception_score
 from .shards import sample_shards
+from ..scale_ar import FlexVAR
 
 # %% auto #0
-__all__ = ['ADM_REFERENCE', 'ADM_URL', 'INCEPTION', 'INCEPTION_URL', 'PRETRAINED', 'RECIPES', 'QUOTED', 'imagenet_folder',
-           'requirements', 'find_inception', 'reference_path', 'regime', 'banner', 'published_recipe', 'with_recipe',
-           'recipe_table', 'fitting_micro_batch', 'RealPictures', 'load_reference', 'make_reference_stats',
-           'paper_reference', 'judge', 'base_record', 'known_base', 'beside_published', 'paper_table', 'protocol_of',
-           'method_of', 'evaluate_published']
+__all__ = ['ADM_REFERENCE', 'ADM_URL', 'INCEPTION', 'INCEPTION_URL', 'PRETRAINED', 'RECIPES', 'QUOTED', 'SCHEDULE_QUOTED',
+           'OTHERS', 'imagenet_folder', 'requirements', 'find_inception', 'reference_path', 'regime', 'banner',
+           'published_recipe', 'with_recipe', 'recipe_table', 'fitting_micro_batch', 'RealPictures', 'load_reference',
+           'make_reference_stats', 'paper_reference', 'judge', 'base_record', 'known_base', 'beside_published',
+           'paper_table', 'comparison_table', 'protocol_of', 'method_of', 'evaluate_published']
 
 # %% ../../nbs/87a_published.ipynb #9cc22054
 def imagenet_folder(
@@ -483,6 +484,77 @@ def _measured(size, method, folder):  # the newest record of the published proto
     how = f"guidance {r['guidance']}, top_k {r['top_k']}, top_p {r['top_p']}"
     settings = f"{how}, against {r['reference']}, commit {r.get('commit', '?')}"
     return dict(status="measured", FID=r["FID"], IS=r["IS"], N=r["n"], settings=settings)
+
+# %% ../../nbs/87a_published.ipynb #d51e4da8
+SCHEDULE_QUOTED = ((10, 2.21), (13, 2.08))  # steps and FID of FlexVAR-d24, arXiv 2502.20313
+
+_OF_VAR, _VAR = "arXiv 2404.02905, table 1", "github.com/FoundationVision/VAR, README"
+_GUIDED, _MAR = "github.com/openai/guided-diffusion", "github.com/LTH14/mar, README"
+_LLAMA = "github.com/FoundationVision/LlamaGen, README (24x24 tokens, one a step)"
+OTHERS = (  # model, kind, parameters, steps, FID, IS, source; None where the source does not say
+    ("ADM-G", "diffusion", None, None, 4.59, None, "arXiv 2105.05233, abstract"),
+    ("ADM-G, upsampled", "diffusion", None, None, 3.94, 215.8, f"{_GUIDED}, evaluations/README"),
+    ("LDM-4-G", "diffusion", "400M", 250, 3.60, 247.7, _OF_VAR),
+    ("DiT-XL/2", "diffusion", "675M", 250, 2.27, 278.2, _OF_VAR),
+    ("MaskGIT", "masked", "227M", 8, 6.18, 182.1, _OF_VAR),
+    ("MAR-B", "masked, continuous", "208M", 256, 2.31, 281.7, _MAR),
+    ("MAR-L", "masked, continuous", "479M", 256, 1.78, 296.0, _MAR),
+    ("MAR-H", "masked, continuous", "943M", 256, 1.55, 303.7, _MAR),
+    ("LlamaGen-L", "next token", "343M", 576, 3.07, None, _LLAMA),
+    ("LlamaGen-XL", "next token", "775M", 576, 2.62, None, _LLAMA),
+    ("LlamaGen-XXL", "next token", "1.4B", 576, 2.34, None, _LLAMA),
+    ("LlamaGen-3B", "next token", "3.1B", 576, 2.18, None, _LLAMA),
+    ("VAR-d16", "next scale", "310M", 10, 3.55, None, _VAR),
+    ("VAR-d20", "next scale", "600M", 10, 2.95, None, _VAR),
+    ("VAR-d24", "next scale", "1.0B", 10, 2.33, None, _VAR),
+    ("VAR-d30", "next scale", "2.0B", 10, 1.97, None, _VAR),
+)
+
+# %% ../../nbs/87a_published.ipynb #66d832bb
+def comparison_table(
+    results=None,  # Folder of result records; None = results/
+) -> pd.DataFrame:  # Rows (model, status): kind, params, steps, FID, IS, source
+    "Published numbers of ImageNet 256x256 with their sources, and what was measured here."
+    fields = ("model", "kind", "params", "steps", "FID", "IS", "source")
+    rows = [dict(zip(fields, other), status="quoted") for other in OTHERS]
+    folder, measured = Path(results or ROOT / "results"), []
+    for size, (params, _, base, sar, _) in QUOTED.items():
+        about = dict(kind="next scale", params=params, steps=len(get_size(size).model.scales))
+        for method, end, (fid, isc) in (("base", "", base), ("sar", " + SAR", sar)):
+            row = about | dict(model=f"FlexVAR-{size}{end}")
+            source = "arXiv 2512.06421, at equal epochs"
+            rows.append(row | dict(FID=fid, IS=isc, source=source, status="quoted"))
+            found = _measured(size, method, folder)
+            if "FID" in found:
+                measured.append(row | found | dict(source=f"results/: {found['settings']}"))
+    steps, fid = SCHEDULE_QUOTED[1]
+    more = dict(params=QUOTED["d24"][0], steps=steps, FID=fid, source="arXiv 2502.20313, abstract")
+    rows.append(
+        dict(model=f"FlexVAR-d24, {steps} steps", kind="next scale", status="quoted") | more
+    )
+    none = "no record by the published protocol: nobody has run it yet"
+    measured = measured or [dict(model="FlexVAR, FlexVAR + SAR", status="measured", source=none)]
+    table = pd.DataFrame(rows + measured + _own_rows(folder)).set_index(["model", "status"])
+    table["steps"] = table.steps.astype("Int64")
+    return table[list(fields[1:])].astype(object).fillna("")
+
+
+def _own_rows(folder):  # records of `07_train` at sizes of this project, which know no FID
+    kinds = dict(run=str, size=str, dataset=str, features=str, distances=list)
+    records = [(f, r) for f in sorted(folder.glob("*.json")) if (r := read_json(f, **kinds))]
+    rows = []
+    for f, r in records:
+        want = dict(pictures="after", against="held-out")
+        got = [d for d in r["distances"] if isinstance(d, dict) and want.items() <= d.items()]
+        if r["size"] in PUBLISHED or not got or r["features"] not in got[0]:
+            continue
+        cfg, network = get_size(r["size"]).model, r["features"]
+        with torch.device("meta"):
+            count = sum(p.numel() for p in FlexVAR(cfg).parameters())
+        source = f"results/{f.name}: {r['dataset']}, {network} {got[0][network]:.0f}, no FID"
+        about = dict(kind="next scale", params=f"{count / 1e6:.1f}M", steps=len(cfg.scales))
+        rows.append(about | dict(model=r["run"], status="measured", source=source))
+    return rows
 
 # %% ../../nbs/87a_published.ipynb #6c876b7e
 def protocol_of(
