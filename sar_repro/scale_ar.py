@@ -15,7 +15,7 @@ from .core import ModelConfig, SarError, check_numbers, index_uniform
 from .engine.machine import autocast, can_compile
 from .engine.plots import progress
 from .data import to_uint8
-from .tokenizer import FlexVAE, split_scales, upsample_codes
+from .tokenizer import FlexVAE, split_scales
 from sar_repro.engine.kernels import (
     KVCache,
     Prediction,
@@ -29,8 +29,8 @@ from sar_repro.engine.kernels import (
 
 # %% auto #0
 __all__ = ['MAX_LOG_SCALE', 'RELEASED_SIDES', 'scale_index', 'causal_mask', 'SelfAttention', 'MLP', 'Block', 'position_table',
-           'AdaHead', 'FlexVAR', 'unwrap', 'init_weights', 'token_loss', 'by_scale', 'generate', 'guide', 'group_size',
-           'sample']
+           'AdaHead', 'FlexVAR', 'unwrap', 'init_weights', 'token_loss', 'by_scale', 'mean_loss', 'given', 'counted',
+           'generate', 'guide', 'group_size', 'sample']
 
 # %% ../nbs/03_scale_ar.ipynb #fca8fee1
 def scale_index(
@@ -47,12 +47,15 @@ def causal_mask(
     scales: tuple,  # Side lengths
     device=torch.device("cpu"),  # Where to put it
     dtype=torch.float32,  # Added to attention scores, so it has their type
+    context: int = 0,  # Maps before its own that a token reads; 0 = all coarser ones
 ) -> torch.Tensor:  # (1, 1, L, L): 0 where a row may look, -inf where not
-    "Block-causal mask: a token sees its own and all coarser scales."
+    "Block-causal mask: a token sees its own and all coarser scales, or the last of them."
     s = scale_index(scales).to(device)
-    return torch.zeros(len(s), len(s), dtype=dtype, device=device).masked_fill(
-        s[:, None] < s[None, :], -torch.inf
-    )[None, None]
+    hidden = s[:, None] < s[None, :]
+    if context:  # a token's place holds the map before: it is the first; the class stays in sight
+        hidden |= (s[:, None] - s[None, :] >= context) & (s[None, :] > 0)
+    blank = torch.zeros(len(s), len(s), dtype=dtype, device=device)
+    return blank.masked_fill(hidden, -torch.inf)[None, None]
 
 # %% ../nbs/03_scale_ar.ipynb #f78712e3
 MAX_LOG_SCALE = math.log(100)
@@ -134,6 +137,9 @@ def position_table(
     return table[None]
 
 # %% ../nbs/03_scale_ar.ipynb #2d55e573
+RELEASED_SIDES = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 23, 24, 32)
+
+
 class AdaHead(nn.Module):
     "Layer norm with scale and shift from the class, before the classifier."
 
@@ -148,11 +154,13 @@ class AdaHead(nn.Module):
 class FlexVAR(nn.Module):
     "Scale-wise autoregressive transformer (FlexVAR; method of arXiv 2502.20313)."
 
+    drawn = ("pos_start",)  # starts as noise, as the layers do
+    sides = RELEASED_SIDES  # where the released sampler draws; at others it is greedy
+
     def __init__(self, cfg: ModelConfig):  # Sizes
         super().__init__()
         self.cfg, D = cfg, cfg.embed_dim
-        self.pos_start = nn.Parameter(torch.empty(1, cfg.scales[0] ** 2, D))
-        self.pos_1LC = nn.Parameter(position_table(D, cfg.pos_side))
+        self.add_positions(cfg)
         self.word_embed = nn.Linear(cfg.latent_channels, D)
         self.class_emb = nn.Embedding(cfg.num_classes + 1, D)
         self.blocks = nn.ModuleList(Block(cfg) for _ in range(cfg.depth))
@@ -161,12 +169,22 @@ class FlexVAR(nn.Module):
         self.recompute, self.compiled = False, None
         init_weights(self)
 
+    def add_positions(self, cfg):
+        self.pos_start = nn.Parameter(torch.empty(1, cfg.scales[0] ** 2, cfg.embed_dim))
+        self.pos_1LC = nn.Parameter(position_table(cfg.embed_dim, cfg.pos_side))
+
 # %% ../nbs/03_scale_ar.ipynb #7743db05
 @patch
 def positions(self: FlexVAR, scales) -> torch.Tensor:  # (1, L, C)
     "Position of every token: the table averaged down to each side."
     table, shrink = self.pos_1LC.float(), lambda t, p: F.interpolate(t, size=(p, p), mode="area")
     return torch.cat([shrink(table, p).flatten(2).mT for p in scales], 1)
+
+
+@patch
+def mask(self: FlexVAR, scales, device) -> torch.Tensor:  # (1, 1, L, L)
+    "Who sees whom."
+    return causal_mask(scales, device, context=self.cfg.context)
 
 
 @patch
@@ -186,7 +204,7 @@ def forward(self: FlexVAR, labels, inputs, scales=None, start=True, keep=None, l
     scales = tuple(scales or self.cfg.scales)
     cond = self.class_emb(labels)
     x = self.embed(cond, inputs, scales, start)
-    x = self.trunk(x, cond, causal_mask(scales, cond.device), keep=keep)
+    x = self.trunk(x, cond, self.mask(scales, cond.device), keep=keep)
     prediction = Prediction(self.head_nm(x, cond), self.head)
     return prediction if lazy else prediction.logits()
 
@@ -249,7 +267,8 @@ def init_weights(
             nn.init.trunc_normal_(m.weight, std=std)
         if isinstance(m, nn.Linear) and m.bias is not None:
             m.bias.zero_()
-    nn.init.trunc_normal_(model.pos_start, std=std)
+    for name in model.drawn:
+        nn.init.trunc_normal_(getattr(model, name), std=std)
     model.head.weight.mul_(0.02)
     model.head_nm.ada_lin[1].weight.mul_(0.5)
     for b in model.blocks:
@@ -277,9 +296,35 @@ def token_loss(
 def by_scale(
     values: torch.Tensor,  # (B, L) one number a token
     scales: tuple,  # Side lengths
+    counted: torch.Tensor = None,  # bool (B, L); None = all
 ) -> torch.Tensor:  # (N,)
     "Mean over batch and tokens of each scale."
-    return torch.stack([v.mean() for v in split_scales(values, scales)])
+    if counted is None:
+        return torch.stack([v.mean() for v in split_scales(values, scales)])
+    parts = zip(split_scales(values, scales), split_scales(counted, scales))
+    return torch.stack([(v * c).sum() / c.sum().clamp(min=1) for v, c in parts])
+
+
+def mean_loss(
+    values: torch.Tensor,  # (B, L) nats
+    counted: torch.Tensor = None,  # bool (B, L); None = all
+) -> torch.Tensor:  # scalar
+    "Mean over a picture's counted tokens, then over pictures."
+    if counted is None:
+        return values.mean()
+    return ((values * counted).sum(1) / counted.sum(1)).mean()
+
+
+def given(model, batch) -> dict:  # more arguments of `forward`
+    "What pass 1 is told beside its inputs: the first map, by a model that masks it (03b)."
+    own = getattr(unwrap(model), "given", None)
+    return own(batch) if own else {}
+
+
+def counted(model, batch):  # bool (B, L), or None for all
+    "The tokens that a loss counts: all, but where the first map is masked."
+    own = getattr(unwrap(model), "counted", None)
+    return own(batch) if own else None
 
 # %% ../nbs/03_scale_ar.ipynb #23f548da
 class _Steps:
@@ -293,21 +338,46 @@ class _Steps:
         self.pos = model.positions(scales).split([p * p for p in scales], 1)
         self.caches = [KVCache(sum(p * p for p in scales)) for _ in model.blocks]
         *self.mods, self.of_head = model.modulations(self.cond)
+        # a short context needs a mask; of all coarser maps nothing has to be hidden
+        self.mask = model.mask(scales, self.cond.device) if model.cfg.context else None
+        self.state, self.numbers = None, sum(p * p for p in scales)  # uniforms that it uses
 
-    def hidden(self, k, before):  # before (B, p^2): codes of scale k - 1, None at the first
-        x = self.cond[:, None] + self.model.pos_start
-        if before is not None:
-            codes = upsample_codes(self.book.lookup(before), *self.scales[k - 1 : k + 1])
-            x = self.model.word_embed(codes)
-            x = x.repeat(2, 1, 1) if self.guided else x
-        return self.model.trunk(x + self.pos[k], self.cond, caches=self.caches, mods=self.mods)
+    def begin(self, prefix, draw, guidance, form):  # first maps, where they are drawn otherwise
+        return prefix
 
-    def logits(self, h, k, *how):  # guided before the head, whose logits are many
+    def fed(self, k, before):  # before (B, p^2): codes of scale k - 1, None at the first
+        if before is None:
+            return self.cond[:, None] + self.model.pos_start
+        self.state, codes = self.book.step(self.state, before, k - 1, self.scales)
+        x = self.model.word_embed(codes)
+        return x.repeat(2, 1, 1) if self.guided else x
+
+    def hidden(self, k, before):
+        x, mask = self.fed(k, before) + self.pos[k], self.mask
+        if mask is not None:
+            end = sum(p * p for p in self.scales[: k + 1])
+            mask = mask[:, :, end - self.scales[k] ** 2 : end, :end]
+        return self.model.trunk(x, self.cond, mask, self.caches, mods=self.mods)
+
+    def logits(self, h, k, *how, of=None):  # guided before the head, whose logits are many
         h = self.model.head_nm(h, self.cond, self.of_head)
         if self.guided:
             cond, uncond = h.float().chunk(2)
-            h = guide(cond, uncond, how[0], k, len(self.scales), *how[1:])
+            h = self.model.guided(cond, uncond, how[0], k, of or len(self.scales), *how[1:])
         return self.model.head(h).float()
+
+
+# a base that samples otherwise has its own of these two
+@patch
+def steps(self: FlexVAR, book, labels, scales, guided, **first):
+    if first:
+        raise SarError(f"unknown setting {', '.join(first)} of a sample of base {self.cfg.base}")
+    return _Steps(self, book, labels, scales, guided)
+
+
+@patch
+def guided(self: FlexVAR, cond, uncond, guidance, k, n, form="var", full=False):
+    return guide(cond, uncond, guidance, k, n, form, full)
 
 # %% ../nbs/03_scale_ar.ipynb #9ef0011b
 @torch.no_grad()
@@ -325,13 +395,15 @@ def generate(
     prefix: torch.Tensor = None,  # int64 (B, l): first scales that are given, not drawn
     released_seed=None,  # Draw as the released code does: an int, or 'greedy'
     max_side: int = 16,  # Above it guidance is at full strength (and the released code greedy)
+    **first,  # How the hybrid (03b) draws its first map: `rounds`, `orders`
 ) -> torch.Tensor:  # int64 (B, L)
     "Draw all scales, coarse to fine."
     check_numbers(guidance=guidance, top_k=top_k, top_p=top_p)
     scales, tokens, at = tuple(scales or model.cfg.scales), [], 0
     guided = released_seed is not None or guidance != (1.0 if form == "llamagen" else 0.0)
-    net = _Steps(model, book, labels, scales, guided)
+    net = model.steps(book, labels, scales, guided, **first)
     draw = _drawer(net, seed, index, top_k, top_p, released_seed, max_side)
+    prefix = net.begin(prefix, draw, guidance, form)
     for k, p in enumerate(scales):
         h = net.hidden(k, tokens[-1] if tokens else None)
         span, at = slice(at, at + p * p), at + p * p
@@ -367,23 +439,22 @@ def _drawer(net, seed, index, top_k, top_p, released_seed, max_side):
             if isinstance(released_seed, int)
             else None
         )
-        return lambda logits, p, span: _released_draw(logits, p, max_side, top_k, top_p, rng)
+        sides = net.model.sides
+        greedy = lambda p: sides is not None and (p not in sides or p > max_side)
+        return lambda logits, p, span: _released_draw(logits, greedy(p), top_k, top_p, rng)
     if seed is None:
         return lambda logits, p, span: pick(logits)
-    B, L = len(net.cond) // (1 + net.guided), sum(p * p for p in net.scales)
+    B, L = len(net.cond) // (1 + net.guided), net.numbers
     noise = index_uniform(seed, range(B) if index is None else index, L).to(net.cond.device)
-    return lambda logits, p, span: pick(logits, noise[:, span], top_k, top_p)
-
-
-# the released sampler is greedy at any other side
-RELEASED_SIDES = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 23, 24, 32)
+    draw = lambda logits, p, span: pick(logits, noise[:, span], top_k, top_p)
+    draw.noise = noise
+    return draw
 
 
 # rng lives on the CPU, so that every device draws alike
-def _released_draw(logits, p, max_side, top_k, top_p, rng):
+def _released_draw(logits, greedy, top_k, top_p, rng):
     if rng is None:
         return logits.argmax(-1)
-    greedy = p not in RELEASED_SIDES or p > max_side
     probs = filter_logits(logits.cpu(), 1 if greedy else top_k, top_p).softmax(-1)
     return (
         torch.multinomial(probs.flatten(0, 1), 1, replacement=True, generator=rng)
@@ -414,7 +485,7 @@ def sample(
 ) -> torch.Tensor:  # uint8 (n, 3, H, W)
     "Draw pictures of the given classes."
     device, out, batch_size = model.head.weight.device, [], batch_size or group_size(model.cfg)
-    last = tuple(kwargs.get("scales") or model.cfg.scales)[-1]
+    scales = tuple(kwargs.get("scales") or model.cfg.scales)
     with autocast(device, precision), cast_weights(model, vae.decoder, vae.post_quant_conv):
         for i in progress(range(0, len(labels), batch_size), "sampling"):
             part = labels[i : i + batch_size]
@@ -423,6 +494,6 @@ def sample(
             y = torch.cat([part, part[-1:].expand(pad)]).to(device)
             index = range(first + i, first + i + len(y))
             tokens = generate(model, vae.quantize, y, seed=seed, index=index, **kwargs)
-            pictures = vae.decode(tokens[: len(part), -(last**2) :]).float()
+            pictures = vae.picture(tokens[: len(part)], scales).float()
             out.append(to_uint8(pictures.cpu()))
     return torch.cat(out)

@@ -179,6 +179,8 @@ class Encoder(nn.Module):
 class Codebook(nn.Module):
     "V unit vectors; a latent is replaced by the one with the largest cosine."
 
+    residual = False  # maps stand for themselves; those of 03c add up
+
     def __init__(self, vocab_size: int, dim: int):  # Number of codes V, width of a code C
         super().__init__()
         self.embedding, self._kept = nn.Embedding(vocab_size, dim), (None, None)
@@ -202,6 +204,10 @@ class Codebook(nn.Module):
     def lookup(self, tokens) -> torch.Tensor:  # (..., C)
         "The normalised code of each token (...)."
         return F.embedding(tokens, self.codes())
+
+    def step(self, state, tokens, k, scales) -> tuple:  # what to keep, (B, p_(k+1)^2, C)
+        "From the tokens of scale k what scale k+1 is fed; nothing has to be kept between scales."
+        return None, upsample_codes(self.lookup(tokens), *scales[k : k + 2])
 
 # %% ../nbs/02_tokenizer.ipynb #3db777bd
 class FlexVAE(nn.Module):
@@ -244,6 +250,12 @@ def decode(
     # channels-last, which convolutions like
     z = self.quantize.lookup(tokens).mT.reshape(len(tokens), -1, p, p)
     return self.decode_latent(z).clamp(-1, 1)
+
+
+@patch
+def picture(self: FlexVAE, tokens, scales) -> torch.Tensor:  # (B, 3, H, W), in [-1, 1]
+    "Picture of the tokens (B, L) of all scales: the last map is all of it."
+    return self.decode(tokens[:, -scales[-1] ** 2 :])
 
 
 def split_scales(
@@ -340,16 +352,23 @@ def next_inputs(
     book: Codebook,  # The codebook
     tokens: torch.Tensor,  # int64 (B, l); the last scale may be missing
     scales: tuple,  # Side lengths p_1 ... p_N
+    before: torch.Tensor = None,  # Of all maps but the last (where maps add up); None = `tokens`
 ) -> torch.Tensor:  # (B, L - p_1^2, C)
     "What the model is fed for scales 2..N: each scale's codes, enlarged to the next one."
-    sizes = [p * p for p in scales[:-1]]
+    sizes, state, parts = [p * p for p in scales[:-1]], None, []
     if not sizes:  # one scale feeds none
         return book.lookup(tokens[:, :0])
-    parts = book.lookup(tokens[:, : sum(sizes)]).split(sizes, dim=1)
-    return torch.cat([upsample_codes(t, p, q) for t, p, q in zip(parts, scales, scales[1:])], 1)
+    own, true = (
+        t[:, : sum(sizes)].split(sizes, 1) for t in (tokens, tokens if before is None else before)
+    )
+    for k in range(len(sizes)):
+        after, fed = book.step(state, own[k], k, scales)
+        state = after if before is None else book.step(state, true[k], k, scales)[0]
+        parts.append(fed)
+    return torch.cat(parts, 1)
 
 # %% ../nbs/02_tokenizer.ipynb #7ae28164
-_USES = "sample", "flip", "cond", "path", "rollout", "cond2", "path2"
+_USES = "sample", "flip", "cond", "path", "rollout", "cond2", "path2", "mask"
 STREAMS = {name: i for i, name in enumerate(_USES)}
 
 
@@ -369,6 +388,7 @@ class Batch:
     second_weight: float = 1.0  # And count for so much more than the others
     rows: torch.Tensor = None  # int64 (B,), 2 picture + side: who remembers a picture by it
     step: int = 0  # Step of the run
+    latent: torch.Tensor = None  # (B, C, h, w), where maps add up
 
     @cached_property
     # (B, L - p_1^2, C): ground truth, enlarged; both passes may ask
@@ -405,7 +425,7 @@ def path_keep(
 def first(self: Batch, n):  # a batch of the first n pictures
     if n is None or n >= len(self.labels):
         return self
-    cut = {name: getattr(self, name) for name in ("tokens", "labels", "index", "rows")}
+    cut = {name: getattr(self, name) for name in ("tokens", "labels", "index", "rows", "latent")}
     cut = {name: None if v is None else v[:n] for name, v in cut.items()}
     part = replace(self, **cut, second=None)
     part.inputs = self.inputs[:n]
@@ -437,7 +457,9 @@ class TokenData:
         cache: Path,  # Folder for latents
         precision: str = "auto",  # 'bf16', 'fp32' or 'auto': of the encoder
     ):
-        self.tokens = _all_tokens(vae, cached_latents(vae, data, cache, precision), scales)
+        latents = cached_latents(vae, data, cache, precision)
+        self.tokens = _all_tokens(vae, latents, scales)
+        self.latents = latents if vae.quantize.residual else None
         self.labels, self.scales, self.book = data.labels, tuple(scales), vae.quantize
         self.num_classes, self.name, self.stamp = data.num_classes, data.name, data.fingerprint
         self.tokenizer, self.classes = vae.key, data.classes
@@ -502,4 +524,7 @@ def batch(
         flip = index_uniform(seed, index.tolist(), 1, STREAMS["flip"])[:, 0] < 0.5
     tokens, labels = self.tokens[ids, flip.long()].long(), self.labels[ids]
     rest = index, self.scales, self.book, self.num_classes, seed
-    return Batch(tokens.to(device), labels.to(device), *rest, rows=2 * ids + flip, step=step)
+    found = Batch(tokens.to(device), labels.to(device), *rest, rows=2 * ids + flip, step=step)
+    if getattr(self, "latents", None) is not None:
+        found.latent = torch.from_numpy(self.latents[ids.numpy(), flip.long().numpy()]).to(device)
+    return found

@@ -17,8 +17,8 @@ from ..tokenizer import FlexVAE
 from ..scale_ar import FlexVAR
 
 # %% auto #0
-__all__ = ['TOLD', 'tokenizer_config', 'load_tokenizer', 'name_seeded', 'model_meta', 'model_config', 'find_size', 'load_model',
-           'find_tokenizer', 'load_models', 'start_models']
+__all__ = ['TOLD', 'tokenizer_config', 'load_tokenizer', 'seeded', 'name_seeded', 'model_meta', 'model_config', 'find_size',
+           'load_model', 'find_tokenizer', 'load_models', 'start_models']
 
 # %% ../../nbs/84a_models.ipynb #a479ac37
 def tokenizer_config(
@@ -83,24 +83,29 @@ def load_tokenizer(
     return vae
 
 # %% ../../nbs/84a_models.ipynb #0df23298
+def seeded(
+    name: str,  # Of a parameter
+    shape: tuple,  # Its shape
+) -> torch.Tensor:
+    "A weight that depends on its name and shape alone."
+    from zlib import crc32
+
+    r = torch.randn(shape, generator=torch.Generator().manual_seed(crc32(name.encode())))
+    if len(shape) >= 2:
+        return r / math.sqrt(r.numel() / shape[0])
+    return 1 + 0.1 * r if name.endswith("weight") else 0.02 * r
+
+
 def name_seeded(
     model: nn.Module,  # Model to fill in place
     # Names left as they are
     keep: tuple = ("pos_1LC", "scale_mul_1H11", "zero_k_bias", "codebook_used"),
 ) -> nn.Module:
     "Weights that depend on the parameter's name alone, as golden files expect."
-    from zlib import crc32
-
     with torch.no_grad():
         for name, p in model.state_dict().items():
-            if any(k in name for k in keep):
-                continue
-            r = torch.randn(p.shape, generator=torch.Generator().manual_seed(crc32(name.encode())))
-            if p.ndim >= 2:
-                r = r / math.sqrt(p.numel() / p.shape[0])
-            else:
-                r = 1 + 0.1 * r if name.endswith("weight") else 0.02 * r
-            p.copy_(r)
+            if not any(k in name for k in keep):
+                p.copy_(seeded(name, p.shape))
     return model
 
 # %% ../../nbs/84a_models.ipynb #3c84d796
