@@ -14,7 +14,7 @@ from pathlib import Path
 
 # %% auto #0
 __all__ = ['NUMBERS', 'ROOT', 'WORK', 'SIZES', 'VARIANTS', 'SarError', 'check_choice', 'in_short', 'check_text', 'Number',
-           'check_number', 'check_numbers', 'is_test', 'shown', 'stored', 'TokenizerConfig', 'ModelConfig',
+           'check_number', 'check_numbers', 'stored', 'is_test', 'shown', 'TokenizerConfig', 'ModelConfig',
            'StepConfig', 'TrainConfig', 'Size', 'get_size', 'with_base', 'index_uniform', 'order_rng']
 
 # %% ../nbs/00_core.ipynb #8bd22d40
@@ -129,6 +129,25 @@ def check_numbers(
     checked = lambda k, v: None if v is None else check_number(k, v, NUMBERS[k])
     return {k: checked(k, v) for k, v in given.items()}
 
+
+def _later(default):  # a field younger than the first files: they and their like leave it out
+    return field(default=default, metadata=dict(later=True))
+
+
+def _check_base(base, context):  # of a `ModelConfig`
+    check_choice("base", base, ("flexvar", "hybrid", "var"))
+    check_number("context", context, Number(int, 0, 1000))
+    if base == "hybrid" and context > 1:
+        raise SarError(f"context is {context}: the hybrid reads one map, expected 0 or 1")
+
+
+def stored(
+    cfg,  # A configuration
+) -> dict:  # Name -> value
+    "A configuration as files and runs hold it: younger fields only where they differ."
+    young = [f.name for f in fields(cfg) if f.metadata and getattr(cfg, f.name) == f.default]
+    return {k: v for k, v in asdict(cfg).items() if k not in young}
+
 # %% ../nbs/00_core.ipynb #ee511c91
 def _root():
     here = Path(__file__).resolve().parent if "__file__" in globals() else Path.cwd().resolve()
@@ -167,18 +186,6 @@ def shown(path) -> str:  # Any path
     return str(path.relative_to(under[0])) if under else path.name
 
 # %% ../nbs/00_core.ipynb #780d1d02
-def _later(default):  # a field younger than the first files: they and their like leave it out
-    return field(default=default, metadata=dict(later=True))
-
-
-def stored(
-    cfg,  # A configuration
-) -> dict:  # Name -> value
-    "A configuration as files and runs hold it: younger fields only where they differ."
-    young = [f.name for f in fields(cfg) if f.metadata and getattr(cfg, f.name) == f.default]
-    return {k: v for k, v in asdict(cfg).items() if k not in young}
-
-
 @dataclass(frozen=True)
 class TokenizerConfig:
     "FlexVAE: a convolutional VQ autoencoder; the defaults are the published one."
@@ -223,10 +230,7 @@ class ModelConfig:
     context: int = _later(0)  # Maps before a token's own that it reads; 0 = as published
 
     def __post_init__(self):
-        check_choice("base", self.base, ("flexvar", "hybrid", "var"))
-        check_number("context", self.context, Number(int, 0, 1000))
-        if self.base == "hybrid" and self.context > 1:
-            raise SarError(f"context is {self.context}: the hybrid reads one map, expected 0 or 1")
+        _check_base(self.base, self.context)
 
     @property
     def seq_len(self) -> int:
@@ -385,6 +389,45 @@ _small = replace(
     pos_side=32,
 )
 
+
+def _hybrid(size):  # the same width and depth; its first map is 4x4, or half the last
+    scales = size.model.scales
+    kept = tuple(p for p in scales if p >= min(4, scales[-1] // 2))
+    model = replace(size.model, base="hybrid", scales=kept)
+    return replace(size, name=f"hybrid-{size.name}", model=model)
+
+
+def _var(size):  # the same width and depth on residual maps
+    tokenizer = replace(size.tokenizer, kind="varvae")
+    model = replace(size.model, base="var")
+    return replace(size, name=f"var-{size.name}", tokenizer=tokenizer, model=model)
+
+
+def _published_var(depth):  # FoundationVision/var: a tokenizer of its own, one guidance for all
+    name, expect = f"var-d{depth}", "published size, to sample from and to measure: one GPU"
+    tokenizer = TokenizerConfig(ch=160, z_channels=32, vocab_size=4096, kind="varvae")
+    width = dict(depth=depth, embed_dim=64 * depth, num_heads=depth, gate_init=1e-5)
+    model = ModelConfig(**width, vocab_size=4096, base="var")
+    return Size(name, 256, tokenizer, model, 1.5, 900, 0.96, expect)
+
+
+def get_size(
+    name: str,  # One of `SIZES`, or of `VARIANTS`
+) -> Size:
+    "Look a size up by name."
+    return (SIZES | VARIANTS)[check_choice("size", name, [*SIZES, *VARIANTS])]
+
+
+def with_base(
+    size: str,  # A name in `SIZES`
+    base: str,  # 'flexvar', 'hybrid' or 'var'
+) -> str:  # A name that `get_size` knows
+    "The size of the same width and depth with another base model."
+    check_choice("base", base, ("flexvar", "hybrid", "var"))
+    if base == "flexvar" or get_size(size).model.base == base:
+        return size
+    return get_size(f"{base}-{size}").name
+
 # %% ../nbs/00_core.ipynb #45e79766
 def _published(depth, guidance):  # width 64 d, d heads of 64; d24 starts its gates lower
     gate = 1e-4 if depth == 24 else 1e-3
@@ -408,51 +451,12 @@ SIZES = {
     "d24": _published(24, 3.3),
 }
 
-# %% ../nbs/00_core.ipynb #23e33131
-def _hybrid(size):  # the same width and depth; its first map is 4x4, or half the last
-    scales = size.model.scales
-    kept = tuple(p for p in scales if p >= min(4, scales[-1] // 2))
-    model = replace(size.model, base="hybrid", scales=kept)
-    return replace(size, name=f"hybrid-{size.name}", model=model)
-
-
-def _var(size):  # the same width and depth on residual maps
-    tokenizer = replace(size.tokenizer, kind="varvae")
-    model = replace(size.model, base="var")
-    return replace(size, name=f"var-{size.name}", tokenizer=tokenizer, model=model)
-
-
-def _published_var(depth):  # FoundationVision/var: a tokenizer of its own, one guidance for all
-    name, expect = f"var-d{depth}", "published size, to sample from and to measure: one GPU"
-    tokenizer = TokenizerConfig(ch=160, z_channels=32, vocab_size=4096, kind="varvae")
-    width = dict(depth=depth, embed_dim=64 * depth, num_heads=depth, gate_init=1e-5)
-    model = ModelConfig(**width, vocab_size=4096, base="var")
-    return Size(name, 256, tokenizer, model, 1.5, 900, 0.96, expect)
-
 
 VARIANTS = {  # the sizes above with another base model
     **{s.name: s for s in map(_hybrid, SIZES.values())},
     **{s.name: s for s in map(_var, (SIZES["mini"], SIZES["tiny"], SIZES["small"]))},
     **{s.name: s for s in map(_published_var, (16, 20, 24, 30))},
 }
-
-
-def get_size(
-    name: str,  # One of `SIZES`, or of `VARIANTS`
-) -> Size:
-    "Look a size up by name."
-    return (SIZES | VARIANTS)[check_choice("size", name, [*SIZES, *VARIANTS])]
-
-
-def with_base(
-    size: str,  # A name in `SIZES`
-    base: str,  # 'flexvar', 'hybrid' or 'var'
-) -> str:  # A name that `get_size` knows
-    "The size of the same width and depth with another base model."
-    check_choice("base", base, ("flexvar", "hybrid", "var"))
-    if base == "flexvar" or get_size(size).model.base == base:
-        return size
-    return get_size(f"{base}-{size}").name
 
 # %% ../nbs/00_core.ipynb #91fb15f9
 # multipliers and steps of the key, from Philox4x64 with ten rounds

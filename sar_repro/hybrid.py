@@ -61,28 +61,30 @@ class Hybrid(FlexVAR):
         x = self.word_embed(codes.float())
         return torch.where(masked[..., None], self.mask_token, x) + self.randar_pos_embed
 
-    def forward(
-        self,
-        labels,
-        inputs,
-        scales=None,
-        start=True,
-        keep=None,
-        lazy=False,
-        first=None,
-        masked=None,
-    ):
-        "Logits of maps 2..N, from inputs as `FlexVAR`'s; of map 1, too, if its codes are given."
-        scales, cond = tuple(scales or self.cfg.scales), self.class_emb(labels)
-        sizes = tuple(p * p for p in scales[1:])
-        maps = [self.embed_first(first, masked)] if first is not None else []
-        if sizes:
-            maps.append(self.word_embed(inputs.float()) + self.positions(scales[1:]))
-        sizes = (scales[0] ** 2, *sizes) if first is not None else sizes
-        x, mask, own = self.with_class(cond, torch.cat(maps, 1), sizes, first is not None)
-        x = self.trunk(x, cond, mask, keep=keep)[:, own]
-        prediction = Prediction(self.head_nm(x, cond), self.head)
-        return prediction if lazy else prediction.logits()
+# %% ../nbs/03b_hybrid.ipynb #4835df61
+@patch
+def forward(
+    self: Hybrid,
+    labels,
+    inputs,
+    scales=None,
+    start=True,
+    keep=None,
+    lazy=False,
+    first=None,
+    masked=None,
+):
+    "Logits of maps 2..N, from inputs as `FlexVAR`'s; of map 1, too, if its codes are given."
+    scales, cond = tuple(scales or self.cfg.scales), self.class_emb(labels)
+    sizes = tuple(p * p for p in scales[1:])
+    maps = [self.embed_first(first, masked)] if first is not None else []
+    if sizes:
+        maps.append(self.word_embed(inputs.float()) + self.positions(scales[1:]))
+    sizes = (scales[0] ** 2, *sizes) if first is not None else sizes
+    x, mask, own = self.with_class(cond, torch.cat(maps, 1), sizes, first is not None)
+    x = self.trunk(x, cond, mask, keep=keep)[:, own]
+    prediction = Prediction(self.head_nm(x, cond), self.head)
+    return prediction if lazy else prediction.logits()
 
 # %% ../nbs/03b_hybrid.ipynb #4ce780a5
 # (B, l, C): class token or tokens and maps; mask; places of the maps' tokens
@@ -142,7 +144,7 @@ def round_ends(
         known.append(min(n, max(end, known[-1] + 1)))
     return known[1:-1] + [n]
 
-
+# %% ../nbs/03b_hybrid.ipynb #11b0201b
 class _Rounds(_Steps):
     "Map 1 in rounds, then each map from the one before; nothing stays in a cache."
 
@@ -164,7 +166,7 @@ class _Rounds(_Steps):
         self.state, codes = self.book.step(self.state, before, k - 1, self.scales)
         return self.alone(self.model.word_embed(codes) + self.pos[k])
 
-# %% ../nbs/03b_hybrid.ipynb #7cbc77d5
+# %% ../nbs/03b_hybrid.ipynb #7fc81653
 @patch
 def begin(self: _Rounds, prefix, draw, guidance, form):  # map 1, (B, p_1^2), or what is given
     if prefix is not None and prefix.shape[1] >= self.n:

@@ -137,9 +137,6 @@ def position_table(
     return table[None]
 
 # %% ../nbs/03_scale_ar.ipynb #2d55e573
-RELEASED_SIDES = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 23, 24, 32)
-
-
 class AdaHead(nn.Module):
     "Layer norm with scale and shift from the class, before the classifier."
 
@@ -155,7 +152,6 @@ class FlexVAR(nn.Module):
     "Scale-wise autoregressive transformer (FlexVAR; method of arXiv 2502.20313)."
 
     drawn = ("pos_start",)  # starts as noise, as the layers do
-    sides = RELEASED_SIDES  # where the released sampler draws; at others it is greedy
 
     def __init__(self, cfg: ModelConfig):  # Sizes
         super().__init__()
@@ -169,22 +165,12 @@ class FlexVAR(nn.Module):
         self.recompute, self.compiled = False, None
         init_weights(self)
 
-    def add_positions(self, cfg):
-        self.pos_start = nn.Parameter(torch.empty(1, cfg.scales[0] ** 2, cfg.embed_dim))
-        self.pos_1LC = nn.Parameter(position_table(cfg.embed_dim, cfg.pos_side))
-
 # %% ../nbs/03_scale_ar.ipynb #7743db05
 @patch
 def positions(self: FlexVAR, scales) -> torch.Tensor:  # (1, L, C)
     "Position of every token: the table averaged down to each side."
     table, shrink = self.pos_1LC.float(), lambda t, p: F.interpolate(t, size=(p, p), mode="area")
     return torch.cat([shrink(table, p).flatten(2).mT for p in scales], 1)
-
-
-@patch
-def mask(self: FlexVAR, scales, device) -> torch.Tensor:  # (1, 1, L, L)
-    "Who sees whom."
-    return causal_mask(scales, device, context=self.cfg.context)
 
 
 @patch
@@ -209,6 +195,19 @@ def forward(self: FlexVAR, labels, inputs, scales=None, start=True, keep=None, l
     return prediction if lazy else prediction.logits()
 
 # %% ../nbs/03_scale_ar.ipynb #8b14bdb2
+# two things in which other bases (03b, 03c) differ
+@patch
+def add_positions(self: FlexVAR, cfg):
+    self.pos_start = nn.Parameter(torch.empty(1, cfg.scales[0] ** 2, cfg.embed_dim))
+    self.pos_1LC = nn.Parameter(position_table(cfg.embed_dim, cfg.pos_side))
+
+
+@patch
+def mask(self: FlexVAR, scales, device) -> torch.Tensor:  # (1, 1, L, L)
+    "Who sees whom."
+    return causal_mask(scales, device, context=self.cfg.context)
+
+
 # (B, L, C)
 @patch
 def trunk(self: FlexVAR, x, cond, mask=None, caches=None, keep=None, mods=None) -> torch.Tensor:
@@ -304,7 +303,7 @@ def by_scale(
     parts = zip(split_scales(values, scales), split_scales(counted, scales))
     return torch.stack([(v * c).sum() / c.sum().clamp(min=1) for v, c in parts])
 
-
+# %% ../nbs/03_scale_ar.ipynb #acd5bd48
 def mean_loss(
     values: torch.Tensor,  # (B, L) nats
     counted: torch.Tensor = None,  # bool (B, L); None = all
@@ -335,29 +334,20 @@ class _Steps:
         y = torch.cat([labels, none]) if guided else labels
         self.model, self.book, self.scales, self.guided = model, book, scales, guided
         self.cond = model.class_emb(y.to(model.head.weight.device))
-        self.pos = model.positions(scales).split([p * p for p in scales], 1)
-        self.caches = [KVCache(sum(p * p for p in scales)) for _ in model.blocks]
+        sizes, self.state = [p * p for p in scales], None
+        self.pos, self.numbers = model.positions(scales).split(sizes, 1), sum(sizes)
+        self.caches = [KVCache(sum(sizes)) for _ in model.blocks]
         *self.mods, self.of_head = model.modulations(self.cond)
-        # a short context needs a mask; of all coarser maps nothing has to be hidden
-        self.mask = model.mask(scales, self.cond.device) if model.cfg.context else None
-        self.state, self.numbers = None, sum(p * p for p in scales)  # uniforms that it uses
 
-    def begin(self, prefix, draw, guidance, form):  # first maps, where they are drawn otherwise
-        return prefix
-
-    def fed(self, k, before):  # before (B, p^2): codes of scale k - 1, None at the first
-        if before is None:
-            return self.cond[:, None] + self.model.pos_start
-        self.state, codes = self.book.step(self.state, before, k - 1, self.scales)
-        x = self.model.word_embed(codes)
-        return x.repeat(2, 1, 1) if self.guided else x
-
-    def hidden(self, k, before):
-        x, mask = self.fed(k, before) + self.pos[k], self.mask
-        if mask is not None:
-            end = sum(p * p for p in self.scales[: k + 1])
-            mask = mask[:, :, end - self.scales[k] ** 2 : end, :end]
-        return self.model.trunk(x, self.cond, mask, self.caches, mods=self.mods)
+    def hidden(self, k, before):  # before (B, p^2): codes of scale k - 1, None at the first
+        x = self.cond[:, None] + self.model.pos_start
+        if before is not None:
+            self.state, codes = self.book.step(self.state, before, k - 1, self.scales)
+            x = self.model.word_embed(codes)
+            x = x.repeat(2, 1, 1) if self.guided else x
+        return self.model.trunk(
+            x + self.pos[k], self.cond, self.rows(k), self.caches, mods=self.mods
+        )
 
     def logits(self, h, k, *how, of=None):  # guided before the head, whose logits are many
         h = self.model.head_nm(h, self.cond, self.of_head)
@@ -365,19 +355,6 @@ class _Steps:
             cond, uncond = h.float().chunk(2)
             h = self.model.guided(cond, uncond, how[0], k, of or len(self.scales), *how[1:])
         return self.model.head(h).float()
-
-
-# a base that samples otherwise has its own of these two
-@patch
-def steps(self: FlexVAR, book, labels, scales, guided, **first):
-    if first:
-        raise SarError(f"unknown setting {', '.join(first)} of a sample of base {self.cfg.base}")
-    return _Steps(self, book, labels, scales, guided)
-
-
-@patch
-def guided(self: FlexVAR, cond, uncond, guidance, k, n, form="var", full=False):
-    return guide(cond, uncond, guidance, k, n, form, full)
 
 # %% ../nbs/03_scale_ar.ipynb #9ef0011b
 @torch.no_grad()
@@ -398,10 +375,8 @@ def generate(
     **first,  # How the hybrid (03b) draws its first map: `rounds`, `orders`
 ) -> torch.Tensor:  # int64 (B, L)
     "Draw all scales, coarse to fine."
-    check_numbers(guidance=guidance, top_k=top_k, top_p=top_p)
     scales, tokens, at = tuple(scales or model.cfg.scales), [], 0
-    guided = released_seed is not None or guidance != (1.0 if form == "llamagen" else 0.0)
-    net = model.steps(book, labels, scales, guided, **first)
+    net = model.steps(book, labels, scales, _is_guided(guidance, form, released_seed), **first)
     draw = _drawer(net, seed, index, top_k, top_p, released_seed, max_side)
     prefix = net.begin(prefix, draw, guidance, form)
     for k, p in enumerate(scales):
@@ -413,6 +388,40 @@ def generate(
     return torch.cat(tokens, 1)
 
 # %% ../nbs/03_scale_ar.ipynb #4e74e5be
+@patch
+def rows(self: _Steps, k):  # of the mask; None: of all coarser maps nothing has to be hidden
+    if not self.model.cfg.context:
+        return None
+    end = sum(p * p for p in self.scales[: k + 1])
+    mask = self.model.mask(self.scales, self.cond.device)
+    return mask[:, :, end - self.scales[k] ** 2 : end, :end]
+
+
+@patch
+def begin(
+    self: _Steps, prefix, draw, guidance, form
+):  # first maps, where they are drawn otherwise
+    return prefix
+
+
+# a base that samples otherwise (03b, 03c) has its own of these two
+@patch
+def steps(self: FlexVAR, book, labels, scales, guided, **first):
+    if first:
+        raise SarError(f"unknown setting {', '.join(first)} of a sample of base {self.cfg.base}")
+    return _Steps(self, book, labels, scales, guided)
+
+
+@patch
+def guided(self: FlexVAR, cond, uncond, guidance, k, n, form="var", full=False):
+    return guide(cond, uncond, guidance, k, n, form, full)
+
+
+def _is_guided(guidance, form, released_seed):  # the released code always is
+    check_numbers(guidance=guidance)
+    return released_seed is not None or guidance != (1.0 if form == "llamagen" else 0.0)
+
+
 def guide(
     # (B, l, V) logits with class; or (B, l, C), what the head makes them of: it is linear, so
     # guidance may come before it
@@ -433,13 +442,14 @@ def guide(
 
 def _drawer(net, seed, index, top_k, top_p, released_seed, max_side):
     "A function (logits of a scale, its side, its place in the sequence) -> codes."
+    check_numbers(top_k=top_k, top_p=top_p)
     if released_seed is not None:
         rng = (
             torch.Generator().manual_seed(released_seed)
             if isinstance(released_seed, int)
             else None
         )
-        sides = net.model.sides
+        sides = getattr(net.model, "sides", RELEASED_SIDES)
         greedy = lambda p: sides is not None and (p not in sides or p > max_side)
         return lambda logits, p, span: _released_draw(logits, greedy(p), top_k, top_p, rng)
     if seed is None:
@@ -449,6 +459,10 @@ def _drawer(net, seed, index, top_k, top_p, released_seed, max_side):
     draw = lambda logits, p, span: pick(logits, noise[:, span], top_k, top_p)
     draw.noise = noise
     return draw
+
+
+# the released sampler of FlexVAR is greedy at any other side
+RELEASED_SIDES = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 23, 24, 32)
 
 
 # rng lives on the CPU, so that every device draws alike

@@ -205,10 +205,6 @@ class Codebook(nn.Module):
         "The normalised code of each token (...)."
         return F.embedding(tokens, self.codes())
 
-    def step(self, state, tokens, k, scales) -> tuple:  # what to keep, (B, p_(k+1)^2, C)
-        "From the tokens of scale k what scale k+1 is fed; nothing has to be kept between scales."
-        return None, upsample_codes(self.lookup(tokens), *scales[k : k + 2])
-
 # %% ../nbs/02_tokenizer.ipynb #3db777bd
 class FlexVAE(nn.Module):
     "Convolutional VQ autoencoder; its latent is quantised at any scale by itself (FlexVAR, 3)."
@@ -250,12 +246,6 @@ def decode(
     # channels-last, which convolutions like
     z = self.quantize.lookup(tokens).mT.reshape(len(tokens), -1, p, p)
     return self.decode_latent(z).clamp(-1, 1)
-
-
-@patch
-def picture(self: FlexVAE, tokens, scales) -> torch.Tensor:  # (B, 3, H, W), in [-1, 1]
-    "Picture of the tokens (B, L) of all scales: the last map is all of it."
-    return self.decode(tokens[:, -scales[-1] ** 2 :])
 
 
 def split_scales(
@@ -358,14 +348,26 @@ def next_inputs(
     sizes, state, parts = [p * p for p in scales[:-1]], None, []
     if not sizes:  # one scale feeds none
         return book.lookup(tokens[:, :0])
-    own, true = (
-        t[:, : sum(sizes)].split(sizes, 1) for t in (tokens, tokens if before is None else before)
-    )
+    before = tokens if before is None else before
+    own, true = (t[:, : sum(sizes)].split(sizes, 1) for t in (tokens, before))
     for k in range(len(sizes)):
         after, fed = book.step(state, own[k], k, scales)
-        state = after if before is None else book.step(state, true[k], k, scales)[0]
+        state = after if before is tokens else book.step(state, true[k], k, scales)[0]
         parts.append(fed)
     return torch.cat(parts, 1)
+
+# %% ../nbs/02_tokenizer.ipynb #a238f203
+# what a tokenizer whose maps add up (03c) does in another way
+@patch
+def step(self: Codebook, state, tokens, k, scales) -> tuple:  # what to keep, (B, p_(k+1)^2, C)
+    "From the tokens of scale k what scale k+1 is fed; nothing has to be kept between scales."
+    return None, upsample_codes(self.lookup(tokens), *scales[k : k + 2])
+
+
+@patch
+def picture(self: FlexVAE, tokens, scales) -> torch.Tensor:  # (B, 3, H, W), in [-1, 1]
+    "Picture of the tokens (B, L) of all scales: the last map is all of it."
+    return self.decode(tokens[:, -scales[-1] ** 2 :])
 
 # %% ../nbs/02_tokenizer.ipynb #7ae28164
 _USES = "sample", "flip", "cond", "path", "rollout", "cond2", "path2", "mask"
@@ -378,8 +380,7 @@ class Batch:
 
     tokens: torch.Tensor  # int64 (B, L), ground-truth codes of all scales
     labels: torch.Tensor  # int64 (B,), classes
-    # int64 (B,), what the noise of each sample belongs to (differs from epoch to epoch)
-    index: torch.Tensor
+    index: torch.Tensor  # int64 (B,), to which noise belongs (differs from epoch to epoch)
     scales: tuple  # Side lengths
     book: Codebook  # Codebook of the tokenizer
     none: int  # Class index of 'no condition'

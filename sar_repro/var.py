@@ -67,19 +67,23 @@ class ResidualCodebook(Codebook):
             ahead = flat.square().sum(1, keepdim=True) + codes.square().sum(1)
             return torch.addmm(ahead, flat, codes.T, alpha=-2).argmin(1).view(z.shape[:-1])
 
-    def add(self, f_hat, tokens, k, scales) -> torch.Tensor:  # (B, C, n, n)
-        "f_hat with the tokens (B, p_k^2) of scale k added; None is an empty one."
-        p, n, last = scales[k], scales[-1], len(scales) - 1
-        with torch.autocast(tokens.device.type, enabled=False):
-            h = self.lookup(tokens).mT.reshape(len(tokens), -1, p, p)
-            if k < last:
-                h = F.interpolate(h, size=(n, n), mode="bicubic")
-            h = self.quant_resi(h, k / max(1, last))
-            return h if f_hat is None else f_hat + h
+# %% ../nbs/03c_var.ipynb #f297d430
+@patch
+def add(self: ResidualCodebook, f_hat, tokens, k, scales) -> torch.Tensor:  # (B, C, n, n)
+    "f_hat with the tokens (B, p_k^2) of scale k added; None is an empty one."
+    p, n, last = scales[k], scales[-1], len(scales) - 1
+    with torch.autocast(tokens.device.type, enabled=False):
+        h = self.lookup(tokens).mT.reshape(len(tokens), -1, p, p)
+        if k < last:
+            h = F.interpolate(h, size=(n, n), mode="bicubic")
+        h = self.quant_resi(h, k / max(1, last))
+        return h if f_hat is None else f_hat + h
 
-    def step(self, state, tokens, k, scales) -> tuple:  # f_hat, (B, p_(k+1)^2, C)
-        f_hat, q = self.add(state, tokens, k, scales), scales[k + 1]
-        return f_hat, F.interpolate(f_hat, size=(q, q), mode="area").flatten(2).mT
+
+@patch
+def step(self: ResidualCodebook, state, tokens, k, scales) -> tuple:  # f_hat, (B, p_(k+1)^2, C)
+    f_hat, q = self.add(state, tokens, k, scales), scales[k + 1]
+    return f_hat, F.interpolate(f_hat, size=(q, q), mode="area").flatten(2).mT
 
 # %% ../nbs/03c_var.ipynb #3652d043
 @patch
@@ -95,7 +99,7 @@ def sums(
         found.append(f_hat)
     return found
 
-
+# %% ../nbs/03c_var.ipynb #7c28dea9
 @patch
 def of_rest(self: ResidualCodebook, rest, k, scales) -> torch.Tensor:  # int64 (B, p_k^2)
     "Tokens of scale k from what is still to be said (B, C, n, n): averaged down, nearest codes."
