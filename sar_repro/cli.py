@@ -1003,7 +1003,7 @@ def _parity_table(rows):  # a line a tensor
 # %% ../nbs/90_cli.ipynb #e57618c5
 @app.command()
 def fetch(
-    size: Annotated[str, typer.Argument(help="d16, d20 or d24.")],
+    size: Annotated[str, typer.Argument(help="d16, d20, d24, or var-d16 to var-d30.")],
     only: Annotated[
         Optional[list[str]],
         typer.Option(help="tokenizer, model or sar; may be repeated; default all three."),

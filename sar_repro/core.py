@@ -406,7 +406,8 @@ def _var(size):  # the same width and depth on residual maps
 def _published_var(depth):  # FoundationVision/var: a tokenizer of its own, one guidance for all
     name, expect = f"var-d{depth}", "published size, to sample from and to measure: one GPU"
     tokenizer = TokenizerConfig(ch=160, z_channels=32, vocab_size=4096, kind="varvae")
-    width = dict(depth=depth, embed_dim=64 * depth, num_heads=depth, gate_init=1e-5)
+    gate = {24: 1e-4, 30: 1e-5}.get(depth, 1e-3)
+    width = dict(depth=depth, embed_dim=64 * depth, num_heads=depth, gate_init=gate)
     model = ModelConfig(**width, vocab_size=4096, base="var")
     return Size(name, 256, tokenizer, model, 1.5, 900, 0.96, expect)
 

@@ -36,10 +36,10 @@ from sar_repro.engine.machine import (
 )
 from ..tokenizer import Batch, Codebook, FlexVAE, next_inputs, split_scales
 from .kernels import filter_logits
-from ..scale_ar import FlexVAR, by_scale, generate, mean_loss, token_loss
+from ..scale_ar import FlexVAR, by_scale, generate, given, mean_loss, token_loss
 from ..hybrid import Hybrid
 from ..var import VAR, ResidualCodebook, VarVAE, published_name
-from .models import name_seeded, seeded
+from .models import make_model, name_seeded, seeded
 from ..ssr import rollout_guide, student_pass
 from ..csfl import sar_loss, tf_loss
 
@@ -688,7 +688,10 @@ def check_file(
 
 # %% ../../nbs/80_parity.ipynb #6435dd6b
 def _random_batch(cfg, n, device):  # random codes under a random codebook
-    book = Codebook(cfg.vocab_size, cfg.latent_channels).requires_grad_(False).to(device)
+    sizes = dict(vocab_size=cfg.vocab_size, latent_channels=cfg.latent_channels)
+    sums = cfg.base == "var"
+    book = ResidualCodebook(TokenizerConfig(**sizes)) if sums else Codebook(*sizes.values())
+    book = book.requires_grad_(False).to(device)
     rng = torch.Generator().manual_seed(0)
     tokens = torch.randint(cfg.vocab_size, (n, cfg.seq_len), generator=rng).to(device)
     labels = torch.zeros(n, dtype=torch.int64, device=device)
@@ -705,13 +708,14 @@ def size_check(
     that of this process."""
     cfg, device = get_size(size).model, default_device()
     torch.manual_seed(0)
-    model, batch = FlexVAR(cfg).to(device), _random_batch(cfg, batch_size, device)
+    model, batch = make_model(cfg).to(device), _random_batch(cfg, batch_size, device)
     opt = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
     record = dict(size=size, parameters=sum(p.numel() for p in model.parameters()))
     with autocast(device, precision):
         start = time.time()
         with torch.no_grad():
-            logits = model.eval()(batch.labels, batch.inputs, cfg.scales)
+            more = given(model, batch)
+            logits = model.eval()(batch.labels, batch.inputs, cfg.scales, **more)
         record["chance"] = token_loss(logits, batch.tokens).mean().item()
         del logits
         record["forward_s"], start, model.recompute = time.time() - start, time.time(), recompute

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from torch import nn
-from ..core import SarError, TokenizerConfig
+from ..core import SarError, TokenizerConfig, stored
 from .files import load_checkpoint, save_checkpoint, save_tensors
 from .machine import autocast, default_device
 from .plots import progress
@@ -244,6 +244,6 @@ def train_tokenizer(
             save_checkpoint(path, dict(run, model=vae.state_dict(), opt=opt.state_dict()))
     kept = {k: v.half() for k, v in run["ema"].items()}
     vae.load_state_dict(kept)  # what is kept is what is returned
-    save_tensors(out, kept, config=asdict(cfg), train=asdict(tcfg), kind="FlexVAE")
+    save_tensors(out, kept, config=stored(cfg), train=asdict(tcfg), kind=type(vae).__name__)
     pd.DataFrame(run["log"]).to_csv(out.with_suffix(".csv"), index=False)
     return vae.eval(), pd.DataFrame(run["log"])
