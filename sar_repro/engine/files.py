@@ -525,6 +525,8 @@ def weights_path(
     what: str,  # 'tokenizer', 'model', or for published sizes 'sar'
 ) -> Path:
     "Where weights of a size lie."
+    if what == "tokenizer":  # the hybrid has that of the plain model
+        size = size.removeprefix("hybrid-")
     if size in PUBLISHED:
         return (
             ROOT
