@@ -14,7 +14,7 @@ from .engine.kernels import Prediction
 from .scale_ar import FlexVAR, _Steps, guide, position_table
 
 # %% auto #0
-__all__ = ['markov_mask', 'apart_mask', 'Hybrid', 'left_normal', 'masked_tokens', 'round_ends']
+__all__ = ['markov_mask', 'apart_mask', 'left_normal', 'masked_tokens', 'Hybrid', 'round_ends']
 
 # %% ../nbs/03b_hybrid.ipynb #1588df32
 @lru_cache(16)
@@ -42,6 +42,27 @@ def apart_mask(
     s = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor([n + 1 for n in sizes]))
     blank = torch.zeros(len(s), len(s), dtype=dtype)
     return blank.masked_fill(s[:, None] != s[None], -torch.inf)[None, None].to(device)
+
+# %% ../nbs/03b_hybrid.ipynb #9bb025db
+def left_normal(
+    u: torch.Tensor,  # Uniforms in [0, 1)
+    spread: float = 0.25,  # Standard deviation
+    low: float = 0.7,  # Where it is cut
+) -> torch.Tensor:  # float64 in [low, 1)
+    "The left half of a normal around 1, cut at `low`."
+    least = torch.special.ndtr(torch.tensor((low - 1) / spread, dtype=torch.float64))
+    p = least.to(u.device) + u.double() * (0.5 - least.to(u.device))
+    return 1 + spread * torch.special.ndtri(p)
+
+
+def masked_tokens(
+    batch,  # `Batch`
+) -> torch.Tensor:  # bool (B, p_1^2)
+    "Which tokens of map 1 are hidden: the first ones of a random order, 70 % of them or more."
+    n = batch.scales[0] ** 2
+    u = batch.noise("mask", n + 1)
+    order = u[:, 1:].argsort(1).argsort(1)
+    return order < (n * left_normal(u[:, :1])).long()
 
 # %% ../nbs/03b_hybrid.ipynb #06cb7868
 class Hybrid(FlexVAR):
@@ -99,32 +120,17 @@ def with_class(self: Hybrid, cond, x, sizes, first):
     own = torch.cat([torch.arange(n + 1) > 0 for n in sizes]).to(cond.device)
     return torch.cat(parts, 1), apart_mask(sizes, cond.device), own
 
-# %% ../nbs/03b_hybrid.ipynb #9bb025db
-def left_normal(
-    u: torch.Tensor,  # Uniforms in [0, 1)
-    spread: float = 0.25,  # Standard deviation
-    low: float = 0.7,  # Where it is cut
-) -> torch.Tensor:  # float64 in [low, 1)
-    "The left half of a normal around 1, cut at `low`."
-    least = torch.special.ndtr(torch.tensor((low - 1) / spread, dtype=torch.float64))
-    p = least.to(u.device) + u.double() * (0.5 - least.to(u.device))
-    return 1 + spread * torch.special.ndtri(p)
-
-
-def masked_tokens(
-    batch,  # `Batch`
-) -> torch.Tensor:  # bool (B, p_1^2)
-    "Which tokens of map 1 are hidden: the first ones of a random order, 70 % of them or more."
-    n = batch.scales[0] ** 2
-    u = batch.noise("mask", n + 1)
-    order = u[:, 1:].argsort(1).argsort(1)
-    return order < (n * left_normal(u[:, :1])).long()
-
 # %% ../nbs/03b_hybrid.ipynb #72b6d360
 @patch
 def given(self: Hybrid, batch) -> dict:  # what pass 1 is told beside the inputs
     codes = batch.book.lookup(batch.tokens[:, : batch.scales[0] ** 2])
     return dict(first=codes, masked=masked_tokens(batch))
+
+
+@patch
+def hidden_first(self: Hybrid, book, tokens) -> dict:  # as before the first round
+    codes = book.lookup(tokens[:, : self.cfg.scales[0] ** 2])
+    return dict(first=codes, masked=torch.ones_like(codes[..., 0], dtype=torch.bool))
 
 
 @patch

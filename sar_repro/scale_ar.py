@@ -29,8 +29,8 @@ from sar_repro.engine.kernels import (
 
 # %% auto #0
 __all__ = ['MAX_LOG_SCALE', 'RELEASED_SIDES', 'scale_index', 'causal_mask', 'SelfAttention', 'MLP', 'Block', 'position_table',
-           'AdaHead', 'FlexVAR', 'unwrap', 'init_weights', 'token_loss', 'by_scale', 'mean_loss', 'given', 'counted',
-           'generate', 'guide', 'group_size', 'sample']
+           'AdaHead', 'FlexVAR', 'unwrap', 'init_weights', 'token_loss', 'by_scale', 'mean_loss', 'given',
+           'hidden_first', 'counted', 'generate', 'guide', 'group_size', 'sample']
 
 # %% ../nbs/03_scale_ar.ipynb #fca8fee1
 def scale_index(
@@ -318,6 +318,12 @@ def given(model, batch) -> dict:  # more arguments of `forward`
     "What pass 1 is told beside its inputs: the first map, by a model that masks it (03b)."
     own = getattr(unwrap(model), "given", None)
     return own(batch) if own else {}
+
+
+def hidden_first(model, book, tokens) -> dict:  # more arguments of `forward`
+    "The same where all of a masked first map is hidden, so that only later maps read `tokens`."
+    own = getattr(unwrap(model), "hidden_first", None)
+    return own(book, tokens) if own else {}
 
 
 def counted(model, batch):  # bool (B, L), or None for all
