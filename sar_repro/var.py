@@ -15,7 +15,7 @@ from .scale_ar import FlexVAR, guide
 from .tokenizer import Codebook, FlexVAE, split_scales
 
 # %% auto #0
-__all__ = ['Phi', 'Phis', 'ResidualCodebook', 'VarVAE', 'VAR', 'our_names', 'published_name']
+__all__ = ['Phi', 'Phis', 'ResidualCodebook', 'VarVAE', 'our_names', 'published_name', 'VAR']
 
 # %% ../nbs/03c_var.ipynb #ea5cff9d
 class Phi(nn.Conv2d):
@@ -127,25 +127,6 @@ def _whole(latent, scales):  # the last map is the whole latent
         )
     return latent
 
-# %% ../nbs/03c_var.ipynb #f5db9563
-@patch
-def lacking(
-    self: ResidualCodebook,
-    latent: torch.Tensor,  # (B, C, n, n), true
-    codes: torch.Tensor,  # int64 (B, L), own
-    before: torch.Tensor,  # int64 (B, L): maps under the last own one, own or true
-    scales: tuple,  # Side lengths
-) -> torch.Tensor:  # int64 (B, L)
-    "What each map should say, given the own ones before it: the tokens of the truth's rest."
-    latent, under, found = _whole(latent, scales).float(), None, []
-    parts = zip(split_scales(codes, scales), split_scales(before, scales))
-    rest = latent
-    for k, (own, base) in enumerate(parts):
-        found.append(self.of_rest(rest, k, scales))
-        rest = latent - self.add(under, own, k, scales)
-        under = self.add(under, base, k, scales)
-    return torch.cat(found, 1)
-
 # %% ../nbs/03c_var.ipynb #c413939f
 class VarVAE(FlexVAE):
     "VAR's tokenizer: 3x3 convolutions around the codes, and maps that add up."
@@ -167,36 +148,6 @@ class VarVAE(FlexVAE):
     def picture(self, tokens, scales) -> torch.Tensor:  # (B, 3, H, W), in [-1, 1]
         "Picture of all maps (B, L), added up."
         return self.decode_latent(self.quantize.sums(tokens, tuple(scales))[-1]).clamp(-1, 1)
-
-# %% ../nbs/03c_var.ipynb #f2e78181
-class VAR(FlexVAR):
-    "FlexVAR with a fixed schedule: one learned position a token, one level embedding a scale."
-
-    drawn = ("pos_start", "pos_1LC")  # start as noise
-    sides = None  # the released sampler draws at every side
-
-    def add_positions(self, cfg):
-        D = cfg.embed_dim
-        self.pos_start = nn.Parameter(torch.empty(1, cfg.scales[0] ** 2, D))
-        self.pos_1LC = nn.Parameter(torch.empty(1, cfg.seq_len, D))
-        self.lvl_embed = nn.Embedding(len(cfg.scales), D)
-
-    def positions(self, scales) -> torch.Tensor:  # (1, L, C)
-        known = self.cfg.scales
-        if any(p not in known for p in scales):
-            raise SarError(
-                f"schedule {tuple(scales)}: this VAR knows the sides {known} and no others"
-            )
-        places = self.pos_1LC.split([p * p for p in known], 1)
-        same = tuple(scales) == known[: len(scales)]
-        at = range(len(scales)) if same else [known.index(p) for p in scales]
-        return torch.cat([places[k] + self.lvl_embed.weight[k] for k in at], 1)
-
-
-@patch
-def guided(self: VAR, cond, uncond, guidance, k, n, form="var", full=False):  # from none to full
-    t = guidance * k / max(1, n - 1) if form == "var" else guidance
-    return guide(cond, uncond, t, k, n, form, full=True)
 
 # %% ../nbs/03c_var.ipynb #786b26e5
 _NAMES = (
@@ -242,3 +193,52 @@ def published_name(
     if not third:
         return name, None
     return f"{name[: third.start()]}.qkv.{third[2]}", "qkv".index(third[1])
+
+# %% ../nbs/03c_var.ipynb #f2e78181
+class VAR(FlexVAR):
+    "FlexVAR with a fixed schedule: one learned position a token, one level embedding a scale."
+
+    drawn = ("pos_start", "pos_1LC")  # start as noise
+    sides = None  # the released sampler draws at every side
+
+    def add_positions(self, cfg):
+        D = cfg.embed_dim
+        self.pos_start = nn.Parameter(torch.empty(1, cfg.scales[0] ** 2, D))
+        self.pos_1LC = nn.Parameter(torch.empty(1, cfg.seq_len, D))
+        self.lvl_embed = nn.Embedding(len(cfg.scales), D)
+
+    def positions(self, scales) -> torch.Tensor:  # (1, L, C)
+        known = self.cfg.scales
+        if any(p not in known for p in scales):
+            raise SarError(
+                f"schedule {tuple(scales)}: this VAR knows the sides {known} and no others"
+            )
+        places = self.pos_1LC.split([p * p for p in known], 1)
+        same = tuple(scales) == known[: len(scales)]
+        at = range(len(scales)) if same else [known.index(p) for p in scales]
+        return torch.cat([places[k] + self.lvl_embed.weight[k] for k in at], 1)
+
+
+@patch
+def guided(self: VAR, cond, uncond, guidance, k, n, form="var", full=False):  # from none to full
+    t = guidance * k / max(1, n - 1) if form == "var" else guidance
+    return guide(cond, uncond, t, k, n, form, full=True)
+
+# %% ../nbs/03c_var.ipynb #f5db9563
+@patch
+def lacking(
+    self: ResidualCodebook,
+    latent: torch.Tensor,  # (B, C, n, n), true
+    codes: torch.Tensor,  # int64 (B, L), own
+    before: torch.Tensor,  # int64 (B, L): maps under the last own one, own or true
+    scales: tuple,  # Side lengths
+) -> torch.Tensor:  # int64 (B, L)
+    "What each map should say, given the own ones before it: the tokens of the truth's rest."
+    latent, under, found = _whole(latent, scales).float(), None, []
+    parts = zip(split_scales(codes, scales), split_scales(before, scales))
+    rest = latent
+    for k, (own, base) in enumerate(parts):
+        found.append(self.of_rest(rest, k, scales))
+        rest = latent - self.add(under, own, k, scales)
+        under = self.add(under, base, k, scales)
+    return torch.cat(found, 1)
