@@ -209,6 +209,8 @@ class Codebook(nn.Module):
 class FlexVAE(nn.Module):
     "Convolutional VQ autoencoder; its latent is quantised at any scale by itself (FlexVAR, 3)."
 
+    scales = None  # the schedule, where a picture needs all of its maps (03c)
+
     def __init__(
         self,
         cfg: TokenizerConfig,  # Sizes
@@ -312,8 +314,9 @@ def reconstruct(
     device, out, codes = next(vae.parameters()).device, [], []
     for batch in images.split(batch_size):
         latent = vae.encode(to_float(batch).to(device))
-        tokens = vae.tokenize(latent, (p or latent.shape[-1],))
-        out.append(vae.decode(tokens).float().cpu())
+        scales = (p,) if p else vae.scales or (latent.shape[-1],)
+        tokens = vae.tokenize(latent, scales)
+        out.append(vae.picture(tokens, scales).float().cpu())
         codes.append(tokens.cpu())
     return torch.cat(out), torch.cat(codes)
 

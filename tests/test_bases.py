@@ -18,7 +18,7 @@ from sar_repro.engine.runs import plan_job
 from sar_repro.hybrid import apart_mask, left_normal, markov_mask, masked_tokens, round_ends
 from sar_repro.scale_ar import causal_mask, generate, sample
 from sar_repro.ssr import student_pass
-from sar_repro.tokenizer import STREAMS, Batch, Codebook, next_inputs, split_scales
+from sar_repro.tokenizer import STREAMS, Batch, Codebook, next_inputs, reconstruct, split_scales
 from sar_repro.train import param_groups
 from sar_repro.var import ResidualCodebook, our_names, published_name
 
@@ -248,7 +248,12 @@ def test_loaders_know_vars_tokenizer(tmp_path):
     want = get_size('var-tiny').tokenizer
     vae = make_tokenizer(want)
     save_tensors(tmp_path/'t.safetensors', vae.state_dict(), config=stored(want), kind='VarVAE')
-    assert load_tokenizer('var-tiny', tmp_path/'t.safetensors').cfg == want
+    vae = load_tokenizer('var-tiny', tmp_path/'t.safetensors')
+    assert vae.cfg == want and vae.scales == (1, 2, 3, 4, 6, 8) # a picture needs all of its maps
+    pictures = torch.full((2, 3, 32, 32), 128, dtype=torch.uint8)
+    shown, tokens = reconstruct(vae, pictures)
+    assert shown.shape == (2, 3, 32, 32) and tokens.shape == (2, 130)
+    with pytest.raises(SarError, match='sar run 07_train -p size hybrid-tiny -p init scratch'): load_model('hybrid-tiny')
     with pytest.raises(SarError, match='holds another tokenizer'): load_tokenizer('tiny', tmp_path/'t.safetensors')
     for share in (1, 3): assert tokenizer_config(make_tokenizer(replace(want, share=share)).state_dict()).share == share
     torch.save(vae.state_dict(), tmp_path/'m.pth')

@@ -110,6 +110,7 @@ def load_tokenizer(
     cause = "it is not a whole checkpoint of this tokenizer"
     vae = load_weights(make_tokenizer(want), tensors, shown(path), may_lack, cause)
     vae = vae.eval().requires_grad_(False)
+    vae.scales = get_size(size).model.scales if vae.quantize.residual else None
     vae.key = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     return vae
 
@@ -308,7 +309,8 @@ def _hint(size):  # where a model could come from
         return ""
     if size in PUBLISHED:
         return f"run `sar fetch {size}`, or "
-    return "train one with `sar run 07_train -p init scratch -p method tf`, or "
+    named = f"-p size {size} " if size in VARIANTS else ""
+    return f"train one with `sar run 07_train {named}-p init scratch -p method tf`, or "
 
 # %% ../../nbs/84a_models.ipynb #e45b9be5
 def find_tokenizer(

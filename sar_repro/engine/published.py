@@ -472,8 +472,7 @@ def var_table(
         rows.append(about | dict(status="quoted", FID=fid, N=50_000, settings=how))
         rows.append(about | _measured(size, "base", folder))
     columns = ["params", "FID", "N", "settings"]
-    table = pd.DataFrame(rows).set_index(["model", "status"])[columns]
-    return table.astype(object).fillna("")
+    return pd.DataFrame(rows, dtype=object).set_index(["model", "status"])[columns].fillna("")
 
 
 def paper_table(

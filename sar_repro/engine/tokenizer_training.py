@@ -282,6 +282,7 @@ def train_tokenizer(
             save_checkpoint(path, dict(run, model=vae.state_dict(), opt=opt.state_dict()))
     kept = {k: v.half() for k, v in run["ema"].items()}
     vae.load_state_dict(kept)  # what is kept is what is returned
+    vae.scales = scales if vae.quantize.residual else None
     save_tensors(out, kept, config=stored(cfg), train=asdict(tcfg), kind=type(vae).__name__)
     pd.DataFrame(run["log"]).to_csv(out.with_suffix(".csv"), index=False)
     return vae.eval(), pd.DataFrame(run["log"])
