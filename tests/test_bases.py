@@ -243,6 +243,8 @@ def test_loaders_tell_the_bases_apart(base, tmp_path):
         with pytest.raises(SarError, match=f'it is of base {base}, size tiny is of base flexvar'): load_model('tiny', tmp_path/name)
     done = sar('sample', tmp_path/'m.safetensors', '--size', 'tiny', cwd=tmp_path)
     assert done.returncode == 2 and f'of base {base}' in done.stderr
+    done = sar('diagnose', tmp_path/'m.safetensors', cwd=tmp_path)
+    assert done.returncode != 0 and 'a diagnosis decodes maps one by one, expected flexvar' in done.stderr
 
 def test_loaders_know_vars_tokenizer(tmp_path):
     want = get_size('var-tiny').tokenizer
