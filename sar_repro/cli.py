@@ -1049,6 +1049,8 @@ def diagnose(
     check_numbers(seed=seed)
     size = size_of(checkpoint, size)
     spec, others = get_size(size), {"after SAR": after, "after TF": control}
+    if (base := spec.model.base) != "flexvar":
+        _fail(f"size {size} is of base {base}: a diagnosis decodes maps one by one, expected flexvar")
     others = {k: p for k, p in others.items() if p}
     import pandas as pd
     from sar_repro.engine.diagnostics import MARK, diagnose as measure
@@ -1154,7 +1156,7 @@ def _parity_table(rows):  # a line a tensor
 # %% ../nbs/90_cli.ipynb #e57618c5
 @app.command()
 def fetch(
-    size: Annotated[str, typer.Argument(help="d16, d20 or d24.")],
+    size: Annotated[str, typer.Argument(help="d16, d20, d24, or var-d16 to var-d30.")],
     only: Annotated[
         Optional[list[str]],
         typer.Option(help="tokenizer, model or sar; may be repeated; default all three."),

@@ -9,13 +9,13 @@ import numbers
 import numpy as np
 import os
 import torch
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['NUMBERS', 'ROOT', 'WORK', 'SIZES', 'SarError', 'check_choice', 'in_short', 'check_text', 'Number', 'check_number',
-           'check_numbers', 'is_test', 'shown', 'TokenizerConfig', 'ModelConfig', 'StepConfig', 'TrainConfig', 'Size',
-           'get_size', 'index_uniform', 'order_rng']
+__all__ = ['NUMBERS', 'ROOT', 'WORK', 'SIZES', 'VARIANTS', 'SarError', 'check_choice', 'in_short', 'check_text', 'Number',
+           'check_number', 'check_numbers', 'stored', 'is_test', 'shown', 'TokenizerConfig', 'ModelConfig',
+           'StepConfig', 'TrainConfig', 'Size', 'get_size', 'with_base', 'index_uniform', 'order_rng']
 
 # %% ../nbs/00_core.ipynb #8bd22d40
 class SarError(Exception):
@@ -129,6 +129,25 @@ def check_numbers(
     checked = lambda k, v: None if v is None else check_number(k, v, NUMBERS[k])
     return {k: checked(k, v) for k, v in given.items()}
 
+
+def _later(default):  # a field younger than the first files: they and their like leave it out
+    return field(default=default, metadata=dict(later=True))
+
+
+def _check_base(base, context):  # of a `ModelConfig`
+    check_choice("base", base, ("flexvar", "hybrid", "var"))
+    check_number("context", context, Number(int, 0, 1000))
+    if base == "hybrid" and context > 1:
+        raise SarError(f"context is {context}: the hybrid reads one map, expected 0 or 1")
+
+
+def stored(
+    cfg,  # A configuration
+) -> dict:  # Name -> value
+    "A configuration as files and runs hold it: younger fields only where they differ."
+    young = [f.name for f in fields(cfg) if f.metadata and getattr(cfg, f.name) == f.default]
+    return {k: v for k, v in asdict(cfg).items() if k not in young}
+
 # %% ../nbs/00_core.ipynb #ee511c91
 def _root():
     here = Path(__file__).resolve().parent if "__file__" in globals() else Path.cwd().resolve()
@@ -179,6 +198,12 @@ class TokenizerConfig:
     enc_blocks: int = 2  # Residual blocks a level, encoder
     dec_blocks: int = 3  # Residual blocks a level, decoder
     groups: int = 32  # Groups of GroupNorm
+    kind: str = _later("flexvae")  # 'flexvae' (02), or 'varvae': residual maps (03c)
+    share: int = _later(4)  # VarVAE: convolutions phi, shared by the scales; 0 = one a scale
+    phi: float = _later(0.5)  # VarVAE: share of the convolution in phi
+
+    def __post_init__(self):
+        check_choice("kind of tokenizer", self.kind, ("flexvae", "varvae"))
 
     @property
     def factor(self) -> int:
@@ -201,6 +226,11 @@ class ModelConfig:
     pos_side: int = 32  # Side of the learned position table
     drop_path: float = None  # Stochastic depth of the last block; None = 0.1 depth/24
     gate_init: float = 1e-3  # Initial scale of the AdaLN gates
+    base: str = _later("flexvar")  # 'flexvar' (03), 'hybrid' (03b) or 'var' (03c)
+    context: int = _later(0)  # Maps before a token's own that it reads; 0 = as published
+
+    def __post_init__(self):
+        _check_base(self.base, self.context)
 
     @property
     def seq_len(self) -> int:
@@ -242,16 +272,22 @@ class TrainConfig(StepConfig):
     rollout_guidance: float = 0.0  # Guidance of the rollout, 0 = none; released: 1.2
     rollout_top_k: int = 0  # Own codes are among the k likeliest, 0 = all; released: 900
     rollout_top_p: float = 0.0  # ... and in the nucleus of this mass, 0 = all; released: 0.96
-    target: str = "hard"  # Of pass 2: 'hard' own code, 'soft' f^T, 'truth' (no CSFL any more)
+    # Of pass 2: 'hard' own code, 'soft' f^T, 'truth' (no CSFL any more), 'residual' (03c)
+    target: str = "hard"
     label_smoothing: float = 0.0  # Of the cross-entropy against codes
     seed: int = 0  # Seeds data order, flips, condition dropout, drop path and rollout
     precision: str = "auto"  # 'bf16', 'fp32', or 'auto': bf16 where the machine is fast in it
     micro_batch: int = 0  # Images held at once, gradients add up; 0 = a process's whole share
     recompute: bool = False  # Compute activations twice: less memory, about a third more time
     compile: bool = False  # Fuse the blocks with torch.compile: a slow first step, then faster
+    # Maps before the last own one in pass 2: 'own' or 'truth' (differs where maps add up: 03c)
+    sf_before: str = _later("own")
 
     def __post_init__(self):
         _check_settings(self)
+
+    def __repr__(self):  # runs are named by its hash
+        return f"TrainConfig({', '.join(f'{k}={v!r}' for k, v in stored(self).items())})"
 
 # %% ../nbs/00_core.ipynb #beee9bf3
 def _check_settings(cfg):  # a `TrainConfig`, whose numbers become int or float
@@ -266,8 +302,9 @@ def _check_settings(cfg):  # a `TrainConfig`, whose numbers become int or float
 
 _CHOICES = dict(
     sf_scales=("all", "last"),
+    sf_before=("own", "truth"),
     rollout=("sample", "argmax"),
-    target=("hard", "soft", "truth"),
+    target=("hard", "soft", "truth", "residual"),
     precision=("auto", "bf16", "fp32"),
     **dict.fromkeys(("cond_shared", "decay_class", "recompute", "compile"), (True, False)),
 )
@@ -359,6 +396,46 @@ _small = replace(
     pos_side=32,
 )
 
+
+def _hybrid(size):  # the same width and depth; its first map is 4x4, or half the last
+    scales = size.model.scales
+    kept = tuple(p for p in scales if p >= min(4, scales[-1] // 2))
+    model = replace(size.model, base="hybrid", scales=kept)
+    return replace(size, name=f"hybrid-{size.name}", model=model)
+
+
+def _var(size):  # the same width and depth on residual maps
+    tokenizer = replace(size.tokenizer, kind="varvae")
+    model = replace(size.model, base="var")
+    return replace(size, name=f"var-{size.name}", tokenizer=tokenizer, model=model)
+
+
+def _published_var(depth):  # FoundationVision/var: a tokenizer of its own, one guidance for all
+    name, expect = f"var-d{depth}", "published size, to sample from and to measure: one GPU"
+    tokenizer = TokenizerConfig(ch=160, z_channels=32, vocab_size=4096, kind="varvae")
+    gate = {24: 1e-4, 30: 1e-5}.get(depth, 1e-3)
+    width = dict(depth=depth, embed_dim=64 * depth, num_heads=depth, gate_init=gate)
+    model = ModelConfig(**width, vocab_size=4096, base="var")
+    return Size(name, 256, tokenizer, model, 1.5, 900, 0.96, expect)
+
+
+def get_size(
+    name: str,  # One of `SIZES`, or of `VARIANTS`
+) -> Size:
+    "Look a size up by name."
+    return (SIZES | VARIANTS)[check_choice("size", name, [*SIZES, *VARIANTS])]
+
+
+def with_base(
+    size: str,  # A name in `SIZES`
+    base: str,  # 'flexvar', 'hybrid' or 'var'
+) -> str:  # A name that `get_size` knows
+    "The size of the same width and depth with another base model."
+    check_choice("base", base, ("flexvar", "hybrid", "var"))
+    if base == "flexvar" or get_size(size).model.base == base:
+        return size
+    return get_size(f"{base}-{size}").name
+
 # %% ../nbs/00_core.ipynb #45e79766
 def _published(depth, guidance):  # width 64 d, d heads of 64; d24 starts its gates lower
     gate = 1e-4 if depth == 24 else 1e-3
@@ -384,11 +461,11 @@ SIZES = {
 }
 
 
-def get_size(
-    name: str,  # One of `SIZES`
-) -> Size:
-    "Look a size up by name."
-    return SIZES[check_choice("size", name, SIZES)]
+VARIANTS = {  # the sizes above with another base model
+    **{s.name: s for s in map(_hybrid, SIZES.values())},
+    **{s.name: s for s in map(_var, (SIZES["mini"], SIZES["tiny"], SIZES["small"]))},
+    **{s.name: s for s in map(_published_var, (16, 20, 24, 30))},
+}
 
 # %% ../nbs/00_core.ipynb #91fb15f9
 # multipliers and steps of the key, from Philox4x64 with ten rounds

@@ -7,26 +7,26 @@ from __future__ import annotations
 from typing import Iterator
 import torch
 from torch import nn
-from .core import TrainConfig, check_choice
+from .core import SarError, TrainConfig, check_choice
 from .engine.kernels import Prediction
-from .scale_ar import by_scale, token_loss
+from .scale_ar import by_scale, counted, mean_loss, token_loss
 from .ssr import rollout, student_pass, teacher_pass, unconditional
 from .tokenizer import Batch
 
 # %% auto #0
-__all__ = ['csf_loss', 'tf_loss', 'student_scales', 'sar_loss']
+__all__ = ['csf_loss', 'tf_loss', 'true_target', 'student_scales', 'sar_loss']
 
 # %% ../nbs/06_csfl.ipynb #7d7bede7
 def csf_loss(
     f_s: torch.Tensor,  # (B, l, V) student-forced logits; or a `Prediction`
     f_t: torch.Tensor,  # (B, L, V) teacher-forced ones; the last l tokens count
     codes: torch.Tensor,  # int64 (B, L): the rollout's codes
-    target: str = "hard",  # 'hard': those codes; 'soft': f_t's distribution; 'truth'
-    truth: torch.Tensor = None,  # int64 (B, L): ground-truth codes, for 'truth'
+    target: str = "hard",  # 'hard': those codes; 'soft': f_t's distribution; 'truth', 'residual'
+    truth: torch.Tensor = None,  # int64 (B, L): from `true_target`
     smoothing: float = 0.0,  # Label smoothing of code targets
 ) -> torch.Tensor:  # (B, l) nats a token
     "Cross-entropy of the student-forced prediction against the (detached) teacher-forced one."
-    check_choice("target", target, ("hard", "soft", "truth"))
+    check_choice("target", target, ("hard", "soft", "truth", "residual"))
     l = f_s.shape[1]
     if target == "soft":
         f_t = f_t.detach()[:, -l:]
@@ -41,7 +41,17 @@ def tf_loss(
 ) -> Iterator:  # (name, loss to differentiate, per-scale means without gradient)
     "Teacher forcing: cross-entropy of every scale given the true coarser ones."
     l_tf = token_loss(teacher_pass(model, batch, cfg), batch.tokens, cfg.label_smoothing)
-    yield "tf", l_tf.mean(), by_scale(l_tf.detach(), batch.scales)
+    count = counted(model, batch)
+    yield "tf", mean_loss(l_tf, count), by_scale(l_tf.detach(), batch.scales, count)
+
+
+def true_target(batch, codes, cfg):  # int64 (B, L): the truth, or what own maps lack of it (03c)
+    if cfg.target != "residual":
+        return batch.tokens
+    if not batch.book.residual:
+        raise SarError("target is 'residual': these maps do not add up, expected base var")
+    before = batch.tokens if cfg.sf_before == "truth" else codes
+    return batch.book.lacking(batch.latent, codes, before, batch.scales)
 
 
 def student_scales(scales, cfg):  # those that pass 2 predicts
@@ -58,9 +68,9 @@ def sar_loss(
     cfg: TrainConfig,  # The run: gamma, rollout, target, scales of pass 2
 ) -> Iterator:  # (name, loss to differentiate, per-scale means without gradient)
     "SAR: L_TF of pass 1, then gamma L_CSF of pass 2 on the model's own rollout."
-    f_t = teacher_pass(model, batch, cfg)
+    f_t, count = teacher_pass(model, batch, cfg), counted(model, batch)
     l_tf = token_loss(f_t, batch.tokens, cfg.label_smoothing)
-    yield "tf", l_tf.mean(), by_scale(l_tf.detach(), batch.scales)
+    yield "tf", mean_loss(l_tf, count), by_scale(l_tf.detach(), batch.scales, count)
     if len(batch.scales) < 2:  # nothing to roll out into
         return
     del l_tf  # and with it the graph of pass 1
@@ -68,7 +78,8 @@ def sar_loss(
     f_t = f_t.detach()[: len(some.labels)]
     codes = rollout(f_t, some, cfg, unconditional(model, some, cfg), _unused(batch.scales, cfg))
     f_s, scales = student_pass(model, some, codes, cfg), student_scales(batch.scales, cfg)
-    l_csf = csf_loss(f_s, f_t, codes, cfg.target, some.tokens, cfg.label_smoothing)
+    truth = true_target(some, codes, cfg)
+    l_csf = csf_loss(f_s, f_t, codes, cfg.target, truth, cfg.label_smoothing)
     l_csf = batch.second_weight * l_csf
     yield "csf", cfg.gamma * l_csf.mean(), by_scale(l_csf.detach(), scales)
 

@@ -30,7 +30,7 @@ from .data import ImageSet, emoji_table, load_dataset, to_uint8
 from .tokenizer import FlexVAE, TokenData, by_group, next_inputs, token_groups
 from .engine.metrics import fd_interval, image_features, kid_by_picture, kid_pairs
 from .engine.kernels import pick
-from .scale_ar import FlexVAR, generate, token_loss
+from .scale_ar import FlexVAR, generate, hidden_first, token_loss
 from .engine.models import load_model, load_models
 from .engine.statistics import resample, slope_weights, tidy
 
@@ -240,7 +240,8 @@ def logits_from(
         part = slice(i, i + batch_size)
         with autocast(device):
             inputs = next_inputs(probe.vae.quantize, codes[part].to(device), probe.scales)
-            logits = probe.model(labels[part].to(device), inputs, probe.scales)
+            more = hidden_first(probe.model, probe.vae.quantize, codes[part].to(device))
+            logits = probe.model(labels[part].to(device), inputs, probe.scales, **more)
         yield part, logits.float().cpu()
 
 

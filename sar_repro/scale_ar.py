@@ -24,7 +24,7 @@ from sar_repro.core import (
 from .engine.machine import autocast, can_compile
 from .engine.plots import progress
 from .data import to_uint8
-from .tokenizer import FlexVAE, split_scales, upsample_codes
+from .tokenizer import FlexVAE, split_scales
 from sar_repro.engine.kernels import (
     KVCache,
     Prediction,
@@ -38,8 +38,8 @@ from sar_repro.engine.kernels import (
 
 # %% auto #0
 __all__ = ['MAX_LOG_SCALE', 'MOST_TOKENS', 'RELEASED_SIDES', 'scale_index', 'causal_mask', 'SelfAttention', 'MLP', 'Block',
-           'position_table', 'AdaHead', 'FlexVAR', 'unwrap', 'init_weights', 'token_loss', 'by_scale', 'generate',
-           'fit_scales', 'each_scale', 'guide', 'group_size', 'sample']
+           'position_table', 'AdaHead', 'FlexVAR', 'unwrap', 'init_weights', 'token_loss', 'by_scale', 'mean_loss',
+           'given', 'hidden_first', 'counted', 'generate', 'fit_scales', 'each_scale', 'guide', 'group_size', 'sample']
 
 # %% ../nbs/03_scale_ar.ipynb #fca8fee1
 def scale_index(
@@ -56,12 +56,15 @@ def causal_mask(
     scales: tuple,  # Side lengths
     device=torch.device("cpu"),  # Where to put it
     dtype=torch.float32,  # Added to attention scores, so it has their type
+    context: int = 0,  # Maps before its own that a token reads; 0 = all coarser ones
 ) -> torch.Tensor:  # (1, 1, L, L): 0 where a row may look, -inf where not
-    "Block-causal mask: a token sees its own and all coarser scales."
+    "Block-causal mask: a token sees its own and all coarser scales, or the last of them."
     s = scale_index(scales).to(device)
-    return torch.zeros(len(s), len(s), dtype=dtype, device=device).masked_fill(
-        s[:, None] < s[None, :], -torch.inf
-    )[None, None]
+    hidden = s[:, None] < s[None, :]
+    if context:  # a token's place holds the map before: it is the first; the class stays in sight
+        hidden |= (s[:, None] - s[None, :] >= context) & (s[None, :] > 0)
+    blank = torch.zeros(len(s), len(s), dtype=dtype, device=device)
+    return blank.masked_fill(hidden, -torch.inf)[None, None]
 
 # %% ../nbs/03_scale_ar.ipynb #f78712e3
 MAX_LOG_SCALE = math.log(100)
@@ -157,11 +160,12 @@ class AdaHead(nn.Module):
 class FlexVAR(nn.Module):
     "Scale-wise autoregressive transformer (FlexVAR; method of arXiv 2502.20313)."
 
+    drawn = ("pos_start",)  # starts as noise, as the layers do
+
     def __init__(self, cfg: ModelConfig):  # Sizes
         super().__init__()
         self.cfg, D = cfg, cfg.embed_dim
-        self.pos_start = nn.Parameter(torch.empty(1, cfg.scales[0] ** 2, D))
-        self.pos_1LC = nn.Parameter(position_table(D, cfg.pos_side))
+        self.add_positions(cfg)
         self.word_embed = nn.Linear(cfg.latent_channels, D)
         self.class_emb = nn.Embedding(cfg.num_classes + 1, D)
         self.blocks = nn.ModuleList(Block(cfg) for _ in range(cfg.depth))
@@ -195,11 +199,24 @@ def forward(self: FlexVAR, labels, inputs, scales=None, start=True, keep=None, l
     scales = tuple(scales or self.cfg.scales)
     cond = self.class_emb(labels)
     x = self.embed(cond, inputs, scales, start)
-    x = self.trunk(x, cond, causal_mask(scales, cond.device), keep=keep)
+    x = self.trunk(x, cond, self.mask(scales, cond.device), keep=keep)
     prediction = Prediction(self.head_nm(x, cond), self.head)
     return prediction if lazy else prediction.logits()
 
 # %% ../nbs/03_scale_ar.ipynb #8b14bdb2
+# two things in which other bases (03b, 03c) differ
+@patch
+def add_positions(self: FlexVAR, cfg):
+    self.pos_start = nn.Parameter(torch.empty(1, cfg.scales[0] ** 2, cfg.embed_dim))
+    self.pos_1LC = nn.Parameter(position_table(cfg.embed_dim, cfg.pos_side))
+
+
+@patch
+def mask(self: FlexVAR, scales, device) -> torch.Tensor:  # (1, 1, L, L)
+    "Who sees whom."
+    return causal_mask(scales, device, context=self.cfg.context)
+
+
 # (B, L, C)
 @patch
 def trunk(self: FlexVAR, x, cond, mask=None, caches=None, keep=None, mods=None) -> torch.Tensor:
@@ -258,7 +275,8 @@ def init_weights(
             nn.init.trunc_normal_(m.weight, std=std)
         if isinstance(m, nn.Linear) and m.bias is not None:
             m.bias.zero_()
-    nn.init.trunc_normal_(model.pos_start, std=std)
+    for name in model.drawn:
+        nn.init.trunc_normal_(getattr(model, name), std=std)
     model.head.weight.mul_(0.02)
     model.head_nm.ada_lin[1].weight.mul_(0.5)
     for b in model.blocks:
@@ -286,9 +304,41 @@ def token_loss(
 def by_scale(
     values: torch.Tensor,  # (B, L) one number a token
     scales: tuple,  # Side lengths
+    counted: torch.Tensor = None,  # bool (B, L); None = all
 ) -> torch.Tensor:  # (N,)
     "Mean over batch and tokens of each scale."
-    return torch.stack([v.mean() for v in split_scales(values, scales)])
+    if counted is None:
+        return torch.stack([v.mean() for v in split_scales(values, scales)])
+    parts = zip(split_scales(values, scales), split_scales(counted, scales))
+    return torch.stack([(v * c).sum() / c.sum().clamp(min=1) for v, c in parts])
+
+# %% ../nbs/03_scale_ar.ipynb #b7f092c9
+def mean_loss(
+    values: torch.Tensor,  # (B, L) nats
+    counted: torch.Tensor = None,  # bool (B, L); None = all
+) -> torch.Tensor:  # scalar
+    "Mean over a picture's counted tokens, then over pictures."
+    if counted is None:
+        return values.mean()
+    return ((values * counted).sum(1) / counted.sum(1)).mean()
+
+
+def given(model, batch) -> dict:  # more arguments of `forward`
+    "What pass 1 is told beside its inputs: the first map, by a model that masks it (03b)."
+    own = getattr(unwrap(model), "given", None)
+    return own(batch) if own else {}
+
+
+def hidden_first(model, book, tokens) -> dict:  # more arguments of `forward`
+    "The same where all of a masked first map is hidden, so that only later maps read `tokens`."
+    own = getattr(unwrap(model), "hidden_first", None)
+    return own(book, tokens) if own else {}
+
+
+def counted(model, batch):  # bool (B, L), or None for all
+    "The tokens that a loss counts: all, but where the first map is masked."
+    own = getattr(unwrap(model), "counted", None)
+    return own(batch) if own else None
 
 # %% ../nbs/03_scale_ar.ipynb #23f548da
 class _Steps:
@@ -299,8 +349,8 @@ class _Steps:
         y = torch.cat([labels, none]) if guided else labels
         self.model, self.book, self.scales, self.guided = model, book, scales, guided
         cond = model.class_emb(y.to(model.head.weight.device))
-        sizes = [p * p for p in scales]
-        self.pos = model.positions(scales).split(sizes, 1)
+        sizes, self.state = [p * p for p in scales], None
+        self.pos, self.numbers = model.positions(scales).split(sizes, 1), sum(sizes)
         self.caches = [KVCache(sum(sizes)) for _ in model.blocks]
         self.sets = _class_sets(model, cond, sizes)
 
@@ -309,16 +359,17 @@ class _Steps:
         if before is None:
             x = cond + self.model.pos_start
         else:
-            codes = upsample_codes(self.book.lookup(before), *self.scales[k - 1 : k + 1])
+            self.state, codes = self.book.step(self.state, before, k - 1, self.scales)
             x = self.model.word_embed(codes)
             x = x.repeat(2, 1, 1) if self.guided else x
-        return self.model.trunk(x + self.pos[k], None, caches=self.caches, mods=mods)
+        return self.model.trunk(x + self.pos[k], None, self.rows(k), self.caches, mods=mods)
 
-    def logits(self, h, k, *how):  # guided before the head, whose logits are many
-        h = self.model.head_nm(h, None, self.sets[-1][k])
+    # guided before the head, whose logits are many; `of` and `at`: see the rounds of 03b
+    def logits(self, h, k, *how, of=None, at=None):
+        h = self.model.head_nm(h, None, self.sets[-1][k if at is None else at])
         if self.guided:
             cond, uncond = h.float().chunk(2)
-            h = guide(cond, uncond, how[0], k, len(self.scales), *how[1:])
+            h = self.model.guided(cond, uncond, how[0], k, of or len(self.scales), *how[1:])
         return self.model.head(h).float()
 
 # %% ../nbs/03_scale_ar.ipynb #9ef0011b
@@ -338,13 +389,15 @@ def generate(
     known: tuple = None,  # int64 (B, L), bool (B, L): tokens, and which of them are not drawn
     released_seed=None,  # Draw as the released code does: an int, or 'greedy'
     max_side: int = 16,  # Above it guidance is at full strength (and the released code greedy)
+    **first,  # How the hybrid (03b) draws its first map: `rounds`, `orders`
 ) -> torch.Tensor:  # int64 (B, L)
     "Draw all scales, coarse to fine."
     scales, tokens = fit_scales(scales, model.cfg), []
     how = _Settings(scales, guidance, top_k, top_p, form, max_side)
     given = _given(model, labels, scales, prefix, known)
-    net = _Steps(model, book, labels, scales, released_seed is not None or how.guided)
+    net = model.steps(book, labels, scales, released_seed is not None or how.guided, **first)
     draw = _drawer(net, how, seed, index, released_seed)
+    given[0] = net.begin(given[0], draw, how)
     for k in range(len(scales)):
         h, (codes, mask) = net.hidden(k, tokens[-1] if tokens else None), given[k]
         if codes is None or mask is not None:
@@ -453,6 +506,34 @@ def _checked_known(tokens, mask, shape, vocab):
     return tokens, mask
 
 # %% ../nbs/03_scale_ar.ipynb #4e74e5be
+@patch
+def rows(self: _Steps, k):  # of the mask; None: of all coarser maps nothing has to be hidden
+    if not self.model.cfg.context:
+        return None
+    end = sum(p * p for p in self.scales[: k + 1])
+    mask = self.model.mask(self.scales, self.pos[0].device)
+    return mask[:, :, end - self.scales[k] ** 2 : end, :end]
+
+
+@patch
+def begin(self: _Steps, given, draw, how):  # codes of map 1 and which are known, or (None, None)
+    "A base that draws its first map otherwise does it here."
+    return given
+
+
+# a base that samples otherwise (03b, 03c) has its own of these two
+@patch
+def steps(self: FlexVAR, book, labels, scales, guided, **first):
+    if first:
+        raise SarError(f"unknown setting {', '.join(first)} of a sample of base {self.cfg.base}")
+    return _Steps(self, book, labels, scales, guided)
+
+
+@patch
+def guided(self: FlexVAR, cond, uncond, guidance, k, n, form="var", full=False):
+    return guide(cond, uncond, guidance, k, n, form, full)
+
+
 def guide(
     # (B, l, V) logits with class; or (B, l, C), what the head makes them of: it is linear, so
     # guidance may come before it
@@ -472,7 +553,7 @@ def guide(
 
 
 def _drawer(net, how, seed, index, released_seed):
-    "A function (logits of a scale, its index) -> codes."
+    "A function (logits of a scale, its index, other noise than the scale's) -> codes."
     scales, sizes = how.scales, [p * p for p in how.scales]
     if released_seed is not None:
         rng = (
@@ -480,24 +561,28 @@ def _drawer(net, how, seed, index, released_seed):
             if isinstance(released_seed, int)
             else None
         )
-        return lambda logits, k: _released_draw(logits, scales[k], how.max_side, *how.top[k], rng)
+        sides = getattr(net.model, "sides", RELEASED_SIDES)
+        greedy = [sides is not None and (p not in sides or p > how.max_side) for p in scales]
+        return lambda logits, k, u=None: _released_draw(logits, greedy[k], *how.top[k], rng)
     if seed is None:
-        return lambda logits, k: pick(logits)
+        return lambda logits, k, u=None: pick(logits)
     B = len(net.sets[0][0]) // (1 + net.guided)
-    noise = index_uniform(seed, range(B) if index is None else index, sum(sizes))
-    noise = noise.to(net.pos[0].device).split(sizes, 1)
-    return lambda logits, k: pick(logits, noise[k], *how.top[k])
+    noise = index_uniform(seed, range(B) if index is None else index, net.numbers)
+    noise = noise.to(net.pos[0].device)
+    parts = noise.split([*sizes, net.numbers - sum(sizes)], 1)
+    draw = lambda logits, k, u=None: pick(logits, parts[k] if u is None else u, *how.top[k])
+    draw.noise = noise
+    return draw
 
 
-# the released sampler is greedy at any other side
+# the released sampler of FlexVAR is greedy at any other side
 RELEASED_SIDES = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 23, 24, 32)
 
 
 # rng lives on the CPU, so that every device draws alike
-def _released_draw(logits, p, max_side, top_k, top_p, rng):
+def _released_draw(logits, greedy, top_k, top_p, rng):
     if rng is None:
         return logits.argmax(-1)
-    greedy = p not in RELEASED_SIDES or p > max_side
     probs = filter_logits(logits.cpu(), 1 if greedy else top_k, top_p).softmax(-1)
     return (
         torch.multinomial(probs.flatten(0, 1), 1, replacement=True, generator=rng)
@@ -533,7 +618,7 @@ def sample(
     scales = fit_scales(scales, model.cfg)
     device, out = model.head.weight.device, []
     most = min(group_size(model.cfg), group_size(replace(model.cfg, scales=scales)))
-    batch_size, last = batch_size or most, scales[-1] ** 2
+    batch_size = batch_size or most
     with autocast(device, precision), cast_weights(model, vae.decoder, vae.post_quant_conv):
         for i in progress(range(0, len(labels), batch_size), "sampling"):
             # one shape, one way of rounding
@@ -544,6 +629,6 @@ def sample(
             given["known"] = None if known is None else tuple(t[rows] for t in known)
             how = dict(seed=seed, index=index, scales=scales)
             tokens = generate(model, vae.quantize, y, **how, **given, **kwargs)
-            pictures = vae.decode(tokens[: len(labels) - i, -last:]).float()
+            pictures = vae.picture(tokens[: len(labels) - i], scales).float()
             out.append(to_uint8(pictures.cpu()))
     return torch.cat(out)

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 from .core import TrainConfig, check_choice
 from .engine.kernels import Prediction, pick
-from .scale_ar import unwrap
-from .tokenizer import Batch, next_inputs, upsample_codes
+from .scale_ar import given, unwrap
+from .tokenizer import Batch, next_inputs
 
 # %% auto #0
-__all__ = ['teacher_pass', 'draw', 'rollout', 'unconditional', 'rollout_guide', 'student_pass']
+__all__ = ['teacher_pass', 'draw', 'rollout', 'unconditional', 'rollout_guide', 'student_pass', 'own_inputs']
 
 # %% ../nbs/05_ssr.ipynb #dd028282
 def teacher_pass(
@@ -22,8 +22,8 @@ def teacher_pass(
 ) -> Prediction:  # (B, L, V): f^T
     "Pass 1: predictions of every scale from ground-truth inputs."
     keep = batch.keep(unwrap(model).cfg) if model.training else None
-    labels = batch.condition(cfg.cond_drop)
-    return model(labels, batch.inputs, batch.scales, keep=keep, lazy=True)
+    labels, more = batch.condition(cfg.cond_drop), given(model, batch)
+    return model(labels, batch.inputs, batch.scales, keep=keep, lazy=True, **more)
 
 # %% ../nbs/05_ssr.ipynb #d9c39843
 def draw(
@@ -73,7 +73,7 @@ def unconditional(
     if not cfg.rollout_guidance:
         return None
     none = torch.full_like(batch.labels, batch.none)
-    return model(none, batch.inputs, batch.scales, lazy=True)
+    return model(none, batch.inputs, batch.scales, lazy=True, **given(model, batch))
 
 
 def rollout_guide(
@@ -101,15 +101,18 @@ def student_pass(
     check_choice("sf_scales", cfg.sf_scales, ("all", "last"))
     labels = batch.condition(cfg.cond_drop, "cond" if cfg.cond_shared else "cond2")
     keep = batch.keep(unwrap(model).cfg, "path2") if model.training else None
+    inputs = own_inputs(batch, codes, cfg)
     if cfg.sf_scales == "last":
-        return _last_scale(model, batch, codes, labels, keep)
-    inputs = next_inputs(batch.book, codes, batch.scales)
+        return _last_scale(model, inputs, labels, batch.scales[-1], keep)
     f = model(labels, inputs, batch.scales, keep=keep, lazy=True)
-    return f[:, batch.scales[0] ** 2 :]
+    return f[:, f.shape[1] - inputs.shape[1] :]
+
+
+def own_inputs(batch, codes, cfg):  # (B, L - p_1^2, C): what pass 2 is fed
+    before = batch.tokens if cfg.sf_before == "truth" else None
+    return next_inputs(batch.book, codes, batch.scales, before)
 
 # %% ../nbs/05_ssr.ipynb #86860e9b
-def _last_scale(model, batch, codes, labels, keep):  # as released: class token, map N-1 enlarged
-    p, last = batch.scales[-2:]
-    before = codes[:, -(last**2) - p**2 : -(last**2)]
-    inputs = upsample_codes(batch.book.lookup(before), p, last)
-    return model(labels, inputs, (1, last), start=False, keep=keep, lazy=True)[:, 1:]
+def _last_scale(model, inputs, labels, p, keep):  # as released: class token, map N-1 enlarged
+    inputs = inputs[:, -p * p :]
+    return model(labels, inputs, (1, p), start=False, keep=keep, lazy=True)[:, -p * p :]

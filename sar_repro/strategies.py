@@ -13,7 +13,7 @@ from typing import Iterator
 from .core import TrainConfig, check_choice
 from .engine.machine import autocast
 from .tokenizer import Batch, next_inputs, split_scales
-from .scale_ar import by_scale, generate, scale_index, token_loss, unwrap
+from .scale_ar import by_scale, generate, given, scale_index, token_loss, unwrap
 from .ssr import rollout, student_pass, teacher_pass, unconditional
 from .csfl import csf_loss, sar_loss, tf_loss
 from .posterior import Posterior, resample_loss
@@ -31,7 +31,7 @@ SHARE, NEAREST, STRENGTH = 0.25, 16, 0.1
 def _given(model, batch, cfg, codes):  # (B, L) nats of the truth in the context of any codes
     labels, inputs = batch.condition(cfg.cond_drop), next_inputs(batch.book, codes, batch.scales)
     keep = batch.keep(unwrap(model).cfg) if model.training else None
-    f = model(labels, inputs, batch.scales, keep=keep, lazy=True)
+    f = model(labels, inputs, batch.scales, keep=keep, lazy=True, **given(model, batch))
     return token_loss(f, batch.tokens, cfg.label_smoothing)
 
 

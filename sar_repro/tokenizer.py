@@ -179,6 +179,8 @@ class Encoder(nn.Module):
 class Codebook(nn.Module):
     "V unit vectors; a latent is replaced by the one with the largest cosine."
 
+    residual = False  # maps stand for themselves; those of 03c add up
+
     def __init__(self, vocab_size: int, dim: int):  # Number of codes V, width of a code C
         super().__init__()
         self.embedding, self._kept = nn.Embedding(vocab_size, dim), (None, None)
@@ -206,6 +208,8 @@ class Codebook(nn.Module):
 # %% ../nbs/02_tokenizer.ipynb #3db777bd
 class FlexVAE(nn.Module):
     "Convolutional VQ autoencoder; its latent is quantised at any scale by itself (FlexVAR, 3)."
+
+    scales = None  # the schedule, where a picture needs all of its maps (03c)
 
     def __init__(
         self,
@@ -310,8 +314,9 @@ def reconstruct(
     device, out, codes = next(vae.parameters()).device, [], []
     for batch in images.split(batch_size):
         latent = vae.encode(to_float(batch).to(device))
-        tokens = vae.tokenize(latent, (p or latent.shape[-1],))
-        out.append(vae.decode(tokens).float().cpu())
+        scales = (p,) if p else vae.scales or (latent.shape[-1],)
+        tokens = vae.tokenize(latent, scales)
+        out.append(vae.picture(tokens, scales).float().cpu())
         codes.append(tokens.cpu())
     return torch.cat(out), torch.cat(codes)
 
@@ -340,16 +345,35 @@ def next_inputs(
     book: Codebook,  # The codebook
     tokens: torch.Tensor,  # int64 (B, l); the last scale may be missing
     scales: tuple,  # Side lengths p_1 ... p_N
+    before: torch.Tensor = None,  # Of all maps but the last (where maps add up); None = `tokens`
 ) -> torch.Tensor:  # (B, L - p_1^2, C)
     "What the model is fed for scales 2..N: each scale's codes, enlarged to the next one."
-    sizes = [p * p for p in scales[:-1]]
+    sizes, state, parts = [p * p for p in scales[:-1]], None, []
     if not sizes:  # one scale feeds none
         return book.lookup(tokens[:, :0])
-    parts = book.lookup(tokens[:, : sum(sizes)]).split(sizes, dim=1)
-    return torch.cat([upsample_codes(t, p, q) for t, p, q in zip(parts, scales, scales[1:])], 1)
+    before = tokens if before is None else before
+    own, true = (t[:, : sum(sizes)].split(sizes, 1) for t in (tokens, before))
+    for k in range(len(sizes)):
+        after, fed = book.step(state, own[k], k, scales)
+        state = after if before is tokens else book.step(state, true[k], k, scales)[0]
+        parts.append(fed)
+    return torch.cat(parts, 1)
+
+# %% ../nbs/02_tokenizer.ipynb #a238f203
+# what a tokenizer whose maps add up (03c) does in another way
+@patch
+def step(self: Codebook, state, tokens, k, scales) -> tuple:  # what to keep, (B, p_(k+1)^2, C)
+    "From the tokens of scale k what scale k+1 is fed; nothing has to be kept between scales."
+    return None, upsample_codes(self.lookup(tokens), *scales[k : k + 2])
+
+
+@patch
+def picture(self: FlexVAE, tokens, scales) -> torch.Tensor:  # (B, 3, H, W), in [-1, 1]
+    "Picture of the tokens (B, L) of all scales: the last map is all of it."
+    return self.decode(tokens[:, -scales[-1] ** 2 :])
 
 # %% ../nbs/02_tokenizer.ipynb #7ae28164
-_USES = "sample", "flip", "cond", "path", "rollout", "cond2", "path2"
+_USES = "sample", "flip", "cond", "path", "rollout", "cond2", "path2", "mask"
 STREAMS = {name: i for i, name in enumerate(_USES)}
 
 
@@ -359,8 +383,7 @@ class Batch:
 
     tokens: torch.Tensor  # int64 (B, L), ground-truth codes of all scales
     labels: torch.Tensor  # int64 (B,), classes
-    # int64 (B,), what the noise of each sample belongs to (differs from epoch to epoch)
-    index: torch.Tensor
+    index: torch.Tensor  # int64 (B,), to which noise belongs (differs from epoch to epoch)
     scales: tuple  # Side lengths
     book: Codebook  # Codebook of the tokenizer
     none: int  # Class index of 'no condition'
@@ -369,6 +392,7 @@ class Batch:
     second_weight: float = 1.0  # And count for so much more than the others
     rows: torch.Tensor = None  # int64 (B,), 2 picture + side: who remembers a picture by it
     step: int = 0  # Step of the run
+    latent: torch.Tensor = None  # (B, C, h, w), where maps add up
 
     @cached_property
     # (B, L - p_1^2, C): ground truth, enlarged; both passes may ask
@@ -405,7 +429,7 @@ def path_keep(
 def first(self: Batch, n):  # a batch of the first n pictures
     if n is None or n >= len(self.labels):
         return self
-    cut = {name: getattr(self, name) for name in ("tokens", "labels", "index", "rows")}
+    cut = {name: getattr(self, name) for name in ("tokens", "labels", "index", "rows", "latent")}
     cut = {name: None if v is None else v[:n] for name, v in cut.items()}
     part = replace(self, **cut, second=None)
     part.inputs = self.inputs[:n]
@@ -437,7 +461,9 @@ class TokenData:
         cache: Path,  # Folder for latents
         precision: str = "auto",  # 'bf16', 'fp32' or 'auto': of the encoder
     ):
-        self.tokens = _all_tokens(vae, cached_latents(vae, data, cache, precision), scales)
+        latents = cached_latents(vae, data, cache, precision)
+        self.tokens = _all_tokens(vae, latents, scales)
+        self.latents = latents if vae.quantize.residual else None
         self.labels, self.scales, self.book = data.labels, tuple(scales), vae.quantize
         self.num_classes, self.name, self.stamp = data.num_classes, data.name, data.fingerprint
         self.tokenizer, self.classes = vae.key, data.classes
@@ -502,4 +528,7 @@ def batch(
         flip = index_uniform(seed, index.tolist(), 1, STREAMS["flip"])[:, 0] < 0.5
     tokens, labels = self.tokens[ids, flip.long()].long(), self.labels[ids]
     rest = index, self.scales, self.book, self.num_classes, seed
-    return Batch(tokens.to(device), labels.to(device), *rest, rows=2 * ids + flip, step=step)
+    found = Batch(tokens.to(device), labels.to(device), *rest, rows=2 * ids + flip, step=step)
+    if getattr(self, "latents", None) is not None:
+        found.latent = torch.from_numpy(self.latents[ids.numpy(), flip.long().numpy()]).to(device)
+    return found

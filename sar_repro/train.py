@@ -11,7 +11,7 @@ from .core import TrainConfig
 from .engine.machine import autocast
 from .tokenizer import TokenData, by_group, token_groups
 from .engine.plots import progress
-from .scale_ar import FlexVAR, by_scale, token_loss
+from .scale_ar import FlexVAR, by_scale, counted, token_loss
 from .ssr import teacher_pass
 
 # %% auto #0
@@ -20,6 +20,7 @@ __all__ = ['NO_DECAY', 'param_groups', 'lr_at', 'heldout_loss', 'token_mean', 't
 # %% ../nbs/07_train.ipynb #b1adc33b
 # positions, class start, per-head scales
 NO_DECAY = ("pos_start", "pos_1LC", "class_emb", "scale_mul", "q_bias", "v_bias")
+NO_DECAY += ("mask_token", "randar_pos_embed", "lvl_embed")  # of the other bases
 
 
 def param_groups(
@@ -69,12 +70,18 @@ def heldout_loss(
         for ids in torch.arange(len(data)).split(batch_size):
             batch = data.batch(ids, device=device)
             f = teacher_pass(model, batch, TrainConfig(cond_drop=0.0))
-            ce = token_loss(f, batch.tokens)
-            apart = by_group(ce, data.scales).mean(0) if copies_apart else None
-            mean = by_scale(ce, data.scales) if apart is None else apart
+            ce, count = token_loss(f, batch.tokens), counted(model, batch)
+            means = _group_means if copies_apart else by_scale
+            mean = means(ce, data.scales, count)
             total = total + mean.cpu() * len(ids)
     model.train(was)
     return total / len(data)
+
+
+def _group_means(ce, scales, count):  # (G,), over the tokens that count
+    if count is None:
+        return by_group(ce, scales).mean(0)
+    return by_group(ce * count, scales).sum(0) / by_group(count, scales).sum(0).clamp(min=1e-9)
 
 # %% ../nbs/07_train.ipynb #876538d4
 def token_mean(

@@ -507,11 +507,26 @@ def _files(depth, epoch, gigabytes):
 PUBLISHED = dict(d16=_files(16, 179, 1.26), d20=_files(20, 249, 2.43), d24=_files(24, 349, 4.17))
 
 
+def _var_files(depth, gigabytes):
+    file = lambda name, *about: PublishedFile(name, "FoundationVision/var", *about)
+    return dict(
+        tokenizer=file("vae_ch160v4096z32.pth", "VAR's tokenizer", 0.43),
+        model=file(f"var_d{depth}.pth", f"VAR-d{depth}", gigabytes),
+    )
+
+
+PUBLISHED |= {
+    f"var-d{d}": _var_files(d, g) for d, g in ((16, 1.24), (20, 2.4), (24, 4.1), (30, 8.0))
+}
+
+
 def weights_path(
     size: str,  # A name in `SIZES`
     what: str,  # 'tokenizer', 'model', or for published sizes 'sar'
 ) -> Path:
     "Where weights of a size lie."
+    if what == "tokenizer":  # the hybrid has that of the plain model
+        size = size.removeprefix("hybrid-")
     if size in PUBLISHED:
         return (
             ROOT
@@ -547,7 +562,7 @@ def fetch_published(
         )
     from huggingface_hub import hf_hub_download
 
-    for f in (PUBLISHED[size][p] for p in parts):
+    for f in (PUBLISHED[size][p] for p in parts if p in PUBLISHED[size]):
         try:
             _hub_answers()
             path = Path(

@@ -16,7 +16,7 @@ from ..data import ImageSet, to_float
 from ..tokenizer import Batch, FlexVAE, STREAMS, TokenData, cached_latents, encoder
 
 # %% auto #0
-__all__ = ['draw_schedule', 'seeded_crop', 'LatentData']
+__all__ = ['draw_schedule', 'draw_hybrid_schedule', 'seeded_crop', 'LatentData']
 
 # %% ../../nbs/82d_latents.ipynb #5ddc8a7a
 def draw_schedule(
@@ -35,6 +35,24 @@ def draw_schedule(
             scales.pop(int(rng.integers(2, len(scales) - 1)))
     while sum(p * p for p in scales) > max_tokens:
         scales.pop(len(scales) - 1 - int(rng.integers(4)))
+    return tuple(scales)
+
+
+def draw_hybrid_schedule(
+    rng: np.random.Generator,  # Source of randomness
+    default: tuple = (4, 5, 6, 8, 10, 13, 16),  # Returned 5 % of the time
+    max_tokens: int = 800,  # Longest sequence
+) -> tuple:
+    "A training schedule of the hybrid (03b): from 4x4 on, one side of each stretch."
+    if rng.random() < 0.05:
+        return default
+    scales = [4, 5, 6, *(int(rng.integers(a, a + 3)) for a in (7, 10, 13)), 16]
+    x = rng.random()
+    for bar in (0.9, 0.95, 0.98, 0.99):
+        if x > bar:
+            scales.pop(int(rng.integers(1, len(scales) - 1)))
+    while sum(p * p for p in scales) > max_tokens:
+        scales.pop(int(rng.integers(1, len(scales) - 1)))
     return tuple(scales)
 
 # %% ../../nbs/82d_latents.ipynb #87d73be8
@@ -72,8 +90,10 @@ class LatentData:
         drawn: bool = True,  # Draw schedules as in `draw_schedule`; else the default one always
         side: int = None,  # Of fresh crops in pixels; None = the pictures' own
         process: int = None,  # Its number, if each process draws its own schedules
+        base: str = "flexvar",  # 'hybrid' has schedules of its own, 'var' one alone
     ):
-        self.vae, self.data, self.crops, self.drawn = vae, data, crops, drawn
+        self.vae, self.data, self.crops = vae, data, crops
+        self.drawn, self.base = drawn and base != "var", base
         self.side, self.process = side or data.size, process
         self.encode = encoder(vae, precision)
         self.latents = None if crops else cached_latents(vae, data, cache, precision)
@@ -81,7 +101,8 @@ class LatentData:
         self.scales, self.book = tuple(scales), vae.quantize
         self.tokenizer, self.classes = vae.key, data.classes
         self.stamp = (
-            f"{data.fingerprint} {'crops' if crops else 'cache'} {'drawn' if drawn else 'fixed'}"
+            f"{data.fingerprint} {'crops' if crops else 'cache'}"
+            f" {'drawn' if self.drawn else 'fixed'}"
         )
         self.stamp += f" {self.side}" if crops and self.side != data.size else ""
         self.stamp += "" if process is None else " a schedule a process"
@@ -97,7 +118,8 @@ def schedule(self: LatentData, seed, step):  # the same on every process of one 
     if not self.drawn:
         return self.scales
     own = (self.process or 0) * 10**9
-    return draw_schedule(order_rng(seed, 2 * 10**6 + step + own), self.scales)
+    draw = draw_hybrid_schedule if self.base == "hybrid" else draw_schedule
+    return draw(order_rng(seed, 2 * 10**6 + step + own), self.scales)
 
 
 @patch
@@ -128,8 +150,9 @@ def batch(
     ids = torch.as_tensor(ids)
     index = ids + epoch * len(self)
     u, scales = index_uniform(seed, index.tolist(), 4, STREAMS["flip"]), self.schedule(seed, step)
+    latent = self._latent(ids, u, device)
     return Batch(
-        self.vae.tokenize(self._latent(ids, u, device), scales),
+        self.vae.tokenize(latent, scales),
         self.labels[ids].to(device),
         index,
         scales,
@@ -137,4 +160,5 @@ def batch(
         self.num_classes,
         seed,
         step=step,
+        latent=latent if self.book.residual else None,
     )

@@ -7,24 +7,45 @@ from __future__ import annotations
 import hashlib
 import math
 import torch
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from torch import nn
-from ..core import ModelConfig, SIZES, SarError, TokenizerConfig, get_size, shown
+from ..core import ModelConfig, SIZES, SarError, TokenizerConfig, VARIANTS, get_size, shown
+from ..core import stored, with_base
+from ..hybrid import Hybrid
+from ..var import VAR, VarVAE, our_names
 from .files import PUBLISHED, load_weights, read_weights, shape_of, weights_path
 from .machine import default_device
 from ..tokenizer import FlexVAE
 from ..scale_ar import FlexVAR
 
 # %% auto #0
-__all__ = ['TOLD', 'tokenizer_config', 'load_tokenizer', 'name_seeded', 'model_meta', 'model_config', 'find_size', 'load_model',
-           'find_tokenizer', 'load_models', 'start_models']
+__all__ = ['TOKENIZERS', 'BASES', 'TOLD', 'make_tokenizer', 'make_model', 'tokenizer_config', 'load_tokenizer', 'seeded',
+           'name_seeded', 'model_meta', 'model_config', 'find_size', 'load_model', 'find_tokenizer', 'load_models',
+           'start_models']
 
 # %% ../../nbs/84a_models.ipynb #a479ac37
+# by the name that a weight file's header has for them
+TOKENIZERS, BASES = dict(FlexVAE=FlexVAE, VarVAE=VarVAE), dict(
+    FlexVAR=FlexVAR, Hybrid=Hybrid, VAR=VAR
+)
+
+
+def make_tokenizer(cfg: TokenizerConfig) -> FlexVAE:  # Sizes
+    "A tokenizer of random weights."
+    return (VarVAE if cfg.kind == "varvae" else FlexVAE)(cfg)
+
+
+def make_model(cfg: ModelConfig) -> FlexVAR:  # Sizes
+    "A model of random weights, of the base that the sizes name."
+    return dict(flexvar=FlexVAR, hybrid=Hybrid, var=VAR)[cfg.base](cfg)
+
+
 def tokenizer_config(
     tensors: dict,  # Weights of a FlexVAE
 ) -> TokenizerConfig:
     "Sizes of a tokenizer, read off its weights; groups as published where nothing tells."
+    tensors = our_names(tensors)
     shape = lambda name: shape_of(tensors, name, 2 if "embedding" in name else 4)
     count = lambda start: len(
         {k[len(start) :].split(".")[0] for k in tensors if k.startswith(start)}
@@ -40,12 +61,21 @@ def tokenizer_config(
         latent_channels=shape("quantize.embedding.weight")[1],
         enc_blocks=count("encoder.conv_blocks.0.res."),
         dec_blocks=count("decoder.conv_blocks.0.res."),
+        **_residual(tensors),
     )
+
+
+def _residual(tensors):  # what a residual codebook tells of its convolutions
+    if not any(k.startswith("quantize.quant_resi.") for k in tensors):
+        return {}
+    several = {k.split(".")[3] for k in tensors if k.startswith("quantize.quant_resi.qresi_ls.")}
+    return dict(kind="varvae", share=len(several) or 1)
 
 # %% ../../nbs/84a_models.ipynb #72ef3517
 def _read_tokenizer(path, groups):  # tensors of a file, and its sizes: from the header, or shown
     tensors, meta = read_weights(path)
-    if meta.get("kind", "FlexVAE") != "FlexVAE" or "quant_conv.weight" not in tensors:
+    tensors = our_names(tensors)
+    if meta.get("kind", "FlexVAE") not in TOKENIZERS or "quant_conv.weight" not in tensors:
         raise SarError(
             f"{shown(path)} holds a {meta.get('kind', 'model of another kind')}, expected a"
             " FlexVAE"
@@ -76,37 +106,45 @@ def load_tokenizer(
             f"{shown(path)} holds another tokenizer ({have}) than size {size} ({want}); pass the"
             " size it was trained with"
         )
-    may_lack, cause = ("quantize.codebook_used",), "it is not a whole checkpoint of this tokenizer"
-    vae = load_weights(FlexVAE(want), tensors, shown(path), may_lack, cause)
+    may_lack = ("quantize.codebook_used", "quantize.ema_vocab_hit_SV")
+    cause = "it is not a whole checkpoint of this tokenizer"
+    vae = load_weights(make_tokenizer(want), tensors, shown(path), may_lack, cause)
     vae = vae.eval().requires_grad_(False)
+    vae.scales = get_size(size).model.scales if vae.quantize.residual else None
     vae.key = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     return vae
 
 # %% ../../nbs/84a_models.ipynb #0df23298
+def seeded(
+    name: str,  # Of a parameter
+    shape: tuple,  # Its shape
+) -> torch.Tensor:
+    "A weight that depends on its name and shape alone."
+    from zlib import crc32
+
+    r = torch.randn(shape, generator=torch.Generator().manual_seed(crc32(name.encode())))
+    if len(shape) >= 2:
+        return r / math.sqrt(r.numel() / shape[0])
+    return 1 + 0.1 * r if name.endswith("weight") else 0.02 * r
+
+
 def name_seeded(
     model: nn.Module,  # Model to fill in place
     # Names left as they are
     keep: tuple = ("pos_1LC", "scale_mul_1H11", "zero_k_bias", "codebook_used"),
 ) -> nn.Module:
     "Weights that depend on the parameter's name alone, as golden files expect."
-    from zlib import crc32
-
     with torch.no_grad():
         for name, p in model.state_dict().items():
-            if any(k in name for k in keep):
-                continue
-            r = torch.randn(p.shape, generator=torch.Generator().manual_seed(crc32(name.encode())))
-            if p.ndim >= 2:
-                r = r / math.sqrt(p.numel() / p.shape[0])
-            else:
-                r = 1 + 0.1 * r if name.endswith("weight") else 0.02 * r
-            p.copy_(r)
+            if not any(k in name for k in keep):
+                p.copy_(seeded(name, p.shape))
     return model
 
 # %% ../../nbs/84a_models.ipynb #3c84d796
 def model_meta(cfg: ModelConfig, **more) -> dict:  # Sizes  # Other facts
     "Header of a model's weight file."
-    return dict(kind="FlexVAR", config=asdict(cfg), **more)
+    kind = dict(flexvar="FlexVAR", hybrid="Hybrid", var="VAR")[cfg.base]
+    return dict(kind=kind, config=stored(cfg), **more)
 
 # %% ../../nbs/84a_models.ipynb #f51c2bb9
 def model_config(
@@ -127,8 +165,12 @@ def model_config(
         )
     shape = lambda name, dims=2: shape_of(tensors, name, dims)
     V, D = shape("head.weight")[0], shape("word_embed.weight")[0]
+    base = "var" if "lvl_embed.weight" in tensors else "flexvar"
+    base = "hybrid" if "mask_token" in tensors or "randar_pos_embed" in tensors else base
+    shape("pos_1LC", 3 if base == "var" else 4)
     return replace(
         like,
+        base=base,
         depth=1 + max(blocks),
         embed_dim=D,
         num_heads=shape("blocks.0.attn.scale_mul_1H11", 4)[1],
@@ -136,7 +178,7 @@ def model_config(
         latent_channels=shape("word_embed.weight")[1],
         num_classes=shape("class_emb.weight")[0] - 1,
         mlp_ratio=shape("blocks.0.ffn.fc1.weight")[0] / D,
-        pos_side=shape("pos_1LC", 4)[-1],
+        pos_side=like.pos_side if base == "var" else shape("pos_1LC", 4)[-1],
     )
 
 # %% ../../nbs/84a_models.ipynb #8092dd0d
@@ -152,19 +194,22 @@ TOLD = dict(
 )
 
 
+def _told(have, model):  # fields that tell the two apart; VAR has no table of positions
+    told = [f for f in TOLD if f != "pos_side" or have.base != "var"]
+    return [f for f in told if getattr(model, f) != getattr(have, f)]
+
+
 def _like(have):  # the size that weights belong to, or None
-    return next(
-        (
-            n
-            for n, s in SIZES.items()
-            if all(getattr(s.model, f) == getattr(have, f) for f in TOLD)
-        ),
-        None,
-    )
+    known = (SIZES | VARIANTS).items()
+    fits = (n for n, s in known if s.model.base == have.base and not _told(have, s.model))
+    return next(fits, None)
 
 # %% ../../nbs/84a_models.ipynb #4891009d
 def _likely_cause(have, size):  # what a checkpoint of other shapes probably is
     want, fits = get_size(size).model, _like(have)
+    if have.base != want.base:
+        other = f"which is size {fits}: pass that size" if fits else "pass such a size"
+        return f"it is of base {have.base}, size {size} is of base {want.base}; {other}"
     if fits == size:
         return "its sizes are right, so it is not a whole checkpoint of this kind of model"
     if fits:
@@ -173,9 +218,7 @@ def _likely_cause(have, size):  # what a checkpoint of other shapes probably is
             " that size"
         )
     differ = {
-        f: f"{word} {getattr(have, f):g} (here {getattr(want, f):g})"
-        for f, word in TOLD.items()
-        if getattr(have, f) != getattr(want, f)
+        f: f"{TOLD[f]} {getattr(have, f):g} (here {getattr(want, f):g})" for f in _told(have, want)
     }
     if differ.keys() <= {"vocab_size", "latent_channels"}:
         return (
@@ -191,7 +234,7 @@ def _likely_cause(have, size):  # what a checkpoint of other shapes probably is
 # tensors, header and sizes of a file, with its own schedule or that of the size it fits
 def _read_model(path):
     tensors, meta = read_weights(path)
-    if meta.get("kind", "FlexVAR") != "FlexVAR" or (
+    if meta.get("kind", "FlexVAR") not in BASES or (
         "pos_1LC" not in tensors and "quant_conv.weight" in tensors
     ):
         raise SarError(
@@ -202,10 +245,19 @@ def _read_model(path):
         have = model_config(tensors)
     except SarError as e:
         raise SarError(f"{shown(path)}: {e}") from e
-    scales = (
-        meta["config"]["scales"] if "config" in meta else SIZES[_like(have) or "d16"].model.scales
-    )
-    return tensors, meta, replace(have, scales=tuple(scales))
+    config = meta.get("config", {})
+    usual = get_size(_like(have) or with_base("d16", have.base)).model.scales
+    have = replace(have, scales=tuple(config.get("scales", usual)))
+    _check_positions(tensors, have, path)
+    return tensors, meta, replace(have, context=config.get("context", 0))
+
+
+def _check_positions(tensors, have, path):  # a position a token, where the schedule is fixed
+    if have.base == "var" and tensors["pos_1LC"].shape[1] != have.seq_len:
+        raise SarError(
+            f"{shown(path)} has positions for {tensors['pos_1LC'].shape[1]} tokens, the schedule"
+            f" {have.scales} has {have.seq_len}: save it with its own schedule in the header"
+        )
 
 # %% ../../nbs/84a_models.ipynb #38dd6bb0
 def find_size(path) -> str:  # Weights, ours or published  # A name in `SIZES`
@@ -243,10 +295,11 @@ def load_model(
         )
     whole = "it is not a whole checkpoint of this kind of model"
     cause = whole if size is None else _likely_cause(have, size)
+    own = dict(num_classes=have.num_classes, context=have.context)
     with torch.device("meta"):
-        model = FlexVAR(replace(cfg or have, num_classes=have.num_classes))
+        model = make_model(replace(cfg or have, **own))
     model = model.to_empty(device="cpu")
-    load_weights(model, tensors, shown(path), ("attn_bias_for_masking",), cause)
+    load_weights(model, tensors, shown(path), ("attn_bias_for_masking", "lvl_1L"), cause)
     model.facts = {k: meta[k] for k in ("data", "tokenizer") if k in meta}
     return model.eval().requires_grad_(False)
 
@@ -256,7 +309,8 @@ def _hint(size):  # where a model could come from
         return ""
     if size in PUBLISHED:
         return f"run `sar fetch {size}`, or "
-    return "train one with `sar run 07_train -p init scratch -p method tf`, or "
+    named = f"-p size {size} " if size in VARIANTS else ""
+    return f"train one with `sar run 07_train {named}-p init scratch -p method tf`, or "
 
 # %% ../../nbs/84a_models.ipynb #e45b9be5
 def find_tokenizer(
@@ -306,7 +360,7 @@ def start_models(
         model = load_model(size, path)
     if lacking("tokenizer") and not tokenizer:
         torch.manual_seed(seed)
-        vae = FlexVAE(spec.tokenizer).eval().requires_grad_(False)
+        vae = make_tokenizer(spec.tokenizer).eval().requires_grad_(False)
         vae.key = f"random {seed}"
     elif model is None:
         vae = load_tokenizer(size, tokenizer)
@@ -314,5 +368,5 @@ def start_models(
         vae = find_tokenizer(size, model, path, tokenizer)
     if model is None:
         torch.manual_seed(seed)
-        model = FlexVAR(replace(spec.model, num_classes=num_classes or spec.model.num_classes))
+        model = make_model(replace(spec.model, num_classes=num_classes or spec.model.num_classes))
     return vae.to(device), model.to(device)

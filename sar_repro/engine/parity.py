@@ -21,6 +21,7 @@ from sar_repro.core import (
     SarError,
     TokenizerConfig,
     TrainConfig,
+    check_choice,
     get_size,
     in_short,
     shown,
@@ -35,15 +36,17 @@ from sar_repro.engine.machine import (
 )
 from ..tokenizer import Batch, Codebook, FlexVAE, next_inputs, split_scales
 from .kernels import filter_logits
-from ..scale_ar import FlexVAR, by_scale, generate, token_loss
-from .models import name_seeded
+from ..scale_ar import FlexVAR, by_scale, generate, given, mean_loss, token_loss
+from ..hybrid import Hybrid
+from ..var import VAR, ResidualCodebook, VarVAE, published_name
+from .models import make_model, name_seeded, seeded
 from ..ssr import rollout_guide, student_pass
 from ..csfl import sar_loss, tf_loss
 
 # %% auto #0
-__all__ = ['TOLERANCE', 'NOTHING', 'FIXED', 'COUNTS', 'MOST', 'NUMBERS', 'LOSSES', 'golden_config', 'check_model',
-           'check_tokenizer', 'released_rollout', 'sampled_step', 'check_losses', 'check_file', 'size_check',
-           'measure_sizes']
+__all__ = ['TOLERANCE', 'NOTHING', 'FIXED', 'FIXED_VAR', 'COUNTS', 'MOST', 'NUMBERS', 'LOSSES', 'KINDS', 'golden_config',
+           'check_model', 'check_tokenizer', 'released_rollout', 'sampled_step', 'check_losses', 'check_hybrid',
+           'check_var', 'published_seeds', 'check_var_vae', 'check_file', 'size_check', 'measure_sizes']
 
 # %% ../../nbs/80_parity.ipynb #43acc632
 TOLERANCE = 1e-4  # largest error relative to the largest value
@@ -80,9 +83,14 @@ FIXED = dict(
 )
 
 
+FIXED_VAR = FIXED | dict(using_znorm=False, codebook_l2_norm=False)  # lengths count there
+
+
 COUNTS = "depth embed_dim num_heads vocab_size latent_channels num_classes max_pn".split()
-MOST = dict(depth=256, embed_dim=2**14, num_heads=256)
+COUNTS += "steps share_quant_resi ch z_channels".split()
+MOST = dict(depth=256, embed_dim=2**14, num_heads=256, steps=1000, ch=2**12, z_channels=2**12)
 NUMBERS = "cfg top_k top_p mlp_ratio sigma label_smoothing sf_cfg_scale sf_top_k sf_top_p".split()
+NUMBERS += ["mask_ratio", "quant_resi"]  # of the other bases
 
 
 def _number(name, value):
@@ -111,7 +119,7 @@ def golden_config(
             " sizes"
         )
     config = told | {k: v for k, v in config.items() if v is not None}
-    for k, v in FIXED.items():
+    for k, v in (FIXED_VAR if config.get("kind") in ("var", "var_vae") else FIXED).items():
         if config.get(k, v) != v:
             raise SarError(
                 f"{k} is {in_short(config[k])}, but this model knows {k} = {v!r} only, as in the"
@@ -152,12 +160,17 @@ def _config(kind, config):  # the published value for what the header leaves out
     )
 
 
-def _model(config, device):  # FlexVAR and codebook with name-seeded weights
+def _sizes(config, **more):  # `ModelConfig` of a file
     _needs(config, "a model", "depth")
     wide = dict(embed_dim=64 * config["depth"], num_heads=config["depth"])  # as published
-    cfg = _config(ModelConfig, wide | config | dict(scales=config["patch_nums"]))
+    cfg = _config(ModelConfig, wide | config | dict(scales=config["patch_nums"], **more))
     if cfg.embed_dim % cfg.num_heads:
         raise SarError(f"{cfg.num_heads} heads do not divide a width of {cfg.embed_dim}")
+    return cfg
+
+
+def _model(config, device):  # FlexVAR and codebook with name-seeded weights
+    cfg = _sizes(config)
     holder = nn.Module()
     holder.quantize = Codebook(cfg.vocab_size, cfg.latent_channels)
     return name_seeded(FlexVAR(cfg)).eval().to(device), name_seeded(
@@ -420,9 +433,205 @@ def _step_rows(model, batch, cfg, kind, want, config):
         for k, v in golden.items()
     ]
 
+# %% ../../nbs/80_parity.ipynb #19090f42
+def _teacher_rows(model, expected, logits, tokens, counted, config):
+    "Loss and gradient norms of the one step that these files have."
+    if not isinstance(expected, dict) or not all(isinstance(w, dict) for w in expected.values()):
+        raise SarError(
+            f"its expected losses are {in_short(expected)}, expected an object for each step"
+        )
+    rows = []
+    for name, want in expected.items():
+        if name != "teacher_forcing":
+            raise SarError(f"unknown training step {in_short(name)}: expected teacher_forcing")
+        smoothing = config.get("label_smoothing", 0.0)
+        loss = mean_loss(token_loss(logits, tokens, smoothing), counted)
+        model.zero_grad()
+        loss.backward()
+        norms = {k: p.grad.norm() for k, p in model.named_parameters() if p.grad is not None}
+        ours = dict(total=loss.item()) | {f"|grad {k}|": v.item() for k, v in norms.items()}
+        ours["grad_norm"] = torch.stack([*norms.values()]).norm().item()
+        golden = {k: v for k, v in want.items() if k in ours or "loss" in k}
+        golden |= {f"|grad {k}|": v for k, v in (want.get("grad_norms") or {}).items()}
+        rows += [_number_row(f"{name}: {k}", ours.get(k), v) for k, v in golden.items()]
+    return rows
+
+
+def _number_row(name, ours, golden):
+    if ours is None:
+        return _missed(f"{name} (not compared)")
+    return _row(name, torch.tensor(ours), torch.tensor(float(golden)))
+
+
+def _drawn_rows(tensors, model, book, labels, config, **first):  # gen.*.tokens, and their f_hat
+    rows, found = [], {}
+    for name in sorted(k for k in tensors if k.startswith("gen.") and k.endswith(".tokens")):
+        _needs(config, name, "cfg", *(() if "greedy" in name else ("seed",)))
+        how = dict(top_k=int(config.get("top_k", 0)), top_p=config.get("top_p", 0.0))
+        how["form"] = "llamagen" if "llamagen" in name else "var"
+        rng = "greedy" if "greedy" in name else config["seed"]
+        tokens = generate(model, book, labels, config["cfg"], **how, released_seed=rng, **first)
+        rows.append(_row(name, tokens, tensors[name]))
+        found[name.removesuffix(".tokens")] = tokens
+    for name in sorted(k for k in tensors if k.startswith("gen.") and k.endswith(".f_hat")):
+        tokens = found.get(name.removesuffix(".f_hat"))
+        if tokens is not None and book.residual:
+            f_hat = book.sums(tokens, model.cfg.scales)[-1]
+            rows.append(_row(name, f_hat, tensors[name]))
+    return rows
+
+# %% ../../nbs/80_parity.ipynb #426e096a
+def _told(tensors):  # sizes that shapes tell
+    shapes = {"latent": ("latent_channels", 1)}
+    shapes |= {f"{p}.input": ("latent_channels", -1) for p in ("tf", "sf")}
+    shapes |= {f"{p}.logits": ("vocab_size", -1) for p in ("tf", "sf")}
+    return {k: tensors[n].shape[at] for n, (k, at) in shapes.items() if n in tensors}
+
+
+def _hidden(tensors, config, n):  # bool (B, n): masked tokens of map 1, and their order
+    orders = tensors.get("orders")
+    if orders is None:  # not needed but for the draws
+        return tensors["tf.loss_mask"][:, :n].bool(), None
+    whole = torch.arange(n, device=orders.device).expand(len(orders), -1)
+    if orders.shape[1:] != (n,) or not torch.equal(orders.long().sort(1).values, whole):
+        raise SarError(f"orders are no permutations: expected 0 to {n - 1} in each row")
+    if "mask_ratio" not in config and "tf.loss_mask" in tensors:
+        return tensors["tf.loss_mask"][:, :n].bool(), orders
+    _needs(config, "a masked map", "mask_ratio")
+    return orders < int(n * config["mask_ratio"]), orders
+
+
+def check_hybrid(
+    tensors: dict,  # Golden tensors
+    config: dict,  # Configuration from the header
+    device="cpu",  # Where to compute
+    expected: dict = None,  # `teacher_forcing` -> `total` and `grad_norms`
+) -> list:  # Rows
+    "The hybrid: tokens, inputs, logits, loss mask, a step, the student pass, drawn tokens."
+    config = golden_config(config, _told(tensors))
+    cfg, holder = _sizes(config, base="hybrid"), nn.Module()
+    holder.quantize = Codebook(cfg.vocab_size, cfg.latent_channels)
+    book = name_seeded(holder).quantize.requires_grad_(False).to(device)
+    model, scales = name_seeded(Hybrid(cfg)).eval().to(device), cfg.scales
+    labels, n, made = _labels(tensors["label"], cfg), scales[0] ** 2, {}
+    if "latent" in tensors:
+        pooled = (F.interpolate(tensors["latent"], size=(p, p), mode="area") for p in scales)
+        made["tokens"] = torch.cat([book.nearest(m.flatten(2).mT) for m in pooled], 1)
+    tokens = tensors.get("tokens", made.get("tokens"))
+    if tokens is not None:
+        later = next_inputs(book, tokens, scales)
+        made["tf.input"] = torch.cat([book.lookup(tokens[:, :n]), later], 1)
+        made["sf.input"] = later
+    inputs, own = (tensors.get(k, made.get(k)) for k in ("tf.input", "sf.input"))
+    orders = tensors.get("orders")
+    if inputs is not None and ("tf.logits" in tensors or "tf.loss_mask" in tensors or expected):
+        masked, orders = _hidden(tensors, config, n)
+        logits = model(labels, inputs[:, n:], scales, first=inputs[:, :n], masked=masked)
+        made["tf.logits"] = logits.detach()
+        later = torch.ones(len(labels), cfg.seq_len - n, dtype=torch.bool, device=masked.device)
+        made["tf.loss_mask"] = counted = torch.cat([masked, later], 1)
+    if own is not None:
+        with torch.no_grad():
+            made["sf.logits"] = model(labels, own, scales)
+    rows = [_row(k, v, tensors[k]) for k, v in made.items() if k in tensors]
+    if expected is not None:
+        rows += _teacher_rows(model, expected, logits, tokens, counted, config)
+    if any(k.startswith("gen.") for k in tensors):
+        first = dict(orders=tensors["orders"], rounds=config.get("steps", 8))
+        rows += _drawn_rows(tensors, model, book, labels, config, **first)
+    return rows
+
+# %% ../../nbs/80_parity.ipynb #fa060404
+def _phis(config):  # the convolutions of a residual codebook, as `TokenizerConfig` names them
+    return dict(
+        kind="varvae",
+        share=config.get("share_quant_resi", 4),
+        phi=abs(config.get("quant_resi", 0.5)),
+    )
+
+
+def check_var(
+    tensors: dict,  # Golden tensors
+    config: dict,  # Configuration from the header
+    device="cpu",  # Where to compute
+    expected: dict = None,  # `teacher_forcing` -> `total` and `grad_norms`
+) -> list:  # Rows
+    "VAR: tokens, f_hat of every scale, inputs, logits, a step, drawn tokens and their f_hat."
+    config = golden_config(config, _told(tensors))
+    cfg, holder = _sizes(config, base="var"), nn.Module()
+    sizes = dict(vocab_size=cfg.vocab_size, latent_channels=cfg.latent_channels)
+    holder.quantize = ResidualCodebook(TokenizerConfig(**sizes, **_phis(config)))
+    book = name_seeded(holder).quantize.requires_grad_(False).to(device)
+    model = name_seeded(VAR(cfg), keep=("scale_mul_1H11", "zero_k_bias")).eval().to(device)
+    labels, scales, made = _labels(tensors["label"], cfg), cfg.scales, {}
+    if "latent" in tensors:
+        made["tokens"] = book.tokenize(tensors["latent"], scales)
+    tokens = tensors.get("tokens", made.get("tokens"))
+    if tokens is not None:
+        made["f_hat"] = torch.stack(book.sums(tokens, scales), 1)
+        made["tf.input"] = next_inputs(book, tokens, scales)
+    inputs = tensors.get("tf.input", made.get("tf.input"))
+    if inputs is not None and ("tf.logits" in tensors or expected):
+        logits = model(labels, inputs, scales)
+        made["tf.logits"] = logits.detach()
+    rows = [_row(k, v, tensors[k]) for k, v in made.items() if k in tensors]
+    if expected is not None:
+        rows += _teacher_rows(model, expected, logits, tokens, None, config)
+    return rows + _drawn_rows(tensors, model, book, labels, config)
+
+# %% ../../nbs/80_parity.ipynb #12a5f751
+def published_seeds(
+    vae: VarVAE,  # Filled in place
+) -> VarVAE:
+    "Weights by the published names, under which q, k and v are one."
+    with torch.no_grad():
+        for name, p in vae.state_dict().items():
+            theirs, third = published_name(name, len(vae.cfg.ch_mult))
+            shape = p.shape if third is None else (3 * len(p), *p.shape[1:])
+            whole = seeded(theirs, shape)
+            p.copy_(whole if third is None else whole.chunk(3)[third])
+    return vae
+
+
+@torch.no_grad()
+def check_var_vae(
+    tensors: dict,  # Golden tensors
+    config: dict,  # Configuration from the header
+    device="cpu",  # Where to compute
+    expected=None,  # Nothing of the kind is known
+) -> list:  # Rows
+    "VAR's tokenizer: latent, tokens, next-scale inputs, reconstruction."
+    if expected is not None:
+        raise SarError("its header expects training steps: a tokenizer's file has none")
+    config = golden_config(config, _told(tensors))
+    usual = dict(ch=160, z_channels=config.get("latent_channels", 32), vocab_size=4096)
+    cfg = _config(TokenizerConfig, usual | config | _phis(config))
+    vae, scales = published_seeds(VarVAE(cfg)).eval().to(device), config["patch_nums"]
+    made = dict(latent=vae.encode(tensors["image"]))
+    latent = tensors.get("latent", made["latent"])
+    made["tokens"] = vae.tokenize(latent, scales)
+    tokens = tensors.get("tokens", made["tokens"])
+    made["tf_input"] = next_inputs(vae.quantize, tokens, scales)
+    made["f_hat"] = torch.stack(vae.quantize.sums(tokens, scales), 1)
+    if "recon" in tensors:
+        made["recon"] = vae.picture(tokens, scales)
+    return [_row(k, v, tensors[k]) for k, v in made.items() if k in tensors]
+
 # %% ../../nbs/80_parity.ipynb #4acc0c84
+# by the word `kind` in a file's configuration: the check, and what it reads without comparing it
+KINDS = dict(
+    hybrid=(check_hybrid, ("label", "latent", "orders")),
+    var=(check_var, ("label", "latent")),
+    var_vae=(check_var_vae, ("image",)),
+)
+
+
 # function that checks a file, tensors that it reads without comparing them
 def _kind(tensors, meta):
+    named = meta["config"].get("kind") if isinstance(meta["config"], dict) else None
+    if named not in (None, "flexvar", "flexvae", "losses"):
+        check, inputs = KINDS[check_choice("kind", named, KINDS)]
+        return partial(check, expected=meta.get("expected")), inputs
     if "expected" in meta:
         return partial(check_losses, expected=meta["expected"]), ("latent", "label")
     if "tf.label" in tensors:
@@ -479,7 +688,10 @@ def check_file(
 
 # %% ../../nbs/80_parity.ipynb #6435dd6b
 def _random_batch(cfg, n, device):  # random codes under a random codebook
-    book = Codebook(cfg.vocab_size, cfg.latent_channels).requires_grad_(False).to(device)
+    sizes = dict(vocab_size=cfg.vocab_size, latent_channels=cfg.latent_channels)
+    sums = cfg.base == "var"
+    book = ResidualCodebook(TokenizerConfig(**sizes)) if sums else Codebook(*sizes.values())
+    book = book.requires_grad_(False).to(device)
     rng = torch.Generator().manual_seed(0)
     tokens = torch.randint(cfg.vocab_size, (n, cfg.seq_len), generator=rng).to(device)
     labels = torch.zeros(n, dtype=torch.int64, device=device)
@@ -496,13 +708,14 @@ def size_check(
     that of this process."""
     cfg, device = get_size(size).model, default_device()
     torch.manual_seed(0)
-    model, batch = FlexVAR(cfg).to(device), _random_batch(cfg, batch_size, device)
+    model, batch = make_model(cfg).to(device), _random_batch(cfg, batch_size, device)
     opt = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
     record = dict(size=size, parameters=sum(p.numel() for p in model.parameters()))
     with autocast(device, precision):
         start = time.time()
         with torch.no_grad():
-            logits = model.eval()(batch.labels, batch.inputs, cfg.scales)
+            more = given(model, batch)
+            logits = model.eval()(batch.labels, batch.inputs, cfg.scales, **more)
         record["chance"] = token_loss(logits, batch.tokens).mean().item()
         del logits
         record["forward_s"], start, model.recompute = time.time() - start, time.time(), recompute

@@ -30,11 +30,12 @@ from .shards import sample_shards
 from ..scale_ar import FlexVAR
 
 # %% auto #0
-__all__ = ['ADM_REFERENCE', 'ADM_URL', 'INCEPTION', 'INCEPTION_URL', 'PRETRAINED', 'RECIPES', 'QUOTED', 'SCHEDULE_QUOTED',
-           'OTHERS', 'imagenet_folder', 'requirements', 'find_inception', 'reference_path', 'regime', 'banner',
-           'published_recipe', 'with_recipe', 'recipe_table', 'fitting_micro_batch', 'RealPictures', 'load_reference',
-           'make_reference_stats', 'paper_reference', 'judge', 'base_record', 'known_base', 'beside_published',
-           'paper_table', 'comparison_table', 'protocol_of', 'method_of', 'evaluate_published']
+__all__ = ['ADM_REFERENCE', 'ADM_URL', 'INCEPTION', 'INCEPTION_URL', 'PRETRAINED', 'RECIPES', 'QUOTED', 'QUOTED_VAR',
+           'SCHEDULE_QUOTED', 'OTHERS', 'imagenet_folder', 'requirements', 'find_inception', 'reference_path', 'regime',
+           'banner', 'published_recipe', 'with_recipe', 'recipe_table', 'fitting_micro_batch', 'RealPictures',
+           'load_reference', 'make_reference_stats', 'paper_reference', 'judge', 'base_record', 'known_base',
+           'beside_published', 'var_table', 'paper_table', 'comparison_table', 'protocol_of', 'method_of',
+           'evaluate_published']
 
 # %% ../../nbs/87a_published.ipynb #9cc22054
 def imagenet_folder(
@@ -53,7 +54,7 @@ def requirements(
     fetched = lambda what, part: _row_of(what, size, part)
     rows = [fetched("the run", "tokenizer"), fetched("the run", "model"), _imagenet_row(data_dir)]
     rows += _reference_rows()
-    rows += [fetched("comparison", "sar")]
+    rows += [fetched("comparison", "sar")] if "sar" in PUBLISHED[size] else []
     return pd.DataFrame(rows, columns=["needed for", "file", "found", "size", "from", "command"])
 
 
@@ -154,6 +155,7 @@ def banner(size, dataset="auto", data_dir="") -> str:  # Markdown
 # %% ../../nbs/87a_published.ipynb #3a6efcff
 # epochs of the published weights; SAR takes them ten further
 PRETRAINED = dict(d16=180, d20=250, d24=350)
+PRETRAINED |= {"var-d16": 200, "var-d20": 250, "var-d24": 350, "var-d30": 350}
 
 
 def published_recipe(
@@ -162,11 +164,12 @@ def published_recipe(
     batch_size: int = 768,  # Pictures a step
 ) -> dict:  # Fields of `TrainConfig`
     "Learning rates of the tail of the published schedule."
-    falling, end = (PRETRAINED[size] + 10) * 0.93, 0.01 if size == "d24" else 0.1
+    large = size in ("d24", "var-d24", "var-d30")
+    falling, end = (PRETRAINED[size] + 10) * 0.93, 0.01 if large else 0.1
     start = end + (1 - end) * min(1.0, epochs / falling)
     return dict(
         batch_size=batch_size,
-        lr=(8e-5 if size == "d24" else 1e-4) * batch_size / 256 * start,
+        lr=(8e-5 if large else 1e-4) * batch_size / 256 * start,
         lr_end=end / start,
         flat=0.0,
     )
@@ -449,6 +452,29 @@ QUOTED = dict(
     d20=("600M", 2.6, (2.41, 299.3), (2.35, 293.3), -2.5),
     d24=("1.0B", 3.3, (2.21, 299.1), (2.14, 315.5), -3.1),
 )
+
+
+# parameters and FID without rejection sampling, as the authors of arXiv 2404.02905 give them
+QUOTED_VAR = {
+    "var-d16": ("310M", 3.55),
+    "var-d20": ("600M", 2.95),
+    "var-d24": ("1.0B", 2.33),
+    "var-d30": ("2.0B", 1.97),
+}
+
+
+def var_table(
+    results=None,  # Folder of result records; None = results/
+) -> pd.DataFrame:
+    "VAR's published FID, a measured row under each quoted one."
+    rows, folder = [], Path(results or ROOT / "results")
+    for size, (params, fid) in QUOTED_VAR.items():
+        about, spec = dict(model=size.replace("var-", "VAR-"), params=params), get_size(size)
+        how = f"guidance {spec.guidance}, top_k {spec.top_k}, top_p {spec.top_p}"
+        rows.append(about | dict(status="quoted", FID=fid, N=50_000, settings=how))
+        rows.append(about | _measured(size, "base", folder))
+    columns = ["params", "FID", "N", "settings"]
+    return pd.DataFrame(rows, dtype=object).set_index(["model", "status"])[columns].fillna("")
 
 
 def paper_table(

@@ -35,6 +35,8 @@ from sar_repro.core import (
     check_text,
     get_size,
     shown,
+    stored,
+    with_base,
 )
 from sar_repro.engine.files import (
     PUBLISHED,
@@ -81,9 +83,9 @@ from sar_repro.engine.published import (
 )
 
 # %% auto #0
-__all__ = ['OWN', 'ToyTokens', 'toy_model', 'RunFolder', 'check_run_folder', 'losses_of', 'tracker_name', 'Run', 'train_run',
-           'usual_share', 'train_size', 'Job', 'plan_job', 'load_job', 'draw_job', 'few_of', 'exposure', 'judge_job',
-           'record_job', 'findings', 'stored_findings', 'control_of', 'gauge', 'outlook', 'outcome']
+__all__ = ['MASKED', 'OWN', 'ToyTokens', 'toy_model', 'RunFolder', 'check_run_folder', 'losses_of', 'tracker_name', 'Run',
+           'train_run', 'usual_share', 'train_size', 'Job', 'plan_job', 'load_job', 'draw_job', 'few_of', 'exposure',
+           'judge_job', 'record_job', 'findings', 'stored_findings', 'control_of', 'gauge', 'outlook', 'outcome']
 
 # %% ../../nbs/86_runs.ipynb #bfd663dc
 class ToyTokens(TokenData):
@@ -475,7 +477,7 @@ def finish(self: Run, keep: bool = True):
     if self.acc.is_main_process and keep:
         about = dict(data=self.data.stamp, tokenizer=self.data.tokenizer)
         about |= dict(classes=getattr(self.data, "classes", None))
-        meta = model_meta(model.cfg, train=asdict(self.cfg), **about)
+        meta = model_meta(model.cfg, train=stored(self.cfg), **about)
         save_tensors(self.folder.weights, model.state_dict(), **meta)
     self.acc.wait_for_everyone()  # whoever goes on finds the weights
 
@@ -545,9 +547,23 @@ def _check_method(method, published):
         )
 
 
+# the hybrid's map 1 is masked: losses that do not know it would count what they show
+MASKED = ("tf", "sar", "sar_last", "tf_then_single_sf")
+
+
+def _fits_base(method, base):  # a name of 10_strategies, a base
+    "Refuse a method that does not fit the base model."
+    get_loss(method)
+    if base == "hybrid" and method not in MASKED:
+        raise SarError(
+            f"method {method} does not know a masked first map: expected one of"
+            f" {', '.join(MASKED)} for base hybrid"
+        )
+
+
 def _facts(model, data, cfg):  # what makes a run this run and no other
     width = dict(depth=model.cfg.depth, embed_dim=model.cfg.embed_dim)
-    return dict(asdict(cfg), data=data.stamp, start=weights_hash(model), **width)
+    return dict(stored(cfg), data=data.stamp, start=weights_hash(model), **width)
 
 # %% ../../nbs/86_runs.ipynb #909aa86f
 def usual_share(
@@ -576,6 +592,7 @@ def train_size(
     changes, published, spec = changes or {}, size in PUBLISHED, get_size(size)
     cfg = _usual_settings(size, changes)
     _check_method(cfg.method, published)
+    _fits_base(cfg.method, spec.model.base)
     n = limit or (5000 if published else None)
     dataset = dataset or spec.dataset
     train_set = load_dataset(dataset, spec.image_size, "train", data_dir, limit=limit)
@@ -587,7 +604,8 @@ def train_size(
             f" {train_set.num_classes}: pass init='scratch', or a model trained on these data"
         )
     kind, how = LatentData if published else TokenData, (WORK / "cache", cfg.precision)
-    data = kind(vae, train_set, model.cfg.scales, *how)
+    own = dict(base=model.cfg.base) if published else {}
+    data = kind(vae, train_set, model.cfg.scales, *how, **own)
     held = TokenData(vae, test_set, model.cfg.scales, *how)
     name = f"{size}-{Path(dataset).name}-{cfg.method}-s{cfg.seed}{f'-{limit}' if limit else ''}"
     folder = out_dir or WORK / "runs" / name
@@ -671,6 +689,7 @@ def plan_job(
     compile="auto",
     out_dir="",
     inception_weights="",
+    base="auto",
     **settings,  # The rest: of `TrainConfig` and pictures; 0 = the size's, -1 or auto the recipe's
 ) -> Job:
     "What is to be done; nothing is loaded."
@@ -680,7 +699,9 @@ def plan_job(
         check_text(name, text)
     for name, path in dict(data_dir=data_dir, out_dir=out_dir).items():
         check_text(name, path)
+    size = size if base == "auto" else with_base(size, base)
     spec, kind = get_size(size), regime(size, dataset, data_dir)
+    _fits_base(settings.get("method", "sar"), spec.model.base)
     check_choice("budget", budget, ("full", "smoke"))
     check_choice("compile", compile, (True, False, "auto"))
     recipe = _usual_recipe(kind) if recipe == "auto" else recipe
@@ -800,7 +821,8 @@ def _load_tokens(job):
     if job.kind:
         own = job.team.process_index if job.pictures["schedules"] == "process" else None
         crops = dict(crops=job.pictures["images"] == "crops", side=job.pictures["crop"])
-        job.data = LatentData(job.vae, job.train_set, *how, **crops, process=own)
+        own = dict(process=own, base=job.model.cfg.base)
+        job.data = LatentData(job.vae, job.train_set, *how, **crops, **own)
     else:
         job.data = TokenData(job.vae, job.train_set, *how)
     # index of 'no condition'
@@ -944,7 +966,7 @@ def record_job(
         **dict(size=job.size.name, dataset=job.train_set.name, init=init, start=job.start),
         **dict(processes=job.team.num_processes, pictures=len(job.data), n=job.n_samples),
         **{k: v for k, v in job.sampling.items() if k not in ("seed", "precision")},
-        **dict(recipe=job.recipe, train=asdict(job.train), **(job.pictures if job.kind else {})),
+        **dict(recipe=job.recipe, train=stored(job.train), **(job.pictures if job.kind else {})),
         heldout=_columns({k: dict(zip(names, v.tolist())) for k, v in heldout.items()}),
         heldout_mean={k: round(token_mean(v, scales), 5) for k, v in heldout.items()},
         weights=weights_hash(job.model),

@@ -12,17 +12,19 @@ import torch.nn.functional as F
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from torch import nn
-from ..core import SarError, TokenizerConfig
+from ..core import ModelConfig, SarError, TokenizerConfig, stored
 from .files import load_checkpoint, save_checkpoint, save_tensors
 from .machine import autocast, default_device
 from .plots import progress
 from ..data import to_float
 from ..tokenizer import Codebook, FlexVAE
+from ..var import VarVAE
+from .models import make_tokenizer
 from .metrics import effnet_lite0, imagenet_input
 
 # %% auto #0
-__all__ = ['quantize_st', 'low_features', 'perceptual', 'TokenizerTrainConfig', 'tokenizer_loss', 'revive_codes',
-           'tokenizer_optimizer', 'train_tokenizer']
+__all__ = ['quantize_st', 'low_features', 'perceptual', 'TokenizerTrainConfig', 'tokenizer_loss', 'residual_loss', 'revive_codes',
+           'tokenizer_optimizer', 'usual_scales', 'train_tokenizer']
 
 # %% ../../nbs/84b_tokenizer_training.ipynb #21f57872
 def quantize_st(
@@ -114,6 +116,32 @@ def tokenizer_loss(
             terms.update(mse=mse.item(), distance=to_latents.item())
     return total, terms, seen
 
+# %% ../../nbs/84b_tokenizer_training.ipynb #8363ee4e
+def residual_loss(
+    vae: VarVAE,  # Tokenizer in training
+    images: torch.Tensor,  # (B, 3, H, W) in [-1, 1]
+    scales: tuple,  # Schedule; its last side is the latent's
+    cfg: TokenizerTrainConfig,  # Weights of the terms
+    net: nn.Module = None,  # Feature network, or None to leave its term out
+) -> tuple:  # loss (scalar), terms (dict of floats), tokens and rests of every scale
+    "Loss of one batch for maps that add up."
+    latent, book = vae.encode(images).float(), vae.quantize
+    rest, f_hat, far, seen = latent.detach(), 0.0, [], []
+    for k, p in enumerate(scales):
+        tokens = book.of_rest(rest, k, scales)
+        seen.append((tokens, F.interpolate(rest, size=(p, p), mode="area").flatten(2).mT))
+        h = book.add(None, tokens, k, scales)
+        f_hat, rest = f_hat + h, rest - h.detach()
+        far.append((F.mse_loss(f_hat, latent.detach()), F.mse_loss(f_hat.detach(), latent)))
+    to_codes, to_latents = (torch.stack(d).mean() for d in zip(*far))
+    out = vae.decode_latent(latent + (f_hat - latent).detach()).float()
+    mse = F.mse_loss(out, images)
+    rec = F.l1_loss(out, images) + 2 * mse
+    if net is not None:
+        rec = rec + cfg.perceptual * perceptual(net, out, images)
+    terms = dict(mse=mse.item(), distance=to_latents.item())
+    return rec + to_codes + cfg.commit * to_latents, terms, seen
+
 # %% ../../nbs/84b_tokenizer_training.ipynb #a4f7d07d
 @torch.no_grad()
 def revive_codes(
@@ -158,7 +186,7 @@ def tokenizer_optimizer(vae, cfg):
 # %% ../../nbs/84b_tokenizer_training.ipynb #c30a8277
 def _start(cfg, tcfg, path, device):  # tokenizer, optimizer, run: from scratch or from `path`
     torch.manual_seed(tcfg.seed)
-    vae = FlexVAE(cfg).to(device)
+    vae = make_tokenizer(cfg).to(device)
     opt = tokenizer_optimizer(vae, tcfg)
     run = dict(step=0, log=[], ema={k: v.clone() for k, v in vae.state_dict().items()})
     run.update(hits=torch.zeros(cfg.vocab_size, dtype=torch.long), used=0)
@@ -170,7 +198,8 @@ def _start(cfg, tcfg, path, device):  # tokenizer, optimizer, run: from scratch 
     return vae, opt, run
 
 
-def _step(vae, opt, net, images, step, tcfg):  # one update; terms, what was seen, randomness
+# one update; terms, what was seen, randomness
+def _step(vae, opt, net, images, step, tcfg, scales=None):
     gen, device = (
         torch.Generator().manual_seed((tcfg.seed * 1_000_003 + step) % 2**63),
         vae.quantize.embedding.weight.device,
@@ -181,7 +210,10 @@ def _step(vae, opt, net, images, step, tcfg):  # one update; terms, what was see
     for group in opt.param_groups:
         group["lr"] = _lr_at(step, tcfg)
     with autocast(device, tcfg.precision):
-        loss, terms, seen = tokenizer_loss(vae, batch, coarse, tcfg, net)
+        if vae.quantize.residual:
+            loss, terms, seen = residual_loss(vae, batch, scales, tcfg, net)
+        else:
+            loss, terms, seen = tokenizer_loss(vae, batch, coarse, tcfg, net)
     if not torch.isfinite(loss):
         raise SarError(
             f"tokenizer: loss is {loss.item()} at step {step}; the last good state is kept,"
@@ -220,6 +252,10 @@ def _log_row(run, sums, step, n, since):  # means over the last n steps
     )
 
 # %% ../../nbs/84b_tokenizer_training.ipynb #75799b80
+def usual_scales(side) -> tuple:  # of a latent  # Sides of the published schedule up to it
+    return (*(p for p in ModelConfig().scales if p < side), side)
+
+
 def train_tokenizer(
     cfg: TokenizerConfig,  # Architecture
     tcfg: TokenizerTrainConfig,  # Training
@@ -227,15 +263,17 @@ def train_tokenizer(
     out: Path,  # File for the weights; state and log stand beside it
     device=None,  # torch.device; None = default
     every: int = 200,  # Steps between states and log rows
+    scales: tuple = None,  # Schedule, where maps add up; None = VAR's sides up to the latent's
 ) -> tuple:  # FlexVAE with averaged weights, log (DataFrame)
     "Train a tokenizer from scratch; run again to go on after a stop."
     out, device = Path(out), torch.device(device or default_device())
     path = out.with_suffix(".state")
     vae, opt, run = _start(cfg, tcfg, path, device)
     net = effnet_lite0().to(device) if tcfg.perceptual else None
+    scales = scales or usual_scales(images.shape[-1] // cfg.factor)
     steps, sums, t0 = range(run["step"], tcfg.steps), {}, time.time()
     for step in progress(steps, "tokenizer", initial=run["step"], total=tcfg.steps):
-        terms, seen, gen = _step(vae, opt, net, images, step, tcfg)
+        terms, seen, gen = _step(vae, opt, net, images, step, tcfg, scales)
         _follow(vae, run, seen, gen, step, tcfg)
         sums = {k: sums.get(k, 0.0) + v for k, v in terms.items()}
         if (step + 1) % every == 0 or step + 1 == tcfg.steps:
@@ -244,6 +282,7 @@ def train_tokenizer(
             save_checkpoint(path, dict(run, model=vae.state_dict(), opt=opt.state_dict()))
     kept = {k: v.half() for k, v in run["ema"].items()}
     vae.load_state_dict(kept)  # what is kept is what is returned
-    save_tensors(out, kept, config=asdict(cfg), train=asdict(tcfg), kind="FlexVAE")
+    vae.scales = scales if vae.quantize.residual else None
+    save_tensors(out, kept, config=stored(cfg), train=asdict(tcfg), kind=type(vae).__name__)
     pd.DataFrame(run["log"]).to_csv(out.with_suffix(".csv"), index=False)
     return vae.eval(), pd.DataFrame(run["log"])
