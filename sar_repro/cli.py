@@ -873,7 +873,7 @@ def sample(
 
     check_output(out)
     check_numbers(seed=seed)
-    if size and size.isdigit():
+    if size and size.isdecimal() and len(size) < 10:
         if pixels is not None:
             _fail(f"--size {size} and --pixels {pixels} both say how large: give one")
         size, pixels = None, int(size)

@@ -365,7 +365,9 @@ def fit_scales(
         return tuple(cfg.scales)
     if not isinstance(scales, (list, tuple)) or not scales:
         raise SarError(f"the schedule is {in_short(scales)}: expected sides as in (1, 2, 4)")
-    scales = tuple(check_number("a side of the schedule", p, Number(int, 1)) for p in scales)
+    scales = tuple(
+        check_number("a side of the schedule", p, Number(int, 1, 10**6)) for p in scales
+    )
     said, first, total = ", ".join(map(str, scales)), cfg.scales[0], sum(p * p for p in scales)
     said = f"the schedule {said if len(said) <= 60 else said[:40] + '...'}"
     if any(p >= q for p, q in zip(scales, scales[1:])):
