@@ -1164,6 +1164,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/sar_repro', 'doc_host': ''
             'sar_repro.sampling': { 'sar_repro.sampling._check_sizes': ('sampling.html#_check_sizes', 'sar_repro/sampling.py'),
                                     'sar_repro.sampling._filled': ('sampling.html#_filled', 'sar_repro/sampling.py'),
                                     'sar_repro.sampling._in_steps': ('sampling.html#_in_steps', 'sar_repro/sampling.py'),
+                                    'sar_repro.sampling._tokens_of': ('sampling.html#_tokens_of', 'sar_repro/sampling.py'),
                                     'sar_repro.sampling.class_map': ('sampling.html#class_map', 'sar_repro/sampling.py'),
                                     'sar_repro.sampling.edit': ('sampling.html#edit', 'sar_repro/sampling.py'),
                                     'sar_repro.sampling.known_tokens': ('sampling.html#known_tokens', 'sar_repro/sampling.py'),

@@ -886,7 +886,7 @@ def sample(
 
     check_output(out)
     check_numbers(seed=seed)
-    if size and size.isdigit():
+    if size and size.isdecimal() and len(size) < 10:
         if pixels is not None:
             _fail(f"--size {size} and --pixels {pixels} both say how large: give one")
         size, pixels = None, int(size)
@@ -1050,7 +1050,8 @@ def diagnose(
     size = size_of(checkpoint, size)
     spec, others = get_size(size), {"after SAR": after, "after TF": control}
     if (base := spec.model.base) != "flexvar":
-        _fail(f"size {size} is of base {base}: a diagnosis decodes maps one by one, expected flexvar")
+        said = "a diagnosis decodes maps one by one, expected flexvar"
+        _fail(f"size {size} is of base {base}: {said}")
     others = {k: p for k, p in others.items() if p}
     import pandas as pd
     from sar_repro.engine.diagnostics import MARK, diagnose as measure

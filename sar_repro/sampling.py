@@ -70,9 +70,7 @@ def known_tokens(
     share: float = 0.5,  # See `token_mask`
 ) -> tuple:  # int64 (n, L) tokens, bool (n, L) which of them are known
     "Tokens of what is kept of pictures, for `known` of `generate`."
-    x = _filled(to_float(images), redraw[:, None])
-    latent = vae.encode(x.to(next(vae.parameters()).device))
-    return vae.tokenize(latent, scales).cpu(), token_mask(redraw, scales, share)
+    return _tokens_of(vae, images, scales, redraw), token_mask(redraw, scales, share)
 
 # %% ../nbs/11b_sampling.ipynb #147e8ff1
 def edit(
@@ -91,7 +89,7 @@ def edit(
     _check_sizes(images, redraw, scales[-1] * vae.cfg.factor)
     tokens, mask = known_tokens(vae, images, redraw, scales, share)
     if start:  # of the whole picture, what is under the mask included
-        own, _ = known_tokens(vae, images, torch.zeros_like(redraw), scales)
+        own = _tokens_of(vae, images, scales)
         first = torch.arange(tokens.shape[1]) < sum(p * p for p in scales[:start])
         tokens, mask = torch.where(first, own, tokens), mask | first
     return sample(model, vae, labels, scales=scales, known=(tokens, mask), **how)
@@ -106,6 +104,17 @@ def _filled(x, hole):  # colours under the mask: means of known neighbours, from
         x = torch.where(new, around(x) / share.clamp_min(1e-6), x)
         known = known.masked_fill(new, 1)
     return x
+
+
+@torch.no_grad()
+def _tokens_of(vae, images, scales, redraw=None):  # int64 (n, L); 64 pictures at a time
+    device, out = next(vae.parameters()).device, []
+    for i in range(0, len(images), 64):
+        x = to_float(images[i : i + 64])
+        if redraw is not None:
+            x = _filled(x, redraw[i : i + 64, None])
+        out.append(vae.tokenize(vae.encode(x.to(device)), scales).cpu())
+    return torch.cat(out)
 
 
 def _check_sizes(images, redraw, side):
@@ -169,8 +178,7 @@ def refine(
             f"pictures of {images.shape[-1]} pixels have no map of side {scales[start - 1]}:"
             f" expected a multiple of {vae.cfg.factor} that is large enough"
         )
-    latent = vae.encode(to_float(images).to(next(vae.parameters()).device))
-    given = vae.tokenize(latent, scales[:start]) if start else None
+    given = _tokens_of(vae, images, scales[:start]) if start else None
     return sample(model, vae, labels, scales=scales, prefix=given, **how)
 
 # %% ../nbs/11b_sampling.ipynb #3d777eb6

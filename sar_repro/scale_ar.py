@@ -364,14 +364,6 @@ class _Steps:
             x = x.repeat(2, 1, 1) if self.guided else x
         return self.model.trunk(x + self.pos[k], None, self.rows(k), self.caches, mods=mods)
 
-    # guided before the head, whose logits are many; `of` and `at`: see the rounds of 03b
-    def logits(self, h, k, *how, of=None, at=None):
-        h = self.model.head_nm(h, None, self.sets[-1][k if at is None else at])
-        if self.guided:
-            cond, uncond = h.float().chunk(2)
-            h = self.model.guided(cond, uncond, how[0], k, of or len(self.scales), *how[1:])
-        return self.model.head(h).float()
-
 # %% ../nbs/03_scale_ar.ipynb #9ef0011b
 @torch.no_grad()
 def generate(
@@ -398,11 +390,9 @@ def generate(
     net = model.steps(book, labels, scales, released_seed is not None or how.guided, **first)
     draw = _drawer(net, how, seed, index, released_seed)
     given[0] = net.begin(given[0], draw, how)
-    for k in range(len(scales)):
-        h, (codes, mask) = net.hidden(k, tokens[-1] if tokens else None), given[k]
-        if codes is None or mask is not None:
-            codes = _around(codes, mask, draw(net.logits(h, k, *how.guidance[k]), k))
-        tokens.append(codes)
+    for k in range(len(scales)):  # each map from those before it
+        h = net.hidden(k, tokens[-1] if tokens else None)
+        tokens.append(_around(given[k], lambda: draw(net.logits(h, k, *how.guidance[k]), k)))
     return torch.cat(tokens, 1)
 
 # %% ../nbs/03_scale_ar.ipynb #9483930d
@@ -418,7 +408,9 @@ def fit_scales(
         return tuple(cfg.scales)
     if not isinstance(scales, (list, tuple)) or not scales:
         raise SarError(f"the schedule is {in_short(scales)}: expected sides as in (1, 2, 4)")
-    scales = tuple(check_number("a side of the schedule", p, Number(int, 1)) for p in scales)
+    scales = tuple(
+        check_number("a side of the schedule", p, Number(int, 1, 10**6)) for p in scales
+    )
     said, first, total = ", ".join(map(str, scales)), cfg.scales[0], sum(p * p for p in scales)
     said = f"the schedule {said if len(said) <= 60 else said[:40] + '...'}"
     if any(p >= q for p, q in zip(scales, scales[1:])):
@@ -480,8 +472,11 @@ def _given(model, labels, scales, prefix, known):
     return parts
 
 
-def _around(codes, mask, drawn):  # what is drawn, but for known codes
-    return drawn if codes is None else torch.where(mask, codes, drawn)
+def _around(given, draw):  # what is drawn, but for known codes
+    codes, mask = given
+    if codes is not None and mask is None:
+        return codes
+    return draw() if codes is None else torch.where(mask, codes, draw())
 
 
 # what the class sets in each scale: itself, then of every block, then of the head
@@ -506,6 +501,16 @@ def _checked_known(tokens, mask, shape, vocab):
     return tokens, mask
 
 # %% ../nbs/03_scale_ar.ipynb #4e74e5be
+# guided before the head, whose logits are many; `of` and `at`: see the rounds of 03b
+@patch
+def logits(self: _Steps, h, k, *how, of=None, at=None):
+    h = self.model.head_nm(h, None, self.sets[-1][k if at is None else at])
+    if self.guided:
+        cond, uncond = h.float().chunk(2)
+        h = self.model.guided(cond, uncond, how[0], k, of or len(self.scales), *how[1:])
+    return self.model.head(h).float()
+
+
 @patch
 def rows(self: _Steps, k):  # of the mask; None: of all coarser maps nothing has to be hidden
     if not self.model.cfg.context:

@@ -117,7 +117,7 @@ def test_published_schedules():
 
 @pytest.mark.parametrize('scales,words', [
     ((1, 4, 2), 'does not rise'), ((1, 1, 2), 'does not rise'), ((1, 2, 17), 'expected at most that'), ((0, 1), 'is 0'),
-    ((1, 2.5), 'is 2.5'), ((1, float('nan')), 'is nan'), ((2, 4), 'starts at side 2'), ((), 'expected sides'), ('124', 'expected sides'), (8, 'expected sides')])
+    ((1, 2.5), 'is 2.5'), ((1, float('nan')), 'is nan'), ((2, 4), 'starts at side 2'), ((), 'expected sides'), ('124', 'expected sides'), (8, 'expected sides'), ((1, 10**5000), 'a side of the schedule is a number of 16,610 bits')])
 def test_a_schedule_that_does_not_fit(here, scales, words):
     vae, model, _, y = here
     for call in (lambda: sample(model, vae, y[:1], scales=scales), lambda: generate(model, vae.quantize, y[:1], scales=scales)):
@@ -204,6 +204,8 @@ CASES = {
     'schedule with zero': (['--scales', '0,1'], 'is 0'),
     'pixels between tokens': (['--pixels', '30'], '--pixels 30: expected a multiple of 4'),
     'pixels between tokens, by size': (['--size', '30'], '--pixels 30'),
+    'no size and no pixels': (['--size', '9'*5000], 'unknown size'),
+    'a power as size': (['--size', '²'], 'unknown size'),
     'two sizes in pixels': (['--size', '32', '--pixels', '16'], 'give one'),
     'too large': (['--pixels', '4000'], 'the last side is 1000: expected a whole number from 1 to 16'),
     'guidance of too few scales': (['--guidance', '1,2'], 'guidance has 2 values for 6 scales'),
