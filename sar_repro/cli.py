@@ -1050,8 +1050,8 @@ def diagnose(
     size = size_of(checkpoint, size)
     spec, others = get_size(size), {"after SAR": after, "after TF": control}
     if (base := spec.model.base) != "flexvar":
-        said = "a diagnosis decodes maps one by one, expected flexvar"
-        _fail(f"size {size} is of base {base}: {said}")
+        why = "a diagnosis decodes maps one by one, expected flexvar"
+        _fail(f"size {size} is of base {base}: {why}")
     others = {k: p for k, p in others.items() if p}
     import pandas as pd
     from sar_repro.engine.diagnostics import MARK, diagnose as measure

@@ -9,9 +9,9 @@ import torch
 from fastcore.basics import patch
 from functools import lru_cache
 from torch import nn
-from .core import Number, check_number, order_rng
+from .core import Number, SarError, check_number, order_rng
 from .engine.kernels import Prediction
-from .scale_ar import FlexVAR, _Steps, guide, position_table
+from .scale_ar import FlexVAR, _Steps, check_book, guide, position_table
 
 # %% auto #0
 __all__ = ['markov_mask', 'apart_mask', 'left_normal', 'masked_tokens', 'Hybrid', 'round_ends']
@@ -97,6 +97,8 @@ def forward(
 ):
     "Logits of maps 2..N, from inputs as `FlexVAR`'s; of map 1, too, if its codes are given."
     scales, cond = tuple(scales or self.cfg.scales), self.class_emb(labels)
+    if first is not None:
+        _check_first(self, scales)
     sizes = tuple(p * p for p in scales[1:])
     maps = [self.embed_first(first, masked)] if first is not None else []
     if sizes:
@@ -108,6 +110,13 @@ def forward(
     return prediction if lazy else prediction.logits()
 
 # %% ../nbs/03b_hybrid.ipynb #4ce780a5
+def _check_first(model, scales):  # positions of map 1 are those of one side
+    if scales[0] != model.cfg.scales[0]:
+        raise SarError(
+            f"schedule {tuple(scales)}: this hybrid's first map has side {model.cfg.scales[0]}"
+        )
+
+
 # (B, l, C): class token or tokens and maps; mask; places of the maps' tokens
 @patch
 def with_class(self: Hybrid, cond, x, sizes, first):
@@ -155,6 +164,8 @@ class _Rounds(_Steps):
     "Map 1 in rounds, then each map from the one before; nothing stays in a cache."
 
     def __init__(self, model, book, labels, scales, guided, rounds=8, orders=None):
+        check_book(model, book)
+        _check_first(model, scales)
         super().__init__(model, book, labels, scales, guided)
         rounds = check_number("rounds", rounds, Number(int, 1, 1000))
         self.n, self.ends, self.orders = scales[0] ** 2, round_ends(scales[0] ** 2, rounds), orders

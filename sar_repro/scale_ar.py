@@ -39,7 +39,8 @@ from sar_repro.engine.kernels import (
 # %% auto #0
 __all__ = ['MAX_LOG_SCALE', 'MOST_TOKENS', 'RELEASED_SIDES', 'scale_index', 'causal_mask', 'SelfAttention', 'MLP', 'Block',
            'position_table', 'AdaHead', 'FlexVAR', 'unwrap', 'init_weights', 'token_loss', 'by_scale', 'mean_loss',
-           'given', 'hidden_first', 'counted', 'generate', 'fit_scales', 'each_scale', 'guide', 'group_size', 'sample']
+           'given', 'hidden_first', 'counted', 'generate', 'fit_scales', 'each_scale', 'check_book', 'guide',
+           'group_size', 'sample']
 
 # %% ../nbs/03_scale_ar.ipynb #fca8fee1
 def scale_index(
@@ -531,7 +532,15 @@ def begin(self: _Steps, given, draw, how):  # codes of map 1 and which are known
 def steps(self: FlexVAR, book, labels, scales, guided, **first):
     if first:
         raise SarError(f"unknown setting {', '.join(first)} of a sample of base {self.cfg.base}")
+    check_book(self, book)
     return _Steps(self, book, labels, scales, guided)
+
+
+def check_book(model, book):  # maps that add up, or maps that stand for themselves
+    sums = model.cfg.base == "var"
+    if getattr(book, "residual", False) != sums:
+        kind = "whose maps add up (VarVAE)" if sums else "whose maps stand for themselves (FlexVAE)"
+        raise SarError(f"a model of base {model.cfg.base} needs a tokenizer {kind}")
 
 
 @patch
