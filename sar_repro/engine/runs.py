@@ -69,6 +69,7 @@ from sar_repro.engine.published import (
     base_record,
     beside_published,
     fitting_micro_batch,
+    free_memory,
     imagenet_folder,
     judge,
     known_base,
@@ -81,9 +82,9 @@ from sar_repro.engine.published import (
 )
 
 # %% auto #0
-__all__ = ['OWN', 'ToyTokens', 'toy_model', 'RunFolder', 'check_run_folder', 'losses_of', 'tracker_name', 'Run', 'train_run',
-           'usual_share', 'train_size', 'Job', 'plan_job', 'load_job', 'draw_job', 'few_of', 'exposure', 'judge_job',
-           'record_job', 'findings', 'stored_findings', 'control_of']
+__all__ = ['MACHINE', 'OWN', 'ToyTokens', 'toy_model', 'RunFolder', 'check_run_folder', 'losses_of', 'tracker_name', 'Run',
+           'train_run', 'usual_share', 'train_size', 'Job', 'plan_job', 'load_job', 'draw_job', 'few_of', 'exposure',
+           'judge_job', 'record_job', 'findings', 'stored_findings', 'control_of']
 
 # %% ../../nbs/86_runs.ipynb #bfd663dc
 class ToyTokens(TokenData):
@@ -143,7 +144,7 @@ class RunFolder:
     def resume(self):  # the newest whole state of this run, or None; others are set aside
         for path in self.states:
             state, fault = _read_state(path)
-            if state.get("facts") == self.facts:
+            if state.get("facts") and not _changed(state["facts"], self.facts):
                 return state
             fault = fault or f"{shown(path)} belongs to another run"
             rest = "set aside, going on with the one before it, or from the beginning"
@@ -195,13 +196,16 @@ def _read_state(path):  # a state, and what is wrong with it
     return state, None
 
 
+def _changed(old, facts):  # names of settings that are not what they were
+    usual = _plain(asdict(TrainConfig()))
+    return [k for k in facts if old.get(k, usual.get(k)) != facts[k]]
+
+
 def _same_run(path, facts):
     old = read_json(path / "run.json")
     if old is None:  # none, or cut short: the states decide
         return
-    usual = _plain(asdict(TrainConfig()))
-    changed = [k for k in facts if old and old.get(k, usual.get(k)) != facts[k]]
-    if changed:
+    if changed := _changed(old, facts) if old else ():
         what = ", ".join(f"{k} {old.get(k)} (now {facts[k]})" for k in changed[:4])
         raise SarError(
             f"{shown(path)} holds a run with other settings: {what}; pass another out_dir, or"
@@ -374,6 +378,7 @@ class Run:
         self._prepare(state.get("opt"))
         self.step, self.log, self.before = state["step"], state["log"], state["seconds"]
         self.sums, self.begun = _on_first(state["sums"], acc), time.time()
+        self.resting = 0.0  # until then no state is written
 
     def _found(self):
         start = dict(step=0, log=[], sums={}, seconds=0.0)
@@ -464,7 +469,18 @@ def save(self: Run, step: int):
         parts |= dict(log=self.log, sums=self.sums, seconds=self.seconds)
         if hasattr(self.loss_fn, "state_dict"):
             parts["loss"] = self.loss_fn.state_dict()
+        start = time.time()
         self.folder.save(step, parts)
+        self.resting = time.time() + 50 * max(0.0, time.time() - start - 1)
+
+
+@patch
+def due(self: Run) -> bool:
+    "Is it time for a state? States that take long to write are written less often."
+    yes = torch.tensor(int(time.time() >= self.resting), device=self.acc.device)
+    if self.acc.num_processes > 1:  # the first one writes, so it decides
+        torch.distributed.broadcast(yes, 0)
+    return bool(yes)
 
 
 @patch
@@ -521,7 +537,7 @@ def _go_on(run, held, live, save_every, keep, tracker):
                 run.acc.log(row, step=step + 1)
             if live:
                 live(run.frame())
-        if keep and ((step + 1) % save_every == 0 or step + 1 == run.total):
+        if keep and ((step + 1) % save_every == 0 and run.due() or step + 1 == run.total):
             run.save(step + 1)
     bar.close()
     if tracker:
@@ -545,9 +561,14 @@ def _check_method(method, published):
         )
 
 
+# how a step is computed, not what: a run may go on with others
+MACHINE = ("micro_batch", "recompute", "compile")
+
+
 def _facts(model, data, cfg):  # what makes a run this run and no other
     width = dict(depth=model.cfg.depth, embed_dim=model.cfg.embed_dim)
-    return dict(asdict(cfg), data=data.stamp, start=weights_hash(model), **width)
+    settings = {k: v for k, v in asdict(cfg).items() if k not in MACHINE}
+    return dict(settings, data=data.stamp, start=weights_hash(model), **width)
 
 # %% ../../nbs/86_runs.ipynb #909aa86f
 def usual_share(
@@ -585,6 +606,8 @@ def train_size(
             f"the model knows {model.cfg.num_classes} classes, {train_set.name} has"
             f" {train_set.num_classes}: pass init='scratch', or a model trained on these data"
         )
+    if published and "compile" not in changes:
+        cfg = replace(cfg, compile=_compile_pays(cfg, train_set))
     kind, how = LatentData if published else TokenData, (WORK / "cache", cfg.precision)
     data = kind(vae, train_set, model.cfg.scales, *how)
     held = TokenData(vae, test_set, model.cfg.scales, *how)
@@ -599,7 +622,7 @@ def _usual_settings(size, changes):  # `TrainConfig` of a size, with changes
     recipe = dict(sf_share=usual_share(size, changes.get("method", "sar")))
     if size in PUBLISHED:
         recipe |= published_recipe(size, changes.get("epochs", 10), changes.get("batch_size", 768))
-        recipe |= dict(micro_batch=fitting_micro_batch(size, torch.cuda.is_available()))
+        recipe |= dict(micro_batch=fitting_micro_batch(size, free_memory()))
     return TrainConfig(**recipe | changes)
 
 # %% ../../nbs/86_runs.ipynb #7d796d90
@@ -820,14 +843,15 @@ def _choose_samples(job):  # how many, and of which classes
         job.labels = sample_labels(job.train_set.labels, n)
 
 
+def _compile_pays(cfg, pictures):  # its first step takes long
+    return cfg.epochs * len(pictures) / cfg.batch_size >= 200 and can_compile()
+
+
 def _fit_machine(job):
-    steps = job.train.epochs * len(job.train_set) / job.train.batch_size
-    fuse = job.compile
-    if fuse == "auto":
-        fuse = not job.kind and steps >= 200 and can_compile()
+    fuse = _compile_pays(job.train, job.train_set) if job.compile == "auto" else job.compile
     job.train = replace(job.train, compile=fuse)
     if job.kind == "PAPER" and not job.train.micro_batch:
-        fit = fitting_micro_batch(job.size.name, torch.cuda.is_available())
+        fit = fitting_micro_batch(job.size.name, free_memory())
         job.train = replace(job.train, micro_batch=fit)
 
 
