@@ -22,7 +22,7 @@ from .engine.cache import latent_cache
 __all__ = ['STREAMS', 'ResBlock', 'AttnBlock', 'Downsample', 'Upsample', 'Level', 'Decoder', 'Encoder', 'Codebook', 'FlexVAE',
            'split_scales', 'pooling_windows', 'copies', 'token_groups', 'by_group', 'reconstruct', 'psnr',
            'upsample_codes', 'next_inputs', 'Batch', 'drop_labels', 'path_keep', 'TokenData', 'encoder',
-           'cached_latents']
+           'cached_latents', 'encoder_batch']
 
 # %% ../nbs/02_tokenizer.ipynb #e7166141
 class ResBlock(nn.Module):
@@ -460,6 +460,7 @@ def encoder(
         with torch.no_grad(), autocast(device, precision):
             return vae.encode(x.to(device))
 
+    encode.device = device
     return encode
 
 
@@ -471,8 +472,12 @@ def cached_latents(
 ) -> np.memmap:  # float16 (N, 2, C, h, w)
     "`latent_cache` of a tokenizer, in blocks that fit into memory at the pictures' size."
     key = f"{vae.key} {mixed_precision(precision, next(vae.parameters()).device)}"
-    block = max(4, min(64, 2**20 // data.size**2))
+    block = encoder_batch(data.size)
     return latent_cache(data, encoder(vae, precision), key, cache, batch_size=block)
+
+
+def encoder_batch(side):  # pictures of so many pixels that the encoder sees at once
+    return max(4, min(64, 2**20 // side**2))
 
 
 def _all_tokens(vae, latents, scales):  # (N, 2, L), in as few bytes as the codebook allows
