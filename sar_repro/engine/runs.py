@@ -4,8 +4,10 @@
 
 # %% ../../nbs/86_runs.ipynb #210065fe
 from __future__ import annotations
+import copy
 import json
 import math
+import os
 import pandas as pd
 import re
 import shutil
@@ -82,9 +84,10 @@ from sar_repro.engine.published import (
 )
 
 # %% auto #0
-__all__ = ['MACHINE', 'OWN', 'ToyTokens', 'toy_model', 'RunFolder', 'check_run_folder', 'losses_of', 'tracker_name', 'Run',
-           'train_run', 'usual_share', 'train_size', 'Job', 'plan_job', 'load_job', 'draw_job', 'few_of', 'exposure',
-           'judge_job', 'record_job', 'findings', 'stored_findings', 'control_of']
+__all__ = ['MACHINE', 'OWN', 'ToyTokens', 'toy_model', 'RunFolder', 'check_run_folder', 'losses_of', 'wants_shards', 'is_sharded',
+           'sharded', 'tracker_name', 'Run', 'whole_state', 'load_moments', 'train_run', 'usual_share', 'train_size',
+           'Job', 'plan_job', 'load_job', 'draw_job', 'few_of', 'exposure', 'judge_job', 'record_job', 'findings',
+           'stored_findings', 'control_of']
 
 # %% ../../nbs/86_runs.ipynb #bfd663dc
 class ToyTokens(TokenData):
@@ -250,23 +253,67 @@ def losses_of(
 # mean, of so many) of each loss and scale, norm, pictures of this process
 def _gradients(model, loss_fn, fetch, ids, cfg, acc):
     mine = ids[acc.process_index :: acc.num_processes]
-    # a process without a share goes along with weight 0
-    parts = mine.split(cfg.micro_batch or len(ids)) if len(mine) else [ids[:1]]
+    parts = list(mine.split(cfg.micro_batch or len(ids))) if len(mine) else []
+    # a process without a share goes along with weight 0; shards are gathered by all, in each part
+    most = -(-len(ids) // acc.num_processes)
+    count = -(-most // (cfg.micro_batch or len(ids))) if is_sharded(model) else 1
+    parts += [None] * max(0, count - len(parts))
     # so many first pictures of the step take pass 2, whoever has them
     names, numbers, seen, second = [], [], 0, math.ceil(cfg.sf_share * len(ids))
     for i, part in enumerate(parts):
-        batch, n = fetch(part), len(part) if len(mine) else 0
+        batch, n = fetch(ids[:1] if part is None else part), 0 if part is None else len(part)
         if second < len(ids):
-            batch.second, batch.second_weight = _share(second, len(ids), seen, len(part), acc)
+            batch.second, batch.second_weight = _share(second, len(ids), seen, n or 1, acc)
         seen += n
         for name, loss, values in losses_of(loss_fn, model, batch, cfg, acc, i + 1 == len(parts)):
             acc.backward(loss * (n * acc.num_processes / len(ids)))  # processes are averaged
             names += [(f"{name}_{p}x{p}", n) for p in batch.scales[-len(values) :]] + [(name, n)]
             numbers += [values.float(), loss.detach().float()[None]]
-    norm = acc.clip_grad_norm_(model.parameters(), cfg.clip)
+    norm = _clipped(model, cfg, acc)
     # read back once a step: a device that is asked waits
     *numbers, norm = torch.cat([*numbers, norm.float()[None]]).tolist()
     return [(name, v, n) for (name, n), v in zip(names, numbers)], norm, len(mine)
+
+# %% ../../nbs/86_runs.ipynb #afebba46
+def wants_shards(acc) -> bool:  # `Accelerator`
+    "Did `accelerate config`, or the environment, ask for sharded weights?"
+    return acc.num_processes > 1 and os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+
+
+def is_sharded(model) -> bool:  # FlexVAR, wrapped or not
+    return hasattr(model, "set_requires_gradient_sync")
+
+
+def sharded(
+    model: FlexVAR,  # Stays as it is
+    acc,  # `Accelerator`
+) -> FlexVAR:  # A copy whose weights are spread over the processes
+    "The model with each block's weights sharded by themselves, and the rest together."
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    model, team = copy.deepcopy(model).to(acc.device), (acc.num_processes,)
+    mesh = init_device_mesh(acc.device.type, team)
+    for block in model.blocks:
+        fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh, reshard_after_forward=False)
+    model.set_reshard_after_backward(False, recurse=False)
+    return model
+
+
+def _check_shards(cfg, acc):
+    if wants_shards(acc) and cfg.method in ("sf", "tf_then_sf"):
+        raise SarError(
+            f"method {cfg.method} draws scale by scale within a step, which sharded weights do not"
+            " allow: choose plain multi-GPU (DDP) in `accelerate config`, or another method"
+        )
+
+
+def _clipped(model, cfg, acc):  # the norm of the gradients before they were clipped
+    if is_sharded(model):
+        model.reshard()
+    norm = acc.clip_grad_norm_(model.parameters(), cfg.clip)
+    return norm.full_tensor() if is_sharded(model) else norm
 
 # %% ../../nbs/86_runs.ipynb #f6e31cd9
 # of n pictures, after `seen` others of this process: how many are among the first `second` of the
@@ -334,11 +381,10 @@ def _accelerator(cfg, out_dir, tracker):  # devices, mixed precision, processes 
         log_with=tracker_name(tracker),
         project_dir=str(out_dir),
     )
-    if acc.distributed_type.value in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+    if acc.distributed_type.value in ("DEEPSPEED", "MEGATRON_LM"):
         raise SarError(
-            f"accelerate is set up for {acc.distributed_type.value}, which shards the weights;"
-            " states here are written from whole ones: choose plain multi-GPU (DDP) in"
-            " `accelerate config`"
+            f"accelerate is set up for {acc.distributed_type.value}: choose plain multi-GPU (DDP)"
+            " or FSDP in `accelerate config`"
         )
     if tracker:
         known = (int, float, str, bool)
@@ -389,16 +435,64 @@ class Run:
         model.recompute = cfg.recompute
         # one graph for all drawn lengths
         lengths = dict(dynamic=True) if getattr(self.data, "drawn", False) else {}
-        model.compile_blocks(cfg.compile, **lengths)
-        groups = param_groups(model, cfg.weight_decay, cfg.decay_class)
+        model.compile_blocks(cfg.compile and not wants_shards(self.acc), **lengths)
+        shards = wants_shards(self.acc)
+        net = sharded(model, self.acc) if shards else model
+        groups = param_groups(net, cfg.weight_decay, cfg.decay_class)
         opt = torch.optim.AdamW(groups, lr=cfg.lr, betas=cfg.betas, fused=True)
-        self.wrapped, self.opt = self.acc.prepare(model, opt)
+        self.wrapped, self.opt = (net, opt) if shards else self.acc.prepare(model, opt)
         if opt_state:
-            self.opt.load_state_dict(opt_state)
+            load_moments(self.wrapped, self.opt, opt_state)
 
     @property
     def seconds(self):  # of all processes that worked on it one after the other
         return self.before + time.time() - self.begun
+
+# %% ../../nbs/86_runs.ipynb #57357bfa
+def _full(model):  # weights, whole, on every process
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    model.reshard()
+    return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
+
+
+def _names(model, opt):  # of the weights, in the optimizer's order
+    known = {id(p): n for n, p in model.named_parameters()}
+    return [known[id(p)] for g in opt.param_groups for p in g["params"]]
+
+
+def whole_state(
+    model: FlexVAR,  # As it was given
+    wrapped: nn.Module,  # As it is trained: the model itself in a wrapper, or its sharded copy
+    opt,  # Optimizer
+) -> tuple:  # Weights, and the optimizer's state
+    "Whole tensors; all processes call it."
+    if not is_sharded(wrapped):
+        return model.state_dict(), opt.state_dict()
+    from torch.distributed.checkpoint.state_dict import StateDictOptions as Options
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
+
+    weights, how = _full(wrapped), Options(full_state_dict=True)
+    named, plain = get_optimizer_state_dict(wrapped, opt, options=how), opt.state_dict()
+    numbered = {i: named["state"][n] for i, n in enumerate(_names(wrapped, opt))}
+    return weights, dict(state=numbered, param_groups=plain["param_groups"])
+
+
+def load_moments(
+    model: nn.Module,  # As it is trained
+    opt,  # Its optimizer
+    state: dict,  # From `whole_state`
+):
+    "Give an optimizer what it remembered."
+    if not is_sharded(model):
+        return opt.load_state_dict(state)
+    from torch.distributed.checkpoint.state_dict import StateDictOptions as Options
+    from torch.distributed.checkpoint.state_dict import set_optimizer_state_dict
+
+    names, how = _names(model, opt), Options(full_state_dict=True)
+    groups = [dict(g, params=[names[i] for i in g["params"]]) for g in state["param_groups"]]
+    named = dict(state={names[i]: v for i, v in state["state"].items()}, param_groups=groups)
+    set_optimizer_state_dict(model, opt, named, options=how)
 
 # %% ../../nbs/86_runs.ipynb #cff54026
 @patch
@@ -441,7 +535,8 @@ def end_epoch(self: Run, step: int, held: TokenData = None) -> dict:
     row = dict(epoch=self.epoch + 1, step=step + 1, lr=rate, **_means(self.sums, self.acc))
     row |= getattr(self.loss_fn, "measures", dict)()
     if held is not None:
-        values = heldout_loss(self.model, held, precision=self.cfg.precision)
+        net = self.wrapped if is_sharded(self.wrapped) else self.model
+        values = heldout_loss(net, held, precision=self.cfg.precision)
         row["test"] = token_mean(values, held.scales)
         row |= {f"test_{p}x{p}": v for p, v in zip(held.scales, values.tolist())}
     self.log.append(row)
@@ -464,8 +559,9 @@ def frame(self: Run) -> pd.DataFrame:
 def save(self: Run, step: int):
     "Write a state; all processes call it, the first one writes."
     self.sums = _on_first(_totals(self.sums, self.acc), self.acc)  # as after a resume
+    weights, moments = whole_state(self.model, self.wrapped, self.opt)
     if self.acc.is_main_process:
-        parts = dict(model=self.model.state_dict(), opt=self.opt.state_dict())
+        parts = dict(model=weights, opt=moments)
         parts |= dict(log=self.log, sums=self.sums, seconds=self.seconds)
         if hasattr(self.loss_fn, "state_dict"):
             parts["loss"] = self.loss_fn.state_dict()
@@ -488,6 +584,8 @@ def finish(self: Run, keep: bool = True):
     "Leave the model ready for use, and its weights in the folder."
     model = self.model.eval().requires_grad_(False)
     model.compile_blocks(False)
+    if is_sharded(self.wrapped):
+        model.to(self.acc.device).load_state_dict(_full(self.wrapped))
     if self.acc.is_main_process and keep:
         about = dict(data=self.data.stamp, tokenizer=self.data.tokenizer)
         about |= dict(classes=getattr(self.data, "classes", None))
@@ -511,6 +609,7 @@ def train_run(
     "Train a model; run again to go on after a stop."
     _check_share(loss_fn, cfg)
     acc = _accelerator(cfg, out_dir, tracker)
+    _check_shards(cfg, acc)
     with _alone(out_dir) if acc.is_main_process else nullcontext():
         folder = RunFolder(out_dir, _facts(model, data, cfg), acc.is_main_process)
         run = Run(model, data, loss_fn, cfg, acc, folder)
