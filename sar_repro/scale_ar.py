@@ -12,7 +12,7 @@ from functools import lru_cache
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from .core import ModelConfig, SarError, check_numbers, index_uniform
-from .engine.machine import autocast, can_compile
+from .engine.machine import autocast, can_compile, upload
 from .engine.plots import progress
 from .data import to_uint8
 from .tokenizer import FlexVAE, split_scales, upsample_codes
@@ -49,7 +49,7 @@ def causal_mask(
     dtype=torch.float32,  # Added to attention scores, so it has their type
 ) -> torch.Tensor:  # (1, 1, L, L): 0 where a row may look, -inf where not
     "Block-causal mask: a token sees its own and all coarser scales."
-    s = scale_index(scales).to(device)
+    s = upload(scale_index(scales), device)
     return torch.zeros(len(s), len(s), dtype=dtype, device=device).masked_fill(
         s[:, None] < s[None, :], -torch.inf
     )[None, None]
@@ -290,7 +290,7 @@ class _Steps:
         none = torch.full_like(labels, model.cfg.num_classes)
         y = torch.cat([labels, none]) if guided else labels
         self.model, self.book, self.scales, self.guided = model, book, scales, guided
-        self.cond = model.class_emb(y.to(model.head.weight.device))
+        self.cond = model.class_emb(upload(y, model.head.weight.device))
         self.pos = model.positions(scales).split([p * p for p in scales], 1)
         self.caches = [KVCache(sum(p * p for p in scales)) for _ in model.blocks]
         *self.mods, self.of_head = model.modulations(self.cond)
@@ -372,7 +372,8 @@ def _drawer(net, seed, index, top_k, top_p, released_seed, max_side):
     if seed is None:
         return lambda logits, p, span: pick(logits)
     B, L = len(net.cond) // (1 + net.guided), sum(p * p for p in net.scales)
-    noise = index_uniform(seed, range(B) if index is None else index, L).to(net.cond.device)
+    noise = index_uniform(seed, range(B) if index is None else index, L)
+    noise = upload(noise, net.cond.device)
     return lambda logits, p, span: pick(logits, noise[:, span], top_k, top_p)
 
 
@@ -426,7 +427,7 @@ def sample(
             part = labels[i : i + batch_size]
             # one shape, one way of rounding
             pad = batch_size - len(part) if len(labels) > batch_size else 0
-            y = torch.cat([part, part[-1:].expand(pad)]).to(device)
+            y = upload(torch.cat([part, part[-1:].expand(pad)]), device)
             index = range(first + i, first + i + len(y))
             tokens = generate(model, vae.quantize, y, seed=seed, index=index, **kwargs)
             pictures = vae.decode(tokens[: len(part), -(last**2) :]).float()

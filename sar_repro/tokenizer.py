@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from torch import nn
 from .core import ModelConfig, TokenizerConfig, index_uniform, order_rng
-from .engine.machine import autocast, mixed_precision
+from .engine.machine import autocast, mixed_precision, upload
 from .data import ImageSet, to_float
 from .engine.cache import latent_cache
 
@@ -377,7 +377,7 @@ class Batch:
 
     def noise(self, stream, n):  # (B, n) uniforms
         rows = index_uniform(self.seed, self.index.tolist(), n, STREAMS[stream])
-        return rows.to(self.tokens.device)
+        return upload(rows, self.tokens.device)
 
 # %% ../nbs/02_tokenizer.ipynb #3c87af7e
 def drop_labels(
@@ -458,7 +458,7 @@ def encoder(
 
     def encode(x):
         with torch.no_grad(), autocast(device, precision):
-            return vae.encode(x.to(device))
+            return vae.encode(upload(x, device))
 
     encode.device = device
     return encode
@@ -507,4 +507,5 @@ def batch(
         flip = index_uniform(seed, index.tolist(), 1, STREAMS["flip"])[:, 0] < 0.5
     tokens, labels = self.tokens[ids, flip.long()].long(), self.labels[ids]
     rest = index, self.scales, self.book, self.num_classes, seed
-    return Batch(tokens.to(device), labels.to(device), *rest, rows=2 * ids + flip, step=step)
+    tokens, labels = upload(tokens, device), upload(labels, device)
+    return Batch(tokens, labels, *rest, rows=2 * ids + flip, step=step)

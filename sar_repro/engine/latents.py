@@ -13,6 +13,7 @@ from pathlib import Path
 from torchvision.transforms import v2
 from ..core import ModelConfig, index_uniform, order_rng
 from ..data import ImageSet, to_float
+from .machine import upload
 from sar_repro.tokenizer import (
     Batch,
     FlexVAE,
@@ -121,7 +122,7 @@ def _latent(self: LatentData, ids, u, device):  # float (B, C, h, w)
         few = self._crops(ids, u.roll(-1, 1)).split(encoder_batch(self.side))
         return torch.cat([self.encode(x) for x in few])
     mirrored = (u[:, 0] < 0.5).long().numpy()
-    return torch.from_numpy(self.latents[ids.numpy(), mirrored]).to(device)
+    return upload(torch.from_numpy(self.latents[ids.numpy(), mirrored]), device)
 
 # %% ../../nbs/82d_latents.ipynb #8fa535de
 @patch
@@ -139,7 +140,7 @@ def batch(
     u, scales = index_uniform(seed, index.tolist(), 4, STREAMS["flip"]), self.schedule(seed, step)
     return Batch(
         self.vae.tokenize(self._latent(ids, u, device), scales),
-        self.labels[ids].to(device),
+        upload(self.labels[ids], device),
         index,
         scales,
         self.book,

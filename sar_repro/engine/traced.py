@@ -105,6 +105,7 @@ def pretended_gpu():
         (torch.cuda.amp.common, "amp_definitely_not_available", lambda: False),
         (F, "scaled_dot_product_attention", _attention),
         (torch.Tensor, "backward", _walk),
+        (torch.Tensor, "pin_memory", lambda t: t),
         (nn.init, "trunc_normal_", lambda t, *_, **__: t),
         (nn.Module, "to", _move),
         (scale_ar, "scale_index", _scale_index),
@@ -199,8 +200,9 @@ class Ledger(TorchDispatchMode):
         count = flop_registry.get(func._overloadpacket)
         done = float(count(*args, **kwargs, out_val=out)) if count else 0.0
         kind = "attention" if "attention" in name else "product" if count else "other"
-        home = any(t.device.type == "cpu" for t in _tensors(out))
-        if any(name.startswith(a) for a in ASKS) or home and reads:
+        on_host = lambda tree: any(t.device.type == "cpu" for t in _tensors(tree))
+        waits = on_host(args) and name in ("_to_copy", "copy_") and not kwargs.get("non_blocking")
+        if any(name.startswith(a) for a in ASKS) or on_host(out) or waits:
             kind = "question"
         self.entries.append(Entry(name, kind, done, reads, writes, self.block))
 
