@@ -69,9 +69,9 @@ def picture_blocks(
     if workers is None:
         few = torch.is_tensor(dataset.source) or sum(map(len, spans)) < 512
         mates = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # other processes that do the same
-        workers = 0 if few else max(1, min(16, (os.cpu_count() or 1) // mates))
+        workers = 0 if few else max(1, min(8, (os.cpu_count() or 1) // mates))
     pin = bool(workers) and torch.cuda.is_available()
-    how = dict(num_workers=workers, pin_memory=pin, prefetch_factor=4 if workers else None)
+    how = dict(num_workers=workers, pin_memory=pin, prefetch_factor=2 if workers else None)
     for span, block in zip(spans, DataLoader(_Blocks(dataset, spans), batch_size=None, **how)):
         if isinstance(block, SarError):
             raise block
