@@ -24,14 +24,17 @@ def csf_loss(
     target: str = "hard",  # 'hard': those codes; 'soft': f_t's distribution; 'truth', 'residual'
     truth: torch.Tensor = None,  # int64 (B, L): from `true_target`
     smoothing: float = 0.0,  # Label smoothing of code targets
+    even: bool = False,  # See `head_loss`
 ) -> torch.Tensor:  # (B, l) nats a token
     "Cross-entropy of the student-forced prediction against the (detached) teacher-forced one."
     check_choice("target", target, ("hard", "soft", "truth", "residual"))
     l = f_s.shape[1]
     if target == "soft":
         f_t = f_t.detach()[:, -l:]
-        return token_loss(f_s, f_t if isinstance(f_t, Prediction) else f_t.softmax(-1))
-    return token_loss(f_s, (codes if target == "hard" else truth)[:, -l:], smoothing)
+        goal, smoothing = f_t if isinstance(f_t, Prediction) else f_t.softmax(-1), 0.0
+    else:
+        goal = (codes if target == "hard" else truth)[:, -l:]
+    return token_loss(f_s, goal, smoothing, even)
 
 # %% ../nbs/06_csfl.ipynb #5a631644
 def tf_loss(
@@ -40,8 +43,8 @@ def tf_loss(
     cfg: TrainConfig,  # The run
 ) -> Iterator:  # (name, loss to differentiate, per-scale means without gradient)
     "Teacher forcing: cross-entropy of every scale given the true coarser ones."
-    l_tf = token_loss(teacher_pass(model, batch, cfg), batch.tokens, cfg.label_smoothing)
-    count = counted(model, batch)
+    f_t, count = teacher_pass(model, batch, cfg), counted(model, batch)
+    l_tf = token_loss(f_t, batch.tokens, cfg.label_smoothing, even=count is None)
     yield "tf", mean_loss(l_tf, count), by_scale(l_tf.detach(), batch.scales, count)
 
 
@@ -69,7 +72,7 @@ def sar_loss(
 ) -> Iterator:  # (name, loss to differentiate, per-scale means without gradient)
     "SAR: L_TF of pass 1, then gamma L_CSF of pass 2 on the model's own rollout."
     f_t, count = teacher_pass(model, batch, cfg), counted(model, batch)
-    l_tf = token_loss(f_t, batch.tokens, cfg.label_smoothing)
+    l_tf = token_loss(f_t, batch.tokens, cfg.label_smoothing, even=count is None)
     yield "tf", mean_loss(l_tf, count), by_scale(l_tf.detach(), batch.scales, count)
     if len(batch.scales) < 2:  # nothing to roll out into
         return
@@ -78,8 +81,8 @@ def sar_loss(
     f_t = f_t.detach()[: len(some.labels)]
     codes = rollout(f_t, some, cfg, unconditional(model, some, cfg), _unused(batch.scales, cfg))
     f_s, scales = student_pass(model, some, codes, cfg), student_scales(batch.scales, cfg)
-    truth = true_target(some, codes, cfg)
-    l_csf = csf_loss(f_s, f_t, codes, cfg.target, truth, cfg.label_smoothing)
+    how = cfg.target, true_target(some, codes, cfg), cfg.label_smoothing
+    l_csf = csf_loss(f_s, f_t, codes, *how, even=True)
     l_csf = batch.second_weight * l_csf
     yield "csf", cfg.gamma * l_csf.mean(), by_scale(l_csf.detach(), scales)
 

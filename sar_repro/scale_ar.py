@@ -21,7 +21,7 @@ from sar_repro.core import (
     in_short,
     index_uniform,
 )
-from .engine.machine import autocast, can_compile
+from .engine.machine import autocast, can_compile, upload
 from .engine.plots import progress
 from .data import to_uint8
 from .tokenizer import FlexVAE, split_scales
@@ -60,7 +60,7 @@ def causal_mask(
     context: int = 0,  # Maps before its own that a token reads; 0 = all coarser ones
 ) -> torch.Tensor:  # (1, 1, L, L): 0 where a row may look, -inf where not
     "Block-causal mask: a token sees its own and all coarser scales, or the last of them."
-    s = scale_index(scales).to(device)
+    s = upload(scale_index(scales), device)
     hidden = s[:, None] < s[None, :]
     if context:  # a token's place holds the map before: it is the first; the class stays in sight
         hidden |= (s[:, None] - s[None, :] >= context) & (s[None, :] > 0)
@@ -292,11 +292,12 @@ def token_loss(
     # int64 (B, L) codes; or (B, L, V) probabilities, as a `Prediction` there
     target: torch.Tensor,
     smoothing: float = 0.0,  # Label smoothing
+    even: bool = False,  # See `head_loss`
 ) -> torch.Tensor:  # (B, L), nats
     "Cross-entropy of every token."
     if isinstance(logits, Prediction):
         goal = target.hidden if isinstance(target, Prediction) else target
-        return head_loss(logits.hidden, logits.head, goal, smoothing)
+        return head_loss(logits.hidden, logits.head, goal, smoothing, even)
     return F.cross_entropy(
         logits.flatten(0, 1), target.flatten(0, 1), reduction="none", label_smoothing=smoothing
     ).view(logits.shape[:2])
@@ -349,7 +350,7 @@ class _Steps:
         none = torch.full_like(labels, model.cfg.num_classes)
         y = torch.cat([labels, none]) if guided else labels
         self.model, self.book, self.scales, self.guided = model, book, scales, guided
-        cond = model.class_emb(y.to(model.head.weight.device))
+        cond = model.class_emb(upload(y, model.head.weight.device))
         sizes, self.state = [p * p for p in scales], None
         self.pos, self.numbers = model.positions(scales).split(sizes, 1), sum(sizes)
         self.caches = [KVCache(sum(sizes)) for _ in model.blocks]
@@ -582,7 +583,7 @@ def _drawer(net, how, seed, index, released_seed):
         return lambda logits, k, u=None: pick(logits)
     B = len(net.sets[0][0]) // (1 + net.guided)
     noise = index_uniform(seed, range(B) if index is None else index, net.numbers)
-    noise = noise.to(net.pos[0].device)
+    noise = upload(noise, net.pos[0].device)
     parts = noise.split([*sizes, net.numbers - sum(sizes)], 1)
     draw = lambda logits, k, u=None: pick(logits, parts[k] if u is None else u, *how.top[k])
     draw.noise = noise
@@ -607,8 +608,12 @@ def _released_draw(logits, greedy, top_k, top_p, rng):
 
 def group_size(
     cfg: ModelConfig,  # Sizes
-) -> int:  # 100 at tiny, 20 at published sizes
-    "Pictures drawn at a time: fixed by the model alone, so that rounding is the same everywhere."
+    device=torch.device("cpu"),  # Where they are drawn
+) -> int:  # 100 at tiny, 20 at published sizes, 100 on a large GPU
+    """Pictures drawn at a time: fixed by model and kind of device, so that rounding is the same
+    everywhere. A GPU of 60 GB or more waits for its program when they are few."""
+    if device.type == "cuda" and torch.cuda.get_device_properties(device).total_memory > 6e10:
+        return 100
     return max(1, min(100, 13_600 // cfg.seq_len))
 
 
@@ -631,18 +636,19 @@ def sample(
     "Draw pictures of the given classes."
     scales = fit_scales(scales, model.cfg)
     device, out = model.head.weight.device, []
-    most = min(group_size(model.cfg), group_size(replace(model.cfg, scales=scales)))
+    other = replace(model.cfg, scales=scales)
+    most = min(group_size(model.cfg, device), group_size(other, device))
     batch_size = batch_size or most
     with autocast(device, precision), cast_weights(model, vae.decoder, vae.post_quant_conv):
         for i in progress(range(0, len(labels), batch_size), "sampling"):
             # one shape, one way of rounding
             part = range(i, i + batch_size if len(labels) > batch_size else len(labels))
             rows = torch.tensor(part).clamp_max(len(labels) - 1)
-            y, index = labels[rows].to(device), [first + j for j in part]
+            y, index = upload(labels[rows], device), [first + j for j in part]
             given = dict(prefix=None if prefix is None else prefix[rows])
             given["known"] = None if known is None else tuple(t[rows] for t in known)
             how = dict(seed=seed, index=index, scales=scales)
             tokens = generate(model, vae.quantize, y, **how, **given, **kwargs)
             pictures = vae.picture(tokens[: len(labels) - i], scales).float()
-            out.append(to_uint8(pictures.cpu()))
+            out.append(to_uint8(pictures).cpu())
     return torch.cat(out)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from .core import TrainConfig, check_choice
 from .engine.kernels import Prediction, pick
+from .engine.machine import upload
 from .scale_ar import given, unwrap
 from .tokenizer import Batch, next_inputs
 
@@ -87,7 +88,7 @@ def rollout_guide(
     last = max(1, len(scales) - 1)
     strength = [0.5 * guidance * (1 + k / last) for k in range(len(scales))]
     by_token = [t for t, p in zip(strength[since:], scales[since:]) for _ in range(p * p)]
-    t = cond.new_tensor(by_token)[:, None]
+    t = upload(torch.tensor(by_token, dtype=cond.dtype), cond.device)[:, None]
     return (1 + t) * cond - t * uncond
 
 # %% ../nbs/05_ssr.ipynb #b66939af

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from torch import nn
 from .core import ModelConfig, TokenizerConfig, index_uniform, order_rng
-from .engine.machine import autocast, mixed_precision
+from .engine.machine import autocast, mixed_precision, upload
 from .data import ImageSet, to_float
 from .engine.cache import latent_cache
 
@@ -22,7 +22,7 @@ from .engine.cache import latent_cache
 __all__ = ['STREAMS', 'ResBlock', 'AttnBlock', 'Downsample', 'Upsample', 'Level', 'Decoder', 'Encoder', 'Codebook', 'FlexVAE',
            'split_scales', 'pooling_windows', 'copies', 'token_groups', 'by_group', 'reconstruct', 'psnr',
            'upsample_codes', 'next_inputs', 'Batch', 'drop_labels', 'path_keep', 'TokenData', 'encoder',
-           'cached_latents']
+           'cached_latents', 'encoder_batch']
 
 # %% ../nbs/02_tokenizer.ipynb #e7166141
 class ResBlock(nn.Module):
@@ -401,7 +401,7 @@ class Batch:
 
     def noise(self, stream, n):  # (B, n) uniforms
         rows = index_uniform(self.seed, self.index.tolist(), n, STREAMS[stream])
-        return rows.to(self.tokens.device)
+        return upload(rows, self.tokens.device)
 
 # %% ../nbs/02_tokenizer.ipynb #3c87af7e
 def drop_labels(
@@ -484,8 +484,9 @@ def encoder(
 
     def encode(x):
         with torch.no_grad(), autocast(device, precision):
-            return vae.encode(x.to(device))
+            return vae.encode(upload(x, device))
 
+    encode.device = device
     return encode
 
 
@@ -497,8 +498,12 @@ def cached_latents(
 ) -> np.memmap:  # float16 (N, 2, C, h, w)
     "`latent_cache` of a tokenizer, in blocks that fit into memory at the pictures' size."
     key = f"{vae.key} {mixed_precision(precision, next(vae.parameters()).device)}"
-    block = max(4, min(64, 2**20 // data.size**2))
+    block = encoder_batch(data.size)
     return latent_cache(data, encoder(vae, precision), key, cache, batch_size=block)
+
+
+def encoder_batch(side):  # pictures of so many pixels that the encoder sees at once
+    return max(4, min(64, 2**20 // side**2))
 
 
 def _all_tokens(vae, latents, scales):  # (N, 2, L), in as few bytes as the codebook allows
@@ -528,7 +533,9 @@ def batch(
         flip = index_uniform(seed, index.tolist(), 1, STREAMS["flip"])[:, 0] < 0.5
     tokens, labels = self.tokens[ids, flip.long()].long(), self.labels[ids]
     rest = index, self.scales, self.book, self.num_classes, seed
-    found = Batch(tokens.to(device), labels.to(device), *rest, rows=2 * ids + flip, step=step)
+    tokens, labels = upload(tokens, device), upload(labels, device)
+    found = Batch(tokens, labels, *rest, rows=2 * ids + flip, step=step)
     if getattr(self, "latents", None) is not None:
-        found.latent = torch.from_numpy(self.latents[ids.numpy(), flip.long().numpy()]).to(device)
+        latents = torch.from_numpy(self.latents[ids.numpy(), flip.long().numpy()])
+        found.latent = upload(latents, device)
     return found

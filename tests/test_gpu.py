@@ -8,14 +8,15 @@ from conftest import ROOT
 def script(*args): return subprocess.run([sys.executable, str(ROOT/'tools/gpu.py'), *map(str, args)], capture_output=True, text=True, timeout=300)
 
 def test_every_part_runs_dry(tmp_path):
-    parts = 'golden,ceilings,steps,attention'  # the others are `sar bench`, which has its own tests
+    parts = 'golden,ceilings,steps,attention,sampling'  # the others are `sar bench`, which has its own tests
     done = script('--dry', '--out', tmp_path, '--parts', parts)
     assert done.returncode == 0, done.stderr[-2000:]
     records = {p: json.loads((tmp_path/f'{p}.json').read_text()) for p in parts.split(',')}
     for name, record in records.items(): assert record['part'] == name and record['dry'] and {'commit', 'machine', 'versions'} <= record.keys()
     assert records['golden']['ok'] and all(records['golden']['files'].values())
-    errors = {r['form']: r['error'] for r in records['attention']['rows']}
-    assert len(errors) == 3 and max(errors.values()) < 1e-5, errors  # grouped by scale is the masked form
+    errors = {r['form']: (r['error'], r['gradient_error']) for r in records['attention']['rows']}
+    assert len(errors) == 3 and max(map(max, errors.values())) < 1e-5, errors  # grouped by scale is the masked form, forward and backward
+    assert all(r['seconds'] > 0 for r in records['sampling']['rows'])
     assert {r['kind'] for r in records['steps']['rows']} == {'tf', 'sar'} and min(r['seconds'] for r in records['steps']['rows']) > 0
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')

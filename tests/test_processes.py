@@ -152,3 +152,28 @@ def test_notebook_launcher_trains_a_size_with_two_processes(tmp_path):
     (log, weights), (log2, weights2) = read(tmp_path/'one'), read(tmp_path/'two')
     pd.testing.assert_frame_equal(log, log2, atol=1e-4, rtol=1e-4)
     for k, v in weights.items(): assert (v - weights2[k]).abs().mean() < 1e-6, k # AdamW's first steps go by the sign: where a gradient is nearly nothing, rounding decides
+
+def test_sharded_weights_give_the_losses_of_plain_ones_and_go_on_with_any_number(tmp_path):
+    python('''
+        folder, use = Path(sys.argv[1]), lambda on: os.environ.update(ACCELERATE_USE_FSDP='true' if on else 'false')
+        from sar_repro.engine import runs
+        real = runs.sharded
+        def noted(model, acc):
+            net = real(model, acc)
+            assert all(type(p).__name__ == 'DTensor' for p in net.parameters())
+            (folder/'sharded').touch()
+            return net
+        runs.sharded = noted
+        def dying(model, batch, cfg, n=[0]):
+            n[0] += 1
+            if n[0] == 9: time.sleep(1); os.kill(os.getpid(), signal.SIGKILL) # in the fifth step, of two micro-batches each; the state is of step 3
+            yield from METHODS['sar'](model, batch, cfg)
+        dying.passes = 2
+        def stopped(processes, name): assert team(processes, lambda rank: work(folder/name, micro=4//processes, loss_fn=dying)) == [-9]*processes, name
+        must(1, folder/'one'); stopped(1, 'one-then-shards')
+        assert not (folder/'sharded').exists()
+        use(True); must(2, folder/'shards', micro=2); stopped(2, 'shards-then-one'); must(2, folder/'one-then-shards', micro=3)
+        assert (folder/'sharded').exists()
+        use(False); must(1, folder/'shards-then-one')
+    ''', tmp_path)
+    for name in ('shards', 'one-then-shards', 'shards-then-one'): same(read(tmp_path/'one'), read(tmp_path/name))

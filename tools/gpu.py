@@ -18,7 +18,7 @@ from sar_repro.core import SarError, check_choice, get_size
 from sar_repro.engine.files import save_json
 from sar_repro.engine.machine import run_record
 from sar_repro.engine.parity import check_file
-from sar_repro.engine.speed import PASSES, Stand, bench, flops, matmul_rate
+from sar_repro.engine.speed import PASSES, Stand, bench, flops, matmul_rate, sampling_time
 from sar_repro.scale_ar import causal_mask
 
 
@@ -88,14 +88,20 @@ def attention(dry, device):
         if not dry:
             blocks, flex = create_block_mask(lambda b, h, i, j: ends.mask[i, j] == 0, None, None, L, L, device=str(device)), torch.compile(flex_attention)
             forms['flex'] = lambda: flex(q, k, v, block_mask=blocks)
-        exact = F.scaled_dot_product_attention(*(t.detach()[:2].double() for t in (q, k, v)), attn_mask=ends.mask.double())
+        few = [t.detach()[:2].double().requires_grad_() for t in (q, k, v)]
+        exact = F.scaled_dot_product_attention(*few, attn_mask=ends.mask.double())
+        exact.backward(up[:2].double())
+        slope = torch.stack([t.grad for t in few])
         for name, form in forms.items():
             def both():
                 q.grad = k.grad = v.grad = None
                 form().backward(up)
             with torch.no_grad(): error = ((form()[:2].double() - exact).norm()/exact.norm()).item()
+            both()
+            found = torch.stack([t.grad[:2].double() for t in (q, k, v)])
+            gradient_error = ((found - slope).norm()/slope.norm()).item()
             eager, graph = seconds(both, 3 if dry else 20, device)
-            rows.append(dict(form=name, pictures=batch, seconds=eager, graph_seconds=graph, error=error))
+            rows.append(dict(form=name, pictures=batch, seconds=eager, graph_seconds=graph, error=error, gradient_error=gradient_error))
     return dict(dtype=str(dtype), tokens=L, heads=heads, rows=rows)
 
 def steps(dry, device):
@@ -104,9 +110,11 @@ def steps(dry, device):
     ceiling = matmul_rate(device, 256 if dry else None)
     for batch in (2,) if dry else (16, 64):
         stands, memory, first = {}, {}, {}
-        for name, fused in (('plain', False),) if dry else (('plain', False), ('compiled blocks', True)):
+        forms = dict(plain=None) if dry else {'plain': None, 'compiled blocks': {}, 'compiled for any length': dict(dynamic=True)}
+        for name, how in forms.items():
             held = torch.cuda.memory_allocated() if device.type == 'cuda' else 0
-            stands[name] = Stand(size, batch, device, compile=fused)
+            stands[name] = Stand(size, batch, device)
+            if how is not None: stands[name].model.compile_blocks(**how)
             if device.type == 'cuda': torch.cuda.reset_peak_memory_stats()
             first[name] = stands[name].step('sar')
             stands[name].step('sar')
@@ -123,12 +131,17 @@ def steps(dry, device):
         if device.type == 'cuda': torch.cuda.empty_cache()
     return dict(size=size, rounds=rounds, product_TFLOPs=ceiling/1e12, rows=rows)
 
+def sampling(dry, device):
+    "Seconds a picture in groups of several sizes, guided and decoded."
+    groups = (2,) if dry else (20, 64, 100)
+    return dict(size='tiny' if dry else 'd16', rows=[dict(pictures=n, seconds=sampling_time('tiny' if dry else 'd16', n, device)[0]) for n in groups])
+
 def speed(size, batch):
     "A part that is `sar bench` of one size."
     def part(dry, device): return bench('tiny', device, 2, 1, memory=False) if dry else bench(size, device, batch, 3, memory=False)
     return part
 
-PARTS = dict(golden=golden, steps=steps, ceilings=ceilings, attention=attention, d16=speed('d16', 16), d16_64=speed('d16', 64), small=speed('small', None), tiny=speed('tiny', None))
+PARTS = dict(golden=golden, steps=steps, ceilings=ceilings, attention=attention, sampling=sampling, d16=speed('d16', 16), d16_64=speed('d16', 64), small=speed('small', None), tiny=speed('tiny', None))
 
 def main():
     parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

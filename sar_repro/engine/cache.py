@@ -8,10 +8,12 @@ import hashlib
 import json
 import numpy as np
 import os
+import time
 import torch
 import warnings
 import zlib
 from pathlib import Path
+from torch.utils.data import DataLoader, Dataset
 from ..core import SarError
 from .files import TORN_ARRAY, locked, read_json, save_json
 from .plots import progress
@@ -19,7 +21,7 @@ from .sources import _place
 from ..data import ImageSet, to_float
 
 # %% auto #0
-__all__ = ['CHECKED', 'encode_block', 'latent_cache']
+__all__ = ['PART', 'CHECKED', 'encode_block', 'picture_blocks', 'latent_cache']
 
 # %% ../../nbs/82b_cache.ipynb #9a130e42
 def encode_block(
@@ -27,9 +29,11 @@ def encode_block(
     index: range,  # Which of them
     encode,  # float32 images -> latents
     flips: bool,  # Also mirrored?
+    pictures: torch.Tensor = None,  # uint8 (B, 3, H, W), if they have been read
 ) -> np.ndarray:  # float16 (B, 2 or 1, C, h, w)
     "Latents of a few pictures and of their mirror images."
-    x = to_float(dataset.batch(index))
+    pictures = dataset.batch(index) if pictures is None else pictures
+    x = to_float(pictures.to(getattr(encode, "device", "cpu"), non_blocking=True))
     with torch.no_grad():
         latents = torch.stack(
             [encode(v).float().cpu() for v in ([x, x.flip(-1)] if flips else [x])], 1
@@ -40,6 +44,38 @@ def encode_block(
             " in 16 bits; check the tokenizer"
         )
     return latents.half().numpy()
+
+# %% ../../nbs/82b_cache.ipynb #3548eedd
+class _Blocks(Dataset):
+    def __init__(self, dataset, spans):
+        self.dataset, self.spans = dataset, spans
+
+    def __len__(self):
+        return len(self.spans)
+
+    def __getitem__(self, k):
+        try:
+            return self.dataset.batch(self.spans[k])
+        except SarError as e:  # raised by whoever asked, without the traces of a worker
+            return e
+
+
+def picture_blocks(
+    dataset: ImageSet,  # Pictures
+    spans: list,  # Ranges of them
+    workers: int = None,  # Processes that read; None = for some hundred files and more, one a core
+):  # Yields (range, uint8 (B, 3, H, W)) in their order
+    "Read blocks of pictures ahead."
+    if workers is None:
+        few = torch.is_tensor(dataset.source) or sum(map(len, spans)) < 512
+        mates = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # other processes that do the same
+        workers = 0 if few else max(1, min(8, (os.cpu_count() or 1) // mates))
+    pin = bool(workers) and torch.cuda.is_available()
+    how = dict(num_workers=workers, pin_memory=pin, prefetch_factor=2 if workers else None)
+    for span, block in zip(spans, DataLoader(_Blocks(dataset, spans), batch_size=None, **how)):
+        if isinstance(block, SarError):
+            raise block
+        yield span, block
 
 # %% ../../nbs/82b_cache.ipynb #f992dd8f
 # (rows done, bytes of the header, checksum of the rows); cuts off what was not noted as safe
@@ -57,29 +93,48 @@ def _npy_header(f, shape):
     return f.tell()
 
 # %% ../../nbs/82b_cache.ipynb #94c1a68f
-def _fill_cache(path, dataset, encode, flips, batch_size):
+class _Growing:
+    "A file to which blocks of rows are added; `safe` notes what a kill leaves."
+
+    def __init__(self, f, note, rows):
+        self.f, self.note, self.rows = f, note, rows
+        self.done, self.header, self.crc = _resume_at(f, note)
+        self.next = 0.0
+
+    def add(self, block):
+        if not self.done:
+            self.header = _npy_header(self.f, (self.rows, *block.shape[1:]))
+        self.crc = zlib.crc32(block.data, self.crc)
+        self.f.write(block.data)
+        self.done, self.row = self.done + len(block), block[0].nbytes
+        if (start := time.monotonic()) > self.next:
+            self.safe()
+            self.next = time.monotonic() + 20 * (time.monotonic() - start)
+
+    def safe(self):
+        if hasattr(self, "row"):
+            self.f.flush()
+            os.fsync(self.f.fileno())
+            size = self.header + self.done * self.row
+            known = dict(rows=self.done, bytes=size, header=self.header, crc=self.crc)
+            save_json(self.note, known)
+
+# %% ../../nbs/82b_cache.ipynb #28cf24ba
+def _grow(path, name, rows, blocks):  # blocks(done) gives what follows the first `done` rows
     part, note = path.with_suffix(".part"), path.with_suffix(".json")
     try:
         with locked(path.parent, f".{path.stem}.lock"), open(part, "a+b") as f:
-            # another process has finished it meanwhile
-            if path.is_file():
+            if path.is_file():  # another process has finished it meanwhile
                 return
-            done, header, crc = _resume_at(f, note)
-            bar = progress(desc=f"latents of {dataset.name}", total=len(dataset), initial=done)
-            with bar:
-                for i in range(done, len(dataset), batch_size):
-                    index = range(i, min(i + batch_size, len(dataset)))
-                    block = encode_block(dataset, index, encode, flips)
-                    if i == 0:
-                        header = _npy_header(f, (len(dataset), *block.shape[1:]))
-                    crc = zlib.crc32(block.data, crc)
-                    f.write(block.data)
-                    f.flush()
-                    os.fsync(f.fileno())
-                    size = header + index.stop * block[0].nbytes
-                    save_json(note, dict(rows=index.stop, bytes=size, header=header, crc=crc))
-                    bar.update(len(index))
-            save_json(path.with_suffix(".sum"), dict(crc=crc, rows=len(dataset)))
+            file = _Growing(f, note, rows)
+            try:
+                with progress(desc=f"latents of {name}", total=rows, initial=file.done) as bar:
+                    for block in blocks(file.done):
+                        file.add(block)
+                        bar.update(len(block))
+            finally:
+                file.safe()
+            save_json(path.with_suffix(".sum"), dict(crc=file.crc, rows=rows))
             os.replace(part, path)
             note.unlink(missing_ok=True)
     except OSError as e:
@@ -87,6 +142,40 @@ def _fill_cache(path, dataset, encode, flips, batch_size):
             f"cannot write {_place(path)}: {e.strerror or e}; check permission and free space,"
             " then run again"
         ) from e
+
+# %% ../../nbs/82b_cache.ipynb #4c484db9
+PART = 10_000  # pictures that one process fills at a time
+
+
+def _fill_cache(path, dataset, encode, flips, batch_size):
+    def encoded(rows, done):
+        starts = range(rows.start + done, rows.stop, batch_size)
+        spans = [range(i, min(i + batch_size, rows.stop)) for i in starts]
+        for span, pictures in picture_blocks(dataset, spans):
+            yield encode_block(dataset, span, encode, flips, pictures)
+
+    n = len(dataset)
+    parts = {_part_of(path, i): range(i, min(i + PART, n)) for i in range(0, n, PART)}
+    if len(parts) == 1:
+        return _grow(path, dataset.name, n, lambda done: encoded(range(n), done))
+    rank, ranks = (int(os.environ.get(k, v)) for k, v in (("RANK", 0), ("WORLD_SIZE", 1)))
+    order, first = list(parts), rank * len(parts) // ranks
+    for part in order[first:] + order[:first]:
+        if not part.is_file():
+            rows = parts[part]
+            _grow(part, dataset.name, len(rows), lambda done: encoded(rows, done))
+    whole = (np.load(part, mmap_mode="r") for part in parts)
+    _grow(path, f"{dataset.name}, put together", n, lambda done: _rest_of(whole, done))
+
+
+def _part_of(path, i):
+    return path.with_name(f"{path.stem}-{i:09}.npy")
+
+
+def _rest_of(blocks, done):  # without the first `done` rows
+    for block in blocks:
+        yield from [np.ascontiguousarray(block[done:])] if done < len(block) else []
+        done = max(0, done - len(block))
 
 # %% ../../nbs/82b_cache.ipynb #2b6fc411
 CHECKED = 2**31  # bytes: larger caches are not read through every time they are opened
@@ -98,7 +187,7 @@ def latent_cache(
     key: str,  # What identifies `encode`, e.g. a hash of the tokenizer's weights
     root,  # Folder for the cache
     flips: bool = True,  # Also of the mirrored pictures?
-    batch_size: int = 64,  # Pictures a block; each block is safe on disk before the next begins
+    batch_size: int = 64,  # Pictures a block
 ) -> np.memmap:  # float16 (N, 2 or 1, C, h, w), read-only
     "Latents of a whole set, computed once; a run that was killed goes on where it stopped."
     if dataset.transform:
@@ -117,6 +206,8 @@ def latent_cache(
         path.replace(path.with_suffix(".skipped"))
         _fill_cache(path, dataset, encode, flips, batch_size)
         found, fault = _open_cache(path, (len(dataset), 1 + flips))
+    for old in (*path.parent.glob(f"{path.stem}-*"), *path.parent.glob(f".{path.stem}-*")):
+        old.unlink(missing_ok=True)  # parts that it was put together from
     return found
 
 

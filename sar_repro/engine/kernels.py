@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from contextlib import contextmanager
 from dataclasses import dataclass
 from torch import nn
+from ..core import SarError
 
 # %% auto #0
 __all__ = ['ROUNDS', 'attend', 'inverse_norm', 'head_loss', 'Prediction', 'KVCache', 'filter_logits', 'pick', 'cast_weights']
@@ -90,26 +91,34 @@ class _HeadLoss(torch.autograd.Function):
     behind."""
 
     @staticmethod
-    def forward(ctx, h, w, b, target, smoothing, dtype, learn):
+    def forward(ctx, h, w, b, target, smoothing, dtype, learn, even):
         loss = h.new_empty(len(h), dtype=torch.float32)
         grads = _sums(h, w, b) if learn and any(ctx.needs_input_grad) else None
         for part, x, w_, loss[part], p in _loss_blocks(h, w, b, target, smoothing, dtype):
             if grads:
                 _add(grads, part, x, w_, p, dtype)
         ctx.save_for_backward(h, w, b, target, *grads or ())
-        ctx.how = smoothing, dtype
+        ctx.how = smoothing, dtype, even
         return loss
 
     @staticmethod
     def backward(ctx, g):
-        (h, w, b, target, *grads), (smoothing, dtype) = ctx.saved_tensors, ctx.how
-        if (g == g[0]).all():  # a mean: all tokens count alike, and their gradients are there
+        (h, w, b, target, *grads), (smoothing, dtype, even) = ctx.saved_tensors, ctx.how
+        if _all_alike(g, even):  # a mean: the gradients of its tokens are there
             grads = [t * g[0] for t in grads]
         else:  # weights of the tokens come too late for the sums over them
             grads = _sums(h, w, b)
             for part, x, w_, _, p in _loss_blocks(h, w, b, target, smoothing, dtype):
                 _add(grads, part, x, w_, p.mul_(g[part, None]), dtype)
-        return *(t.to(like.dtype) for t, like in zip(grads, (h, w, b))), None, None, None, None
+        return *(t.to(like.dtype) for t, like in zip(grads, (h, w, b))), *[None] * 5
+
+
+# asking a GPU makes the program wait for it; where evenness was promised, a CPU checks the promise
+def _all_alike(g, promised):
+    alike = promised and g.device.type != "cpu" or bool((g == g[0]).all())
+    if promised and not alike and g.isfinite().all():
+        raise SarError("head_loss: `even` was promised, but the tokens do not count alike")
+    return alike
 
 # %% ../../nbs/83_kernels.ipynb #21973c4e
 def head_loss(
@@ -118,6 +127,7 @@ def head_loss(
     # int64 (B, L) codes; or float (B, L, C), hidden states whose prediction is the target
     target: torch.Tensor,
     smoothing: float = 0.0,  # Label smoothing
+    even: bool = False,  # Do all tokens surely count alike, as in a mean? Saves asking a GPU
 ) -> torch.Tensor:  # (B, L), nats
     "Cross-entropy of the head's logits, without ever holding them all."
     device = hidden.device.type
@@ -131,6 +141,7 @@ def head_loss(
             smoothing,
             dtype,
             torch.is_grad_enabled(),
+            even,
         ).view(hidden.shape[:2])
 
 # %% ../../nbs/83_kernels.ipynb #07bed368
@@ -235,6 +246,16 @@ def _again(u, attempt):  # the next uniforms after u, by mixing their 24 bits
         z = (z ^ (z >> shift)) * 0x3F58476D1CE4E5B9
     return (z >> 36 & 0xFFFFFF).float() / 2**24
 
+# %% ../../nbs/83_kernels.ipynb #eca0ed6b
+# (n, V), (n,) uniforms -> int64 (n,): the truncation's distribution, nothing asked of the device
+def _from_best(logits, u, top_k, top_p):
+    best, codes = logits.topk(min(top_k, logits.shape[-1]), -1)
+    p = best.softmax(-1)
+    cdf = p.cumsum(-1)
+    held = torch.where(cdf - p < top_p, cdf, 0.0).amax(-1)  # by the codes inside
+    place = torch.searchsorted(cdf, (u * held)[:, None], right=True)
+    return codes.gather(-1, place.clamp_max(codes.shape[-1] - 1))[:, 0]
+
 # %% ../../nbs/83_kernels.ipynb #449499f6
 def pick(
     logits: torch.Tensor,  # (B, l, V)
@@ -242,12 +263,15 @@ def pick(
     top_k: int = 0,  # See `filter_logits`
     top_p: float = 0.0,  # See `filter_logits`
 ) -> torch.Tensor:  # int64 (B, l)
-    """Draw a code for each token by inverting its cumulative distribution, truncated. A wide
-    truncation is not sorted for: a code is drawn from all, and drawn again while it lies outside;
-    what ten rounds leave is sorted."""
+    """Draw a code for each token by inverting its cumulative distribution, truncated. On a CPU a
+    wide truncation is not sorted for: a code is drawn from all, and drawn again while it lies
+    outside; what ten rounds leave is sorted."""
     if noise is None:
         return logits.argmax(-1)
     k, mass, V = top_k or logits.shape[-1], top_p or 1.0, logits.shape[-1]
+    if logits.device.type != "cpu" and (k < V or mass < 1):
+        u = noise.to(logits.device).flatten()
+        return _from_best(logits.flatten(0, -2), u, k, mass).view(noise.shape)
     wide = k * 16 >= V and mass >= 0.5
     p = (logits if wide else filter_logits(logits, top_k, top_p)).flatten(0, -2).softmax(-1)
     u, rows = noise.to(logits.device).flatten(), torch.arange(noise.numel(), device=logits.device)

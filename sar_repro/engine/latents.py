@@ -13,7 +13,16 @@ from pathlib import Path
 from torchvision.transforms import v2
 from ..core import ModelConfig, index_uniform, order_rng
 from ..data import ImageSet, to_float
-from ..tokenizer import Batch, FlexVAE, STREAMS, TokenData, cached_latents, encoder
+from .machine import upload
+from sar_repro.tokenizer import (
+    Batch,
+    FlexVAE,
+    STREAMS,
+    TokenData,
+    cached_latents,
+    encoder,
+    encoder_batch,
+)
 
 # %% auto #0
 __all__ = ['draw_schedule', 'draw_hybrid_schedule', 'seeded_crop', 'LatentData']
@@ -132,9 +141,10 @@ def _crops(self: LatentData, ids, u):  # float (B, 3, H, W); threads decode, the
 @patch
 def _latent(self: LatentData, ids, u, device):  # float (B, C, h, w)
     if self.crops:
-        return self.encode(self._crops(ids, u.roll(-1, 1)))
+        few = self._crops(ids, u.roll(-1, 1)).split(encoder_batch(self.side))
+        return torch.cat([self.encode(x) for x in few])
     mirrored = (u[:, 0] < 0.5).long().numpy()
-    return torch.from_numpy(self.latents[ids.numpy(), mirrored]).to(device)
+    return upload(torch.from_numpy(self.latents[ids.numpy(), mirrored]), device)
 
 # %% ../../nbs/82d_latents.ipynb #8fa535de
 @patch
@@ -153,7 +163,7 @@ def batch(
     latent = self._latent(ids, u, device)
     return Batch(
         self.vae.tokenize(latent, scales),
-        self.labels[ids].to(device),
+        upload(self.labels[ids], device),
         index,
         scales,
         self.book,

@@ -17,7 +17,7 @@ from pathlib import Path
 from ..core import ROOT, check_choice
 
 # %% auto #0
-__all__ = ['keep_memory', 'default_device', 'fast_bf16', 'mixed_precision', 'autocast', 'can_compile', 'git_commit',
+__all__ = ['keep_memory', 'default_device', 'fast_bf16', 'mixed_precision', 'upload', 'autocast', 'can_compile', 'git_commit',
            'machine_class', 'run_record', 'peak_rss']
 
 # %% ../../nbs/81b_machine.ipynb #0311c8b7
@@ -71,6 +71,16 @@ def mixed_precision(
         precision = os.environ.get("SAR_PRECISION") or "auto"
     check_choice("precision", precision, ["auto", "bf16", "fp32"])
     return "bf16" if precision == "bf16" or (precision == "auto" and fast_bf16(device)) else "no"
+
+# %% ../../nbs/81b_machine.ipynb #12a33317
+def upload(
+    t: torch.Tensor,  # On a CPU, or there already
+    device,  # torch.device; None = where it is
+) -> torch.Tensor:
+    "Copy to a device without waiting for what the device still has to do."
+    if device is None or torch.device(device).type != "cuda" or t.device.type != "cpu":
+        return t.to(device)
+    return t.pin_memory().to(device, non_blocking=True)
 
 # %% ../../nbs/81b_machine.ipynb #7351a3bf
 def autocast(

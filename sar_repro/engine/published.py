@@ -30,11 +30,11 @@ from .shards import sample_shards
 from ..scale_ar import FlexVAR
 
 # %% auto #0
-__all__ = ['ADM_REFERENCE', 'ADM_URL', 'INCEPTION', 'INCEPTION_URL', 'PRETRAINED', 'RECIPES', 'QUOTED', 'QUOTED_VAR',
+__all__ = ['ADM_REFERENCE', 'ADM_URL', 'INCEPTION', 'INCEPTION_URL', 'PRETRAINED', 'RECIPES', 'KEPT', 'QUOTED', 'QUOTED_VAR',
            'SCHEDULE_QUOTED', 'OTHERS', 'imagenet_folder', 'requirements', 'find_inception', 'reference_path', 'regime',
-           'banner', 'published_recipe', 'with_recipe', 'recipe_table', 'fitting_micro_batch', 'RealPictures',
-           'load_reference', 'make_reference_stats', 'paper_reference', 'judge', 'base_record', 'known_base',
-           'beside_published', 'var_table', 'paper_table', 'comparison_table', 'protocol_of', 'method_of',
+           'banner', 'published_recipe', 'with_recipe', 'recipe_table', 'free_memory', 'fitting_micro_batch',
+           'RealPictures', 'load_reference', 'make_reference_stats', 'paper_reference', 'judge', 'base_record',
+           'known_base', 'beside_published', 'var_table', 'paper_table', 'comparison_table', 'protocol_of', 'method_of',
            'evaluate_published']
 
 # %% ../../nbs/87a_published.ipynb #9cc22054
@@ -206,13 +206,28 @@ def recipe_table() -> pd.DataFrame:
     return table[table.astype(str).nunique(axis=1) > 1]
 
 # %% ../../nbs/87a_published.ipynb #3d20c35d
+# bytes of activations that a backward pass keeps, for each token, block and channel
+KEPT = 72
+
+
+def free_memory():  # bytes that this process's GPU has left; None = there is none
+    device = default_device()
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+
+
 def fitting_micro_batch(
     size: str,  # 'd16', 'd20' or 'd24'
-    cuda: bool,  # Is there a GPU? (80 GB)
+    free: int,  # Bytes of free memory on the GPU; None = a CPU
 ) -> int:
-    """Pictures of 680 tokens that a process holds at once: 768, or its share of them, would not
-    fit."""
-    return (16 if size == "d16" else 8) if cuda else 2
+    """Pictures that a process holds at once, of the 768 of a step: what fits into four fifths of
+    the memory beside weights, gradients and both moments, and divides 768."""
+    cfg = get_size(size).model
+    if free is None:
+        return 2
+    weights = 16 * cfg.embed_dim**2 * 18 * cfg.depth
+    picture = KEPT * cfg.seq_len * cfg.depth * cfg.embed_dim
+    room = (0.8 * free - weights) / picture
+    return max(n for n in range(1, 769) if 768 % n == 0 and n <= max(1, room))
 
 # %% ../../nbs/87a_published.ipynb #ecea6590
 @dataclass

@@ -4,8 +4,10 @@
 
 # %% ../../nbs/86_runs.ipynb #210065fe
 from __future__ import annotations
+import copy
 import json
 import math
+import os
 import pandas as pd
 import re
 import shutil
@@ -71,6 +73,7 @@ from sar_repro.engine.published import (
     base_record,
     beside_published,
     fitting_micro_batch,
+    free_memory,
     imagenet_folder,
     judge,
     known_base,
@@ -83,9 +86,10 @@ from sar_repro.engine.published import (
 )
 
 # %% auto #0
-__all__ = ['MASKED', 'OWN', 'ToyTokens', 'toy_model', 'RunFolder', 'check_run_folder', 'losses_of', 'tracker_name', 'Run',
-           'train_run', 'usual_share', 'train_size', 'Job', 'plan_job', 'load_job', 'draw_job', 'few_of', 'exposure',
-           'judge_job', 'record_job', 'findings', 'stored_findings', 'control_of', 'gauge', 'outlook', 'outcome']
+__all__ = ['MACHINE', 'MASKED', 'OWN', 'ToyTokens', 'toy_model', 'RunFolder', 'check_run_folder', 'losses_of', 'wants_shards',
+           'is_sharded', 'sharded', 'tracker_name', 'Run', 'whole_state', 'load_moments', 'train_run', 'usual_share',
+           'train_size', 'Job', 'plan_job', 'load_job', 'draw_job', 'few_of', 'exposure', 'judge_job', 'record_job',
+           'findings', 'stored_findings', 'control_of', 'gauge', 'outlook', 'outcome']
 
 # %% ../../nbs/86_runs.ipynb #bfd663dc
 class ToyTokens(TokenData):
@@ -145,7 +149,7 @@ class RunFolder:
     def resume(self):  # the newest whole state of this run, or None; others are set aside
         for path in self.states:
             state, fault = _read_state(path)
-            if state.get("facts") == self.facts:
+            if state.get("facts") and not _changed(state["facts"], self.facts):
                 return state
             fault = fault or f"{shown(path)} belongs to another run"
             rest = "set aside, going on with the one before it, or from the beginning"
@@ -197,13 +201,16 @@ def _read_state(path):  # a state, and what is wrong with it
     return state, None
 
 
+def _changed(old, facts):  # names of settings that are not what they were
+    usual = _plain(asdict(TrainConfig()))
+    return [k for k in facts if old.get(k, usual.get(k)) != facts[k]]
+
+
 def _same_run(path, facts):
     old = read_json(path / "run.json")
     if old is None:  # none, or cut short: the states decide
         return
-    usual = _plain(asdict(TrainConfig()))
-    changed = [k for k in facts if old and old.get(k, usual.get(k)) != facts[k]]
-    if changed:
+    if changed := _changed(old, facts) if old else ():
         what = ", ".join(f"{k} {old.get(k)} (now {facts[k]})" for k in changed[:4])
         raise SarError(
             f"{shown(path)} holds a run with other settings: {what}; pass another out_dir, or"
@@ -248,23 +255,67 @@ def losses_of(
 # mean, of so many) of each loss and scale, norm, pictures of this process
 def _gradients(model, loss_fn, fetch, ids, cfg, acc):
     mine = ids[acc.process_index :: acc.num_processes]
-    # a process without a share goes along with weight 0
-    parts = mine.split(cfg.micro_batch or len(ids)) if len(mine) else [ids[:1]]
+    parts = list(mine.split(cfg.micro_batch or len(ids))) if len(mine) else []
+    # a process without a share goes along with weight 0; shards are gathered by all, in each part
+    most = -(-len(ids) // acc.num_processes)
+    count = -(-most // (cfg.micro_batch or len(ids))) if is_sharded(model) else 1
+    parts += [None] * max(0, count - len(parts))
     # so many first pictures of the step take pass 2, whoever has them
     names, numbers, seen, second = [], [], 0, math.ceil(cfg.sf_share * len(ids))
     for i, part in enumerate(parts):
-        batch, n = fetch(part), len(part) if len(mine) else 0
+        batch, n = fetch(ids[:1] if part is None else part), 0 if part is None else len(part)
         if second < len(ids):
-            batch.second, batch.second_weight = _share(second, len(ids), seen, len(part), acc)
+            batch.second, batch.second_weight = _share(second, len(ids), seen, n or 1, acc)
         seen += n
         for name, loss, values in losses_of(loss_fn, model, batch, cfg, acc, i + 1 == len(parts)):
             acc.backward(loss * (n * acc.num_processes / len(ids)))  # processes are averaged
             names += [(f"{name}_{p}x{p}", n) for p in batch.scales[-len(values) :]] + [(name, n)]
             numbers += [values.float(), loss.detach().float()[None]]
-    norm = acc.clip_grad_norm_(model.parameters(), cfg.clip)
+    norm = _clipped(model, cfg, acc)
     # read back once a step: a device that is asked waits
     *numbers, norm = torch.cat([*numbers, norm.float()[None]]).tolist()
     return [(name, v, n) for (name, n), v in zip(names, numbers)], norm, len(mine)
+
+# %% ../../nbs/86_runs.ipynb #4b75400a
+def wants_shards(acc) -> bool:  # `Accelerator`
+    "Did `accelerate config`, or the environment, ask for sharded weights?"
+    return acc.num_processes > 1 and os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+
+
+def is_sharded(model) -> bool:  # FlexVAR, wrapped or not
+    return hasattr(model, "set_requires_gradient_sync")
+
+
+def sharded(
+    model: FlexVAR,  # Stays as it is
+    acc,  # `Accelerator`
+) -> FlexVAR:  # A copy whose weights are spread over the processes
+    "The model with each block's weights sharded by themselves, and the rest together."
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    model, team = copy.deepcopy(model).to(acc.device), (acc.num_processes,)
+    mesh = init_device_mesh(acc.device.type, team)
+    for block in model.blocks:
+        fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh, reshard_after_forward=False)
+    model.set_reshard_after_backward(False, recurse=False)
+    return model
+
+
+def _check_shards(cfg, acc):
+    if wants_shards(acc) and cfg.method in ("sf", "tf_then_sf"):
+        raise SarError(
+            f"method {cfg.method} draws scale by scale within a step, which sharded weights do not"
+            " allow: choose plain multi-GPU (DDP) in `accelerate config`, or another method"
+        )
+
+
+def _clipped(model, cfg, acc):  # the norm of the gradients before they were clipped
+    if is_sharded(model):
+        model.reshard()
+    norm = acc.clip_grad_norm_(model.parameters(), cfg.clip)
+    return norm.full_tensor() if is_sharded(model) else norm
 
 # %% ../../nbs/86_runs.ipynb #f6e31cd9
 # of n pictures, after `seen` others of this process: how many are among the first `second` of the
@@ -332,11 +383,10 @@ def _accelerator(cfg, out_dir, tracker):  # devices, mixed precision, processes 
         log_with=tracker_name(tracker),
         project_dir=str(out_dir),
     )
-    if acc.distributed_type.value in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+    if acc.distributed_type.value in ("DEEPSPEED", "MEGATRON_LM"):
         raise SarError(
-            f"accelerate is set up for {acc.distributed_type.value}, which shards the weights;"
-            " states here are written from whole ones: choose plain multi-GPU (DDP) in"
-            " `accelerate config`"
+            f"accelerate is set up for {acc.distributed_type.value}: choose plain multi-GPU (DDP)"
+            " or FSDP in `accelerate config`"
         )
     if tracker:
         known = (int, float, str, bool)
@@ -376,6 +426,7 @@ class Run:
         self._prepare(state.get("opt"))
         self.step, self.log, self.before = state["step"], state["log"], state["seconds"]
         self.sums, self.begun = _on_first(state["sums"], acc), time.time()
+        self.resting = 0.0  # until then no state is written
 
     def _found(self):
         start = dict(step=0, log=[], sums={}, seconds=0.0)
@@ -386,16 +437,64 @@ class Run:
         model.recompute = cfg.recompute
         # one graph for all drawn lengths
         lengths = dict(dynamic=True) if getattr(self.data, "drawn", False) else {}
-        model.compile_blocks(cfg.compile, **lengths)
-        groups = param_groups(model, cfg.weight_decay, cfg.decay_class)
+        model.compile_blocks(cfg.compile and not wants_shards(self.acc), **lengths)
+        shards = wants_shards(self.acc)
+        net = sharded(model, self.acc) if shards else model
+        groups = param_groups(net, cfg.weight_decay, cfg.decay_class)
         opt = torch.optim.AdamW(groups, lr=cfg.lr, betas=cfg.betas, fused=True)
-        self.wrapped, self.opt = self.acc.prepare(model, opt)
+        self.wrapped, self.opt = (net, opt) if shards else self.acc.prepare(model, opt)
         if opt_state:
-            self.opt.load_state_dict(opt_state)
+            load_moments(self.wrapped, self.opt, opt_state)
 
     @property
     def seconds(self):  # of all processes that worked on it one after the other
         return self.before + time.time() - self.begun
+
+# %% ../../nbs/86_runs.ipynb #462a5fbd
+def _full(model):  # weights, whole, on every process
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    model.reshard()
+    return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
+
+
+def _names(model, opt):  # of the weights, in the optimizer's order
+    known = {id(p): n for n, p in model.named_parameters()}
+    return [known[id(p)] for g in opt.param_groups for p in g["params"]]
+
+
+def whole_state(
+    model: FlexVAR,  # As it was given
+    wrapped: nn.Module,  # As it is trained: the model itself in a wrapper, or its sharded copy
+    opt,  # Optimizer
+) -> tuple:  # Weights, and the optimizer's state
+    "Whole tensors; all processes call it."
+    if not is_sharded(wrapped):
+        return model.state_dict(), opt.state_dict()
+    from torch.distributed.checkpoint.state_dict import StateDictOptions as Options
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
+
+    weights, how = _full(wrapped), Options(full_state_dict=True)
+    named, plain = get_optimizer_state_dict(wrapped, opt, options=how), opt.state_dict()
+    numbered = {i: named["state"][n] for i, n in enumerate(_names(wrapped, opt))}
+    return weights, dict(state=numbered, param_groups=plain["param_groups"])
+
+
+def load_moments(
+    model: nn.Module,  # As it is trained
+    opt,  # Its optimizer
+    state: dict,  # From `whole_state`
+):
+    "Give an optimizer what it remembered."
+    if not is_sharded(model):
+        return opt.load_state_dict(state)
+    from torch.distributed.checkpoint.state_dict import StateDictOptions as Options
+    from torch.distributed.checkpoint.state_dict import set_optimizer_state_dict
+
+    names, how = _names(model, opt), Options(full_state_dict=True)
+    groups = [dict(g, params=[names[i] for i in g["params"]]) for g in state["param_groups"]]
+    named = dict(state={names[i]: v for i, v in state["state"].items()}, param_groups=groups)
+    set_optimizer_state_dict(model, opt, named, options=how)
 
 # %% ../../nbs/86_runs.ipynb #cff54026
 @patch
@@ -438,7 +537,8 @@ def end_epoch(self: Run, step: int, held: TokenData = None) -> dict:
     row = dict(epoch=self.epoch + 1, step=step + 1, lr=rate, **_means(self.sums, self.acc))
     row |= getattr(self.loss_fn, "measures", dict)()
     if held is not None:
-        values = heldout_loss(self.model, held, precision=self.cfg.precision)
+        net = self.wrapped if is_sharded(self.wrapped) else self.model
+        values = heldout_loss(net, held, precision=self.cfg.precision)
         row["test"] = token_mean(values, held.scales)
         row |= {f"test_{p}x{p}": v for p, v in zip(held.scales, values.tolist())}
     self.log.append(row)
@@ -461,12 +561,24 @@ def frame(self: Run) -> pd.DataFrame:
 def save(self: Run, step: int):
     "Write a state; all processes call it, the first one writes."
     self.sums = _on_first(_totals(self.sums, self.acc), self.acc)  # as after a resume
+    weights, moments = whole_state(self.model, self.wrapped, self.opt)
     if self.acc.is_main_process:
-        parts = dict(model=self.model.state_dict(), opt=self.opt.state_dict())
+        parts = dict(model=weights, opt=moments)
         parts |= dict(log=self.log, sums=self.sums, seconds=self.seconds)
         if hasattr(self.loss_fn, "state_dict"):
             parts["loss"] = self.loss_fn.state_dict()
+        start = time.time()
         self.folder.save(step, parts)
+        self.resting = time.time() + 50 * max(0.0, time.time() - start - 1)
+
+
+@patch
+def due(self: Run) -> bool:
+    "Is it time for a state? States that take long to write are written less often."
+    yes = torch.tensor(int(time.time() >= self.resting), device=self.acc.device)
+    if self.acc.num_processes > 1:  # the first one writes, so it decides
+        torch.distributed.broadcast(yes, 0)
+    return bool(yes)
 
 
 @patch
@@ -474,6 +586,8 @@ def finish(self: Run, keep: bool = True):
     "Leave the model ready for use, and its weights in the folder."
     model = self.model.eval().requires_grad_(False)
     model.compile_blocks(False)
+    if is_sharded(self.wrapped):
+        model.to(self.acc.device).load_state_dict(_full(self.wrapped))
     if self.acc.is_main_process and keep:
         about = dict(data=self.data.stamp, tokenizer=self.data.tokenizer)
         about |= dict(classes=getattr(self.data, "classes", None))
@@ -497,6 +611,7 @@ def train_run(
     "Train a model; run again to go on after a stop."
     _check_share(loss_fn, cfg)
     acc = _accelerator(cfg, out_dir, tracker)
+    _check_shards(cfg, acc)
     with _alone(out_dir) if acc.is_main_process else nullcontext():
         folder = RunFolder(out_dir, _facts(model, data, cfg), acc.is_main_process)
         run = Run(model, data, loss_fn, cfg, acc, folder)
@@ -523,7 +638,7 @@ def _go_on(run, held, live, save_every, keep, tracker):
                 run.acc.log(row, step=step + 1)
             if live:
                 live(run.frame())
-        if keep and ((step + 1) % save_every == 0 or step + 1 == run.total):
+        if keep and ((step + 1) % save_every == 0 and run.due() or step + 1 == run.total):
             run.save(step + 1)
     bar.close()
     if tracker:
@@ -547,6 +662,10 @@ def _check_method(method, published):
         )
 
 
+# how a step is computed, not what: a run may go on with others
+MACHINE = ("micro_batch", "recompute", "compile")
+
+
 # the hybrid's map 1 is masked: losses that do not know it would count what they show
 MASKED = ("tf", "sar", "sar_last", "tf_then_single_sf")
 
@@ -563,7 +682,8 @@ def _fits_base(method, base):  # a name of 10_strategies, a base
 
 def _facts(model, data, cfg):  # what makes a run this run and no other
     width = dict(depth=model.cfg.depth, embed_dim=model.cfg.embed_dim)
-    return dict(stored(cfg), data=data.stamp, start=weights_hash(model), **width)
+    settings = {k: v for k, v in stored(cfg).items() if k not in MACHINE}
+    return dict(settings, data=data.stamp, start=weights_hash(model), **width)
 
 # %% ../../nbs/86_runs.ipynb #909aa86f
 def usual_share(
@@ -603,6 +723,8 @@ def train_size(
             f"the model knows {model.cfg.num_classes} classes, {train_set.name} has"
             f" {train_set.num_classes}: pass init='scratch', or a model trained on these data"
         )
+    if published and "compile" not in changes:
+        cfg = replace(cfg, compile=_compile_pays(cfg, train_set))
     kind, how = LatentData if published else TokenData, (WORK / "cache", cfg.precision)
     own = dict(base=model.cfg.base) if published else {}
     data = kind(vae, train_set, model.cfg.scales, *how, **own)
@@ -618,7 +740,7 @@ def _usual_settings(size, changes):  # `TrainConfig` of a size, with changes
     recipe = dict(sf_share=usual_share(size, changes.get("method", "sar")), lr=get_size(size).lr)
     if size in PUBLISHED:
         recipe |= published_recipe(size, changes.get("epochs", 10), changes.get("batch_size", 768))
-        recipe |= dict(micro_batch=fitting_micro_batch(size, torch.cuda.is_available()))
+        recipe |= dict(micro_batch=fitting_micro_batch(size, free_memory()))
     return TrainConfig(**recipe | changes)
 
 # %% ../../nbs/86_runs.ipynb #7d796d90
@@ -843,14 +965,15 @@ def _choose_samples(job):  # how many, and of which classes
         job.labels = sample_labels(job.train_set.labels, n)
 
 
+def _compile_pays(cfg, pictures):  # its first step takes long
+    return cfg.epochs * len(pictures) / cfg.batch_size >= 200 and can_compile()
+
+
 def _fit_machine(job):
-    steps = job.train.epochs * len(job.train_set) / job.train.batch_size
-    fuse = job.compile
-    if fuse == "auto":
-        fuse = not job.kind and steps >= 200 and can_compile()
+    fuse = _compile_pays(job.train, job.train_set) if job.compile == "auto" else job.compile
     job.train = replace(job.train, compile=fuse)
     if job.kind == "PAPER" and not job.train.micro_batch:
-        fit = fitting_micro_batch(job.size.name, torch.cuda.is_available())
+        fit = fitting_micro_batch(job.size.name, free_memory())
         job.train = replace(job.train, micro_batch=fit)
 
 

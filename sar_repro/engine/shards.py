@@ -121,8 +121,9 @@ def sample_shards(
     **how  # `guidance`, `top_k`, `top_p`, ... of `generate`
 ) -> ShardSet:
     "Draw what is missing; run again after a stop."
-    group = group or group_size(model.cfg)
-    per_shard, device = -(-per_shard // group) * group, model.head.weight.device
+    device = model.head.weight.device
+    group = group or group_size(model.cfg, device)
+    per_shard = -(-per_shard // group) * group
     wanted = hashlib.sha256(labels.cpu().numpy().tobytes()).hexdigest()[:16]
     facts = dict(weights=weights_hash(model), tokenizer=vae.key, labels=wanted, n=len(labels))
     facts |= dict(seed=seed, group=group, per_shard=per_shard, **how)

@@ -18,14 +18,14 @@ import zlib
 from PIL import Image, ImageOps, UnidentifiedImageError
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import lru_cache
 from http.client import HTTPException
 from pathlib import Path
 from torchvision import datasets as tv_datasets
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from ..core import ROOT, SarError, WORK, shown
-from .files import TORN_ARRAY, read_json, save_json
+from .files import TORN_ARRAY, locked, read_json, save_json
 from .plots import progress
 
 # %% auto #0
@@ -169,13 +169,15 @@ def find_broken(
         return _fault(str(Path(folder) / f), s.st_size, s.st_mtime_ns)
 
     known = memory and _verdict_file(folder, files, stats, memory)
-    broken = read_json(known) if known else None
-    if broken is None:  # none kept, or torn
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            faults = list(progress(pool.map(check, files, stats), "checking images", len(files)))
-        broken = {f: fault for f, fault in zip(files, faults) if fault}
-        if known:
-            save_json(known, broken)
+    # one process checks, the others wait for its verdict
+    with locked(memory, f".{known.stem}.lock") if known else nullcontext():
+        broken = read_json(known) if known else None
+        if broken is None:  # none kept, or torn
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                done = progress(pool.map(check, files, stats), "checking images", len(files))
+                broken = {f: fault for f, fault in zip(files, done) if fault}
+            if known:
+                save_json(known, broken)
     if broken:
         some = "; ".join(f"{f} ({fault})" for f, fault in list(broken.items())[:3])
         warnings.warn(

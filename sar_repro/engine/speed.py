@@ -237,7 +237,7 @@ def sampling_time(
     device, spec = torch.device(device or default_device()), get_size(size)
     vae, model = (m.to(device) for m in start_models(size, random=True))
     large = size in ("d16", "d20", "d24") and device.type == "cpu"
-    batch, times, costs = batch or (4 if large else group_size(model.cfg)), [], []
+    batch, times, costs = batch or (4 if large else group_size(model.cfg, device)), [], []
     for r in range(reps + 1):
         rate, start = matmul_rate(device, reps=3), _now(device)
         sample(
