@@ -177,3 +177,19 @@ def test_sharded_weights_give_the_losses_of_plain_ones_and_go_on_with_any_number
         use(False); must(1, folder/'shards-then-one')
     ''', tmp_path)
     for name in ('shards', 'one-then-shards', 'shards-then-one'): same(read(tmp_path/'one'), read(tmp_path/name))
+
+def test_two_processes_share_the_pictures_of_a_reference(tmp_path):
+    import numpy as np
+    from PIL import Image
+    rng = np.random.default_rng(0)
+    (tmp_path/'real/a').mkdir(parents=True)
+    for i in range(9): Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)).resize((45, 40)).save(tmp_path/f'real/a/{i}.png')
+    python('''
+        folder = Path(sys.argv[1])
+        from sar_repro.engine.published import make_reference_stats
+        def job(rank): make_reference_stats(folder/'real', folder/f'{os.environ.get("WORLD_SIZE", 1)}.npz', 32, team=accelerate.PartialState(cpu=True))
+        for n in (1, 2): assert not any(team(n, job))
+    ''', tmp_path)
+    one, two = (dict(np.load(tmp_path/f'{n}.npz')) for n in (1, 2))
+    assert one['n'] == two['n'] == 9 and one['network'] == two['network']
+    for k in ('mu', 'sigma'): np.testing.assert_allclose(one[k], two[k], atol=1e-6)

@@ -362,24 +362,57 @@ def make_reference_stats(
     path,  # npz to write; kept if it is there
     side: int = 256,  # Side to which pictures are brought: short side resized, middle cut
     inception_weights=None,  # See `feature_extractor`
+    team=None,  # `accelerate.PartialState`: its processes share the pictures; None = this one
 ) -> Path:
-    "Statistics of a folder of pictures, to be computed once."
+    "Statistics of a folder of pictures, to be computed once; the first process writes them."
     if not Path(path).is_file():
-        got = load_reference(folder, inception_weights, side)
-        with atomic_path(path) as tmp, open(tmp, "wb") as f:
-            np.savez(f, **got.stats, n=got.n, network=got.network)
+        if team is None or team.num_processes == 1:
+            got = load_reference(folder, inception_weights, side)
+        else:
+            got = _shared_reference(folder, inception_weights, side, team)
+        if team is None or team.is_main_process:
+            with atomic_path(path) as tmp, open(tmp, "wb") as f:
+                np.savez(f, **got.stats, n=got.n, network=got.network)
     return Path(path)
+
+
+def _shared_reference(folder, inception_weights, side, team):
+    from accelerate.utils import reduce
+
+    net, network = feature_extractor(inception_weights)
+    pictures = _folder_pictures(folder, side)
+    mine = _EveryNth(pictures, team.process_index, team.num_processes)
+    f = image_features(net, mine).double()
+    sums = torch.cat([f.sum(0), (f.T @ f).flatten(), f.new_tensor([len(f)])]).to(team.device)
+    sums, D = reduce(sums, "sum").cpu(), f.shape[1]
+    n, mu = int(sums[-1]), sums[:D] / sums[-1]
+    sigma = (sums[D:-1].view(D, D) - n * torch.outer(mu, mu)) / (n - 1)
+    return RealPictures(pictures.name, network, dict(mu=mu.numpy(), sigma=sigma.numpy()), n)
+
+
+class _EveryNth:  # the pictures of one of several processes
+    def __init__(self, data, first, step):
+        self.data, self.ids = data, range(first, len(data), step)
+
+    def __len__(self):
+        return len(self.ids)
+
+    def batch(self, ids):
+        return self.data.batch([self.ids[int(i)] for i in ids])
 
 # %% ../../nbs/87a_published.ipynb #0ed2b741
 def paper_reference(
     root,  # Folder of ImageNet
     side: int = 256,  # Side of the pictures
     inception_weights="",  # See `feature_extractor`; '' = where they are, or 'download'
-) -> tuple:  # `RealPictures`, the weights that were used
+    team=None,  # See `make_reference_stats`
+) -> tuple:  # `RealPictures` (the first process; the others None), the weights that were used
     "What the PAPER run is judged against: ADM's statistics, or those of train/."
     weights, against = inception_weights or find_inception(), reference_path()
     if against != ADM_REFERENCE:
-        against = make_reference_stats(Path(root) / "train", against, side, weights)
+        against = make_reference_stats(Path(root) / "train", against, side, weights, team)
+    if team and not team.is_main_process:
+        return None, weights
     return load_reference(against, inception_weights=weights), weights
 
 # %% ../../nbs/87a_published.ipynb #000297ac

@@ -982,8 +982,8 @@ def _load_reference(job):  # FID against the literature's statistics, or those o
     job.measured_with |= {k: v for k, v in job.sampling.items() if k != "precision"}
     if job.init == "shipped":
         job.base = known_base(job.size.name, **job.measured_with)
-    if job.team.is_main_process:
-        job.real, job.inception = paper_reference(job.root, job.size.image_size, job.inception)
+    how = job.size.image_size, job.inception, job.team
+    job.real, job.inception = paper_reference(job.root, *how)
 
 # %% ../../nbs/86_runs.ipynb #73bfe71f
 def draw_job(
