@@ -625,6 +625,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/sar_repro', 'doc_host': ''
                                                                                           'sar_repro/engine/published.py'),
                                             'sar_repro.engine.published._measured': ( 'published.html#_measured',
                                                                                       'sar_repro/engine/published.py'),
+                                            'sar_repro.engine.published._quoted': ( 'published.html#_quoted',
+                                                                                    'sar_repro/engine/published.py'),
                                             'sar_repro.engine.published._reference_rows': ( 'published.html#_reference_rows',
                                                                                             'sar_repro/engine/published.py'),
                                             'sar_repro.engine.published._row_of': ( 'published.html#_row_of',
