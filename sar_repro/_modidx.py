@@ -668,6 +668,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/sar_repro', 'doc_host': ''
                                                                                       'sar_repro/engine/published.py'),
                                             'sar_repro.engine.published._own_rows': ( 'published.html#_own_rows',
                                                                                       'sar_repro/engine/published.py'),
+                                            'sar_repro.engine.published._quoted': ( 'published.html#_quoted',
+                                                                                    'sar_repro/engine/published.py'),
                                             'sar_repro.engine.published._reference_rows': ( 'published.html#_reference_rows',
                                                                                             'sar_repro/engine/published.py'),
                                             'sar_repro.engine.published._row_of': ( 'published.html#_row_of',

@@ -13,7 +13,7 @@ from sar_repro.engine.files import PUBLISHED, load_tensors, save_tensors, weight
 from sar_repro.engine.latents import draw_hybrid_schedule
 from sar_repro.engine.models import find_size, load_model, load_tokenizer, make_model, make_tokenizer, model_meta, tokenizer_config
 from sar_repro.engine.parity import check_file
-from sar_repro.engine.published import var_table
+from sar_repro.engine.published import beside_published, var_table
 from sar_repro.engine.runs import plan_job
 from sar_repro.hybrid import apart_mask, left_normal, markov_mask, masked_tokens, round_ends
 from sar_repro.scale_ar import causal_mask, generate, sample
@@ -306,3 +306,13 @@ def test_the_hybrids_loss_counts_hidden_tokens_only():
     for row, hidden in zip(ce, masked): want.append(torch.cat([row[:4][hidden], row[4:]]).mean())
     assert torch.allclose(loss, torch.stack(want).mean(), atol=1e-5)
     assert torch.allclose(by_map[0], ce[:, :4][masked].mean(), atol=1e-5)
+
+def test_a_published_run_of_var_has_quoted_rows_where_there_are_any():
+    from sar_repro.engine.runs import findings
+    judged = dict(before=dict(FID=3.6, IS=270.0), after=dict(FID=3.5, IS=260.0))
+    table = beside_published('var-d16', judged)
+    assert table.FID.tolist() == [3.6, 3.55, 3.5] and ('VAR-d16', 'quoted') in table.index
+    assert beside_published('d16', judged).FID.tolist() == [3.6, 3.05, 3.5, 2.89]
+    group = {'1x1': dict(before=2.0, after=1.9)}
+    record = dict(judged['after'], before=judged['before'], size='var-d16', protocol='imagenet256', regime='PAPER', heldout=group, n=50_000, pictures=9, train=dict(epochs=1, method='sar'))
+    assert 'published: 3.55' in findings(record) and 'none is published for SAR' in findings(record)

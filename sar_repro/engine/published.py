@@ -482,16 +482,23 @@ def beside_published(
     size: str,  # 'd16', 'd20' or 'd24'
     judged: dict,  # 'before' and 'after' -> row of `judge`
 ) -> pd.DataFrame:  # Rows (model, status)
-    "Measured rows, each with the paper's under it."
-    _, _, base, sar, _ = QUOTED[size]
-    rows = []
-    names = dict(before=(f"FlexVAR-{size}", base), after=(f"FlexVAR-{size} + SAR", sar))
-    for when, (name, (fid, isc)) in names.items():
-        rows += [
-            dict(model=when, status="measured", **judged[when]),
-            dict(model=name, status="quoted", FID=fid, IS=isc, n=50_000),
-        ]
+    "Measured rows, each with the paper's under it; of SAR on VAR there is none."
+    rows, quoted = [], _quoted(size)
+    for when, row in judged.items():
+        rows.append(dict(model=when, status="measured", **row))
+        if when in quoted:
+            name, numbers = quoted[when]
+            rows.append(dict(model=name, status="quoted", **numbers, n=50_000))
     return pd.DataFrame(rows).set_index(["model", "status"])
+
+
+def _quoted(size):  # 'before' and 'after' -> name, numbers
+    if size in QUOTED_VAR:
+        return dict(before=(size.replace("var-", "VAR-"), dict(FID=QUOTED_VAR[size][1])))
+    _, _, base, sar, _ = QUOTED[size]
+    numbers = lambda fid, isc: dict(FID=fid, IS=isc)
+    name = f"FlexVAR-{size}"
+    return dict(before=(name, numbers(*base)), after=(f"{name} + SAR", numbers(*sar)))
 
 # %% ../../nbs/87a_published.ipynb #48055bed
 # parameters, guidance, FID and IS of both, printed change in %

@@ -1201,9 +1201,10 @@ def _published(record):
         return ""
     rows = beside_published(record["size"], dict(before=record["before"], after=record))
     fid = rows.FID.tolist()
+    sar = f"published for SAR: {fid[3]:.2f}" if len(fid) > 3 else "none is published for SAR"
     return (
         f"**Pictures.** FID {fid[0]:.2f} before (published: {fid[1]:.2f}) and {fid[2]:.2f} after"
-        f" (published for SAR: {fid[3]:.2f}), {record['n']} samples."
+        f" ({sar}), {record['n']} samples."
     )
 
 # %% ../../nbs/86_runs.ipynb #b2ee0cba
