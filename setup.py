@@ -15,7 +15,7 @@ notebooks, dev, trackers = (cfg[f'{k}_requirements'].split() for k in ('notebook
 
 # what an installed copy needs to sample, train and run notebooks; under 40 MB, so not all weights
 SHIPPED = ('pretrained/tiny/model.safetensors', 'pretrained/tiny/tokenizer.safetensors', 'data/emoji64.parquet',
-    'data/README.md', 'data/golden/*', 'results/*.json', 'results/fork*/*.json', 'nbs/[0-9]*.ipynb')
+    'data/README.md', 'data/golden/[!v]*', 'data/golden/var_*', 'data/golden/*.json', 'results/*.json', 'results/fork*/*.json', 'nbs/[0-9]*.ipynb')
 
 class Shipped(build_py):
     "Puts `SHIPPED` beside the modules, notebooks without their outputs."
@@ -31,7 +31,7 @@ class Shipped(build_py):
             note = json.loads(path.read_text(encoding='utf-8'))
             for cell in note['cells']:
                 if cell['cell_type'] == 'code': cell.update(outputs=[], execution_count=None)
-            out.write_text(json.dumps(note), encoding='utf-8')
+            out.write_text(json.dumps(note, separators=(',', ':')), encoding='utf-8')
 
 setup(
     name=cfg['lib_name'], version=cfg['version'], description=cfg['description'], keywords=cfg['keywords'].split(),
