@@ -31,7 +31,7 @@ class Shipped(build_py):
             note = json.loads(path.read_text(encoding='utf-8'))
             for cell in note['cells']:
                 if cell['cell_type'] == 'code': cell.update(outputs=[], execution_count=None)
-            out.write_text(json.dumps(note), encoding='utf-8')
+            out.write_text(json.dumps(note, separators=(',', ':')), encoding='utf-8')
 
 setup(
     name=cfg['lib_name'], version=cfg['version'], description=cfg['description'], keywords=cfg['keywords'].split(),

@@ -351,6 +351,9 @@ def next_inputs(
     sizes, state, parts = [p * p for p in scales[:-1]], None, []
     if not sizes:  # one scale feeds none
         return book.lookup(tokens[:, :0])
+    if not book.residual:  # one look into the book for all maps
+        maps = book.lookup(tokens[:, : sum(sizes)]).split(sizes, 1)
+        return torch.cat([upsample_codes(t, p, q) for t, p, q in zip(maps, scales, scales[1:])], 1)
     before = tokens if before is None else before
     own, true = (t[:, : sum(sizes)].split(sizes, 1) for t in (tokens, before))
     for k in range(len(sizes)):
