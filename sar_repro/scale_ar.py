@@ -636,9 +636,8 @@ def sample(
     "Draw pictures of the given classes."
     scales = fit_scales(scales, model.cfg)
     device, out = model.head.weight.device, []
-    other = replace(model.cfg, scales=scales)
-    most = min(group_size(model.cfg, device), group_size(other, device))
-    batch_size = batch_size or most
+    own = model.cfg, replace(model.cfg, scales=scales)  # the smaller group of the two schedules
+    batch_size = batch_size or min(group_size(cfg, device) for cfg in own)
     with autocast(device, precision), cast_weights(model, vae.decoder, vae.post_quant_conv):
         for i in progress(range(0, len(labels), batch_size), "sampling"):
             # one shape, one way of rounding
