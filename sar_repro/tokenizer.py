@@ -340,7 +340,7 @@ def upsample_codes(
     grid = codes.mT.reshape(codes.shape[0], -1, p, p)
     return F.interpolate(grid, size=(q, q), mode="bicubic").flatten(2).mT
 
-
+# %% ../nbs/02_tokenizer.ipynb #ecd36278
 def next_inputs(
     book: Codebook,  # The codebook
     tokens: torch.Tensor,  # int64 (B, l); the last scale may be missing
