@@ -9,6 +9,7 @@ WEIGHTS = ROOT/'pretrained/tiny'
 
 def altered(path, change=lambda tensors: None, **facts): # the shipped model with other weights or another header
     with safe_open(WEIGHTS/'model.safetensors', 'pt') as f: tensors, meta = {k: f.get_tensor(k) for k in f.keys()}, dict(f.metadata())
+    for k in ('checksum', 'classes'): meta.pop(k, None) # of other weights
     change(tensors)
     save_file(tensors, path, metadata=meta | {k: json.dumps(v) for k, v in facts.items()})
 
