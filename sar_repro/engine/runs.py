@@ -1189,7 +1189,7 @@ def _pictures(record, control):
     same = ("start", "n", "dataset")
     if not control or any(control.get(k) != record.get(k) for k in same):
         return said
-    if control["train"]["epochs"] != record["train"]["epochs"]:
+    if control["train"]["epochs"] != record["train"]["epochs"] or control == record:
         return said
     other = _kid(control, "after")
     verdict = "a difference" if _apart(after, other) else "again not told apart"
