@@ -169,7 +169,7 @@ class _Rounds(_Steps):
         super().__init__(model, book, labels, scales, guided)
         rounds = check_number("rounds", rounds, Number(int, 1, 1000))
         self.n, self.ends, self.orders = scales[0] ** 2, round_ends(scales[0] ** 2, rounds), orders
-        self.sequence, self.mask = self.numbers, None
+        self.sequence = self.numbers
         # behind the sequence's: an order, and the draws of all rounds but the last
         self.numbers += self.n * rounds
 

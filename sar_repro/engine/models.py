@@ -309,8 +309,7 @@ def _hint(size):  # where a model could come from
         return ""
     if size in PUBLISHED:
         return f"run `sar fetch {size}`, or "
-    named = f"-p size {size} " if size in VARIANTS else ""
-    return f"train one with `sar run 07_train {named}-p init scratch -p method tf`, or "
+    return f"train one with `sar run 07_train -p size {size} -p init scratch -p method tf`, or "
 
 # %% ../../nbs/84a_models.ipynb #e45b9be5
 def find_tokenizer(
