@@ -20,7 +20,7 @@ def start(args, folder):
 
 def finish(args, folder):
     process = start(args, folder)
-    _, err = process.communicate(timeout=900)
+    _, err = process.communicate(timeout=3600)
     assert process.returncode == 0 and 'Traceback' not in err, err[-2000:]
 
 def pictures(folder): # ten classes of twenty
