@@ -48,7 +48,7 @@ from ..train import heldout_loss, lr_at, param_groups
 # %% auto #0
 __all__ = ['EPOCHS', 'FORK', 'ARMS', 'FRESH', 'WAYS', 'GUIDES', 'recipe', 'Fork', 'image_tokens', 'steps', 'optimizer', 'trunk',
            'file_name', 'tail', 'classifier', 'Judge', 'student_kl', 'judged', 'likelihoods', 'gate', 'study',
-           'fork_table', 'fork_verdict', 'picture_rows']
+           'class_in_maps', 'fork_table', 'fork_verdict', 'picture_rows']
 
 # %% ../../nbs/89c_fork_study.ipynb #38fb7906
 EPOCHS, FORK = 18, 17  # of the whole schedule, and where it forks
@@ -453,6 +453,32 @@ def study(
             judged(judge, start, arm)
         gate(judge, start)
         likelihoods(fork, start, arms, pictures)
+
+# %% ../../nbs/89c_fork_study.ipynb #af34fbcc
+def class_in_maps(
+    fork: Fork,  # The study
+    epochs: int = 4,  # Of training the reader
+    batch: int = 500,  # Pictures a step
+) -> list:  # Of the first map, of the first two, ...: share of held-out pictures read right
+    "How well a linear reader tells the class from the codes of the first maps."
+    found, vocab = [], fork.size.model.vocab_size
+    for k in range(1, len(fork.data.scales) + 1):
+        end = sum(p * p for p in fork.data.scales[:k])
+        own = lambda tokens: tokens[:, 0, :end].long() + torch.arange(end) * vocab
+        net = nn.EmbeddingBag(end * vocab, fork.data.num_classes, mode="sum")
+        nn.init.zeros_(net.weight)
+        opt = torch.optim.Adam(net.parameters(), lr=0.01)
+        for epoch in range(epochs):
+            order = torch.from_numpy(order_rng(0, epoch).permutation(len(fork.data)))
+            for ids in order.split(batch):
+                codes, labels = own(fork.data.tokens[ids]), fork.data.labels[ids]
+                F.cross_entropy(net(codes), labels).backward()
+                opt.step()
+                opt.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            right = net(own(fork.held.tokens)).argmax(1) == fork.held.labels
+        found.append(right.float().mean().item())
+    return found
 
 # %% ../../nbs/89c_fork_study.ipynb #6d492e75
 def fork_table(
