@@ -510,8 +510,8 @@ def fork_verdict(
         " (more is better) | Fréchet distance of samples (less is better) |\n"
         f"|---|---|---|---|\n{rows}\n\n"
         "*Measured*: changes against teacher forcing from the same fork, 95 % intervals over the"
-        f" trainings. So there was something to win, and {words[verdict(nats)]} at this size and"
-        " dose. On emoji, which are few and met often, SAR is"
+        f" trainings. So there was something to win, and {words[verdict(nats)]} at this size."
+        " On emoji, which are few and met often, SAR is"
         f" {verdict(few)} by likelihood and {verdict(far)} by distance."
     )
 
