@@ -411,6 +411,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/sar_repro', 'doc_host': ''
                                                                                              'sar_repro/engine/fork_study.py'),
                                              'sar_repro.engine.fork_study._known': ( 'fork_study.html#_known',
                                                                                      'sar_repro/engine/fork_study.py'),
+                                             'sar_repro.engine.fork_study._verdict_row': ( 'fork_study.html#_verdict_row',
+                                                                                           'sar_repro/engine/fork_study.py'),
                                              'sar_repro.engine.fork_study.class_in_maps': ( 'fork_study.html#class_in_maps',
                                                                                             'sar_repro/engine/fork_study.py'),
                                              'sar_repro.engine.fork_study.classifier': ( 'fork_study.html#classifier',

@@ -444,7 +444,7 @@ def _published(depth, guidance):  # width 64 d, d heads of 64; d24 starts its ga
     return Size(f"d{depth}", 256, TokenizerConfig(), model, guidance, 900, 0.95, expect)
 
 
-_minutes = "2 CPU cores: ten epochs of SAR and evaluation in about 13 minutes"
+_minutes = "2 CPU cores: ten epochs of SAR and evaluation, 13 minutes with bf16, else up to 2 hours"
 
 
 _grey = "2 CPU cores: ten epochs of SAR and evaluation in about 5 minutes"
