@@ -276,7 +276,7 @@ class TrainConfig(StepConfig):
     target: str = "hard"
     label_smoothing: float = 0.0  # Of the cross-entropy against codes
     seed: int = 0  # Seeds data order, flips, condition dropout, drop path and rollout
-    precision: str = "auto"  # 'bf16', 'fp32', or 'auto': bf16 where the machine is fast in it
+    precision: str = "auto"  # 'bf16', 'fp16', 'fp32', or 'auto': what the machine is fast in
     micro_batch: int = 0  # Images held at once, gradients add up; 0 = a process's whole share
     recompute: bool = False  # Compute activations twice: less memory, about a third more time
     compile: bool = False  # Fuse the blocks with torch.compile: a slow first step, then faster
@@ -305,7 +305,7 @@ _CHOICES = dict(
     sf_before=("own", "truth"),
     rollout=("sample", "argmax"),
     target=("hard", "soft", "truth", "residual"),
-    precision=("auto", "bf16", "fp32"),
+    precision=("auto", "bf16", "fp16", "fp32"),
     **dict.fromkeys(("cond_shared", "decay_class", "recompute", "compile"), (True, False)),
 )
 

@@ -7,9 +7,12 @@ from __future__ import annotations
 import math
 import torch
 import torch.nn.functional as F
+import warnings
+from contextlib import contextmanager
 from fastcore.basics import patch
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
+from itertools import accumulate
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from sar_repro.core import (
@@ -21,13 +24,14 @@ from sar_repro.core import (
     in_short,
     index_uniform,
 )
-from .engine.machine import autocast, can_compile, upload
+from .engine.machine import autocast, can_compile, upload, without_fp16
 from .engine.plots import progress
 from .data import to_uint8
 from .tokenizer import FlexVAE, split_scales
 from sar_repro.engine.kernels import (
     KVCache,
     Prediction,
+    Replay,
     attend,
     cast_weights,
     filter_logits,
@@ -40,7 +44,7 @@ from sar_repro.engine.kernels import (
 __all__ = ['MAX_LOG_SCALE', 'MOST_TOKENS', 'RELEASED_SIDES', 'scale_index', 'causal_mask', 'SelfAttention', 'MLP', 'Block',
            'position_table', 'AdaHead', 'FlexVAR', 'unwrap', 'init_weights', 'token_loss', 'by_scale', 'mean_loss',
            'given', 'hidden_first', 'counted', 'generate', 'fit_scales', 'each_scale', 'check_book', 'guide',
-           'group_size', 'sample']
+           'group_size', 'sample', 'draw_group', 'cast_models']
 
 # %% ../nbs/03_scale_ar.ipynb #fca8fee1
 def scale_index(
@@ -65,7 +69,9 @@ def causal_mask(
     if context:  # a token's place holds the map before: it is the first; the class stays in sight
         hidden |= (s[:, None] - s[None, :] >= context) & (s[None, :] > 0)
     blank = torch.zeros(len(s), len(s), dtype=dtype, device=device)
-    return blank.masked_fill(hidden, -torch.inf)[None, None]
+    mask = blank.masked_fill(hidden, -torch.inf)[None, None]
+    mask.ends = None if context else tuple(accumulate(p * p for p in scales))  # see `attend`
+    return mask
 
 # %% ../nbs/03_scale_ar.ipynb #f78712e3
 MAX_LOG_SCALE = math.log(100)
@@ -375,7 +381,7 @@ def generate(
     guidance: float = 0.0,  # Strength (0 = none); a list: of each scale, as it is
     top_k: int = 0,  # See `filter_logits`; a number, or a list with one for each scale
     top_p: float = 0.0,  # The same
-    seed: int = 0,  # Seed of the per-sample noise; None = greedy
+    seed: int = 0,  # Seed of the per-sample noise, or that noise (B, L); None = greedy
     index=None,  # Sample indices (B,); None = 0..B-1
     scales: tuple = None,  # Schedule; None = the model's
     form: str = "var",  # Guidance form, see `guide`
@@ -582,8 +588,9 @@ def _drawer(net, how, seed, index, released_seed):
     if seed is None:
         return lambda logits, k, u=None: pick(logits)
     B = len(net.sets[0][0]) // (1 + net.guided)
-    noise = index_uniform(seed, range(B) if index is None else index, net.numbers)
-    noise = upload(noise, net.pos[0].device)
+    noise, rows = seed, range(B) if index is None else index
+    if not torch.is_tensor(noise):
+        noise = upload(index_uniform(seed, rows, net.numbers), net.pos[0].device)
     parts = noise.split([*sizes, net.numbers - sum(sizes)], 1)
     draw = lambda logits, k, u=None: pick(logits, parts[k] if u is None else u, *how.top[k])
     draw.noise = noise
@@ -628,6 +635,9 @@ def sample(
     batch_size: int = None,
     precision: str = "auto",  # 'bf16', 'fp32' or 'auto'
     first: int = 0,  # Index of the first sample
+    # Groups as one CUDA graph, decoder compiled; 'auto': where a GPU draws a published size. A
+    # `Replay` keeps the graph from call to call, while `cast_models` lasts
+    fast="auto",
     scales: tuple = None,  # Schedule; None = the model's
     prefix: torch.Tensor = None,  # int64 (n, l), see `generate`
     known: tuple = None,  # int64 (n, L) and bool (n, L), see `generate`
@@ -638,7 +648,9 @@ def sample(
     device, out = model.head.weight.device, []
     own = model.cfg, replace(model.cfg, scales=scales)  # the smaller group of the two schedules
     batch_size = batch_size or min(group_size(cfg, device) for cfg in own)
-    with autocast(device, precision), cast_weights(model, vae.decoder, vae.post_quant_conv):
+    plain = seed is not None and prefix is known is kwargs.get("released_seed") is None
+    replay = _replay(fast, model, vae, plain)
+    with cast_models(model, vae, precision) as coder:
         for i in progress(range(0, len(labels), batch_size), "sampling"):
             # one shape, one way of rounding
             part = range(i, i + batch_size if len(labels) > batch_size else len(labels))
@@ -646,8 +658,43 @@ def sample(
             y, index = upload(labels[rows], device), [first + j for j in part]
             given = dict(prefix=None if prefix is None else prefix[rows])
             given["known"] = None if known is None else tuple(t[rows] for t in known)
-            how = dict(seed=seed, index=index, scales=scales)
-            tokens = generate(model, vae.quantize, y, **how, **given, **kwargs)
-            pictures = vae.picture(tokens[: len(labels) - i], scales).float()
-            out.append(to_uint8(pictures).cpu())
+            group = partial(draw_group, model, vae, coder, scales, **kwargs)
+            if replay:
+                noise = upload(index_uniform(seed, index, sum(p * p for p in scales)), device)
+                out.append(replay(group, y, noise)[: len(labels) - i].cpu())
+            else:
+                out.append(group(y, seed, index=index, n=len(labels) - i, **given).cpu())
     return torch.cat(out)
+
+
+def draw_group(model, vae, coder, scales, y, seed, n=None, **how):  # uint8, where the model is
+    "Pictures of labels `y`, the first `n` of them decoded; the decoder works in precision `coder`."
+    tokens = generate(model, vae.quantize, y, seed=seed, scales=scales, **how)
+    with autocast(y.device, coder):
+        return to_uint8(vae.picture(tokens[:n], scales).float())
+
+
+@contextmanager
+def cast_models(model, vae, precision):  # gives the decoder's precision
+    """Frozen weights in the type in which they draw, while the context lasts. A decoder's numbers
+    may be too large for float16."""
+    device, decoder = model.head.weight.device, (vae.decoder, vae.post_quant_conv)
+    coder = without_fp16(precision, device)
+    with autocast(device, coder), cast_weights(*decoder):
+        with autocast(device, precision), cast_weights(model):
+            yield coder
+
+
+def _replay(fast, model, vae, plain):  # what records groups, or None
+    if isinstance(fast, Replay):
+        return fast if plain else None
+    on_gpu, large = model.head.weight.device.type == "cuda", model.cfg.depth >= 16
+    plain = plain and model.cfg.base == "flexvar"
+    if fast is True and not (on_gpu and plain):
+        why = "there is no GPU" if not on_gpu else "this way of drawing cannot be recorded"
+        warnings.warn(f"sampling goes on as ever: {why}", stacklevel=3)
+    if not (fast and on_gpu and plain and (large or fast is True)):
+        return None
+    if can_compile("cuda") and not vae.decoder._compiled_call_impl:
+        vae.decoder.compile(dynamic=False)
+    return Replay()

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from torch import nn
 from .core import ModelConfig, TokenizerConfig, index_uniform, order_rng
-from .engine.machine import autocast, mixed_precision, upload
+from .engine.machine import autocast, mixed_precision, upload, without_fp16
 from .data import ImageSet, to_float
 from .engine.cache import latent_cache
 
@@ -484,6 +484,7 @@ def encoder(
 ):  # Function: float pictures (B, 3, H, W) on any device -> latents (B, C, h, w)
     "The tokenizer's encoder in mixed precision."
     device = next(vae.parameters()).device
+    precision = without_fp16(precision, device)
 
     def encode(x):
         with torch.no_grad(), autocast(device, precision):
@@ -500,7 +501,8 @@ def cached_latents(
     precision: str = "auto",  # 'bf16', 'fp32' or 'auto'
 ) -> np.memmap:  # float16 (N, 2, C, h, w)
     "`latent_cache` of a tokenizer, in blocks that fit into memory at the pictures' size."
-    key = f"{vae.key} {mixed_precision(precision, next(vae.parameters()).device)}"
+    precision = without_fp16(precision, next(vae.parameters()).device)
+    key = f"{vae.key} {mixed_precision(precision)}"
     block = encoder_batch(data.size)
     return latent_cache(data, encoder(vae, precision), key, cache, batch_size=block)
 

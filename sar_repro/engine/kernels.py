@@ -6,13 +6,15 @@
 from __future__ import annotations
 import torch
 import torch.nn.functional as F
+import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from torch import nn
 from ..core import SarError
 
 # %% auto #0
-__all__ = ['ROUNDS', 'attend', 'inverse_norm', 'head_loss', 'Prediction', 'KVCache', 'filter_logits', 'pick', 'cast_weights']
+__all__ = ['ROUNDS', 'attend', 'inverse_norm', 'head_loss', 'Prediction', 'KVCache', 'filter_logits', 'pick', 'cast_weights',
+           'Replay']
 
 # %% ../../nbs/83_kernels.ipynb #948abebb
 # CPUs write scores out up to 256 keys; beyond, while a layer's scores take at most 128 MB in bf16
@@ -25,15 +27,33 @@ def attend(
     q: torch.Tensor,  # (B, H, l, d) queries, already scaled
     k: torch.Tensor,  # (B, H, n, d) keys
     v: torch.Tensor,  # (B, H, n, d) values
-    mask=None,  # Added to the scores, or None
+    mask=None,  # Added to the scores, or None; its `ends` say where a token's own scale ends
 ) -> torch.Tensor:  # (B, H, l, d)
     """Softmax attention: written out on a CPU while the scores are few, else PyTorch's fused form.
-    Which of the two is faster differs from machine to machine."""
+    Which of the two is faster differs from machine to machine. Many tokens of several scales are
+    attended scale by scale there: what the mask hides is not computed."""
+    if _in_scales(q, k) and (ends := getattr(mask, "ends", None)):
+        return _by_scale(q, k, v, mask, ends)
     mask = None if mask is None else mask.to(q.dtype)
     if _written_out(q, k):
         scores = q @ k.mT
         return (scores if mask is None else scores + mask).softmax(-1).to(v.dtype) @ v
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
+
+
+def _in_scales(q, k):  # not while compiling: each schedule would be another program
+    many = q.shape[2] == k.shape[2] > 256
+    return not torch.compiler.is_compiling() and q.device.type == "cpu" and many
+
+
+# scales of the first quarter together, under their mask; each later one with all that it sees
+def _by_scale(q, k, v, mask, ends):
+    e = max((n for n in ends if n <= ends[-1] // 4), default=ends[0])
+    parts = [attend(q[:, :, :e], k[:, :, :e], v[:, :, :e], mask[..., :e, :e])]
+    for a, b in zip(ends, ends[1:]):
+        if b > e:
+            parts.append(attend(q[:, :, a:b], k[:, :, :b], v[:, :, :b]))
+    return torch.cat(parts, 2)
 
 # %% ../../nbs/83_kernels.ipynb #67912560
 def inverse_norm(x):  # 1/|x| in float32; only this column, not the whole tensor, is converted
@@ -309,3 +329,34 @@ def cast_weights(*modules):  # Frozen modules that only look forward while the c
     finally:
         for p, w in kept:
             p.data = w
+
+# %% ../../nbs/83_kernels.ipynb #f9f470f0
+class Replay:
+    """Calls a function of tensors on a GPU, always with the same shapes: the first time as it is,
+    later as a CUDA graph. What it gives is overwritten by the next call."""
+
+    def __init__(self):
+        self.calls, self.graph = 0, None
+
+    def __call__(self, fn, *inputs):
+        self.calls += 1
+        if self.calls == 2:  # by now everything is compiled, and set aside
+            self._record(fn, inputs)
+        if self.graph is None:
+            return fn(*inputs)
+        for place, t in zip(self.places, inputs):
+            place.copy_(t)
+        self.graph.replay()
+        return self.out
+
+    def _record(self, fn, inputs):
+        places = [t.clone() for t in inputs]  # memory that stays
+        try:
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                out = fn(*places)
+        except Exception as e:  # whatever a driver, a library or memory raises
+            why = str(e).splitlines()[0] if str(e) else type(e).__name__
+            warnings.warn(f"no CUDA graph could be recorded, going on without: {why}", stacklevel=3)
+        else:
+            self.graph, self.places, self.out = graph, places, out

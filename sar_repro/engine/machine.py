@@ -17,8 +17,8 @@ from pathlib import Path
 from ..core import ROOT, check_choice
 
 # %% auto #0
-__all__ = ['keep_memory', 'default_device', 'fast_bf16', 'mixed_precision', 'upload', 'autocast', 'can_compile', 'git_commit',
-           'machine_class', 'run_record', 'peak_rss']
+__all__ = ['keep_memory', 'default_device', 'fast_bf16', 'fast_fp16', 'mixed_precision', 'without_fp16', 'upload', 'autocast',
+           'can_compile', 'git_commit', 'machine_class', 'run_record', 'peak_rss', 'available_memory']
 
 # %% ../../nbs/81b_machine.ipynb #0311c8b7
 def keep_memory() -> bool:  # Could it be done? (Linux with glibc)
@@ -62,15 +62,35 @@ def fast_bf16(
     return bool("AVX512" in caps and (amx or avx))
 
 # %% ../../nbs/81b_machine.ipynb #4aba4139
-def mixed_precision(
-    precision: str = "auto",  # 'bf16', 'fp32' or 'auto'
+def fast_fp16(
     device=None,  # torch.device; None = default
-) -> str:  # 'bf16' or 'no', as accelerate calls them
+) -> bool:
+    "Has this device no bfloat16, but units for products of float16 (V100 and later)?"
+    device = torch.device(device or default_device())
+    if device.type != "cuda" or fast_bf16(device):
+        return False
+    return torch.cuda.get_device_capability(device) >= (7, 0)
+
+
+def mixed_precision(
+    precision: str = "auto",  # 'bf16', 'fp16', 'fp32' or 'auto'
+    device=None,  # torch.device; None = default
+) -> str:  # 'bf16', 'fp16' or 'no', as accelerate calls them
     "Resolve a precision for accelerate; the environment's SAR_PRECISION says what 'auto' is."
     if precision == "auto":
         precision = os.environ.get("SAR_PRECISION") or "auto"
-    check_choice("precision", precision, ["auto", "bf16", "fp32"])
-    return "bf16" if precision == "bf16" or (precision == "auto" and fast_bf16(device)) else "no"
+    check_choice("precision", precision, ["auto", "bf16", "fp16", "fp32"])
+    if precision == "auto":
+        precision = "bf16" if fast_bf16(device) else "fp16" if fast_fp16(device) else "fp32"
+    return "no" if precision == "fp32" else precision
+
+
+def without_fp16(
+    precision: str = "auto",  # See `mixed_precision`
+    device=None,  # torch.device; None = default
+) -> str:  # 'bf16' or 'fp32'
+    "The precision of what has no scaled loss, or numbers too large for float16."
+    return "bf16" if mixed_precision(precision, device) == "bf16" else "fp32"
 
 # %% ../../nbs/81b_machine.ipynb #12a33317
 def upload(
@@ -85,13 +105,13 @@ def upload(
 # %% ../../nbs/81b_machine.ipynb #7351a3bf
 def autocast(
     device=None,  # torch.device; None = default
-    precision: str = "auto",  # 'bf16', 'fp32' or 'auto'
+    precision: str = "auto",  # 'bf16', 'fp16', 'fp32' or 'auto'
 ):
     "Context in which matrix products run in the resolved precision."
     device = torch.device(device or default_device())
-    return torch.autocast(
-        device.type, torch.bfloat16, enabled=mixed_precision(precision, device) == "bf16"
-    )
+    resolved = mixed_precision(precision, device)
+    dtype = torch.float16 if resolved == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype, enabled=resolved != "no")
 
 # %% ../../nbs/81b_machine.ipynb #7c4d5866
 @lru_cache(None)
@@ -179,3 +199,12 @@ def peak_rss() -> int:  # Bytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
         1 if sys.platform == "darwin" else 1024
     )
+
+# %% ../../nbs/81b_machine.ipynb #dde02ca8
+def available_memory() -> int:  # Bytes; None where the system does not say
+    "Memory that programs may still take."
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return 1024 * int(next(l for l in lines if l.startswith("MemAvailable")).split()[1])
+    except (OSError, StopIteration):
+        return None

@@ -14,6 +14,7 @@ import shutil
 import time
 import torch
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import date
@@ -22,6 +23,7 @@ from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 from torch import nn
+from torch.utils._pytree import tree_leaves, tree_map
 from sar_repro.core import (
     ModelConfig,
     NUMBERS,
@@ -54,7 +56,7 @@ from sar_repro.engine.files import (
     weights_hash,
     weights_path,
 )
-from .machine import can_compile, mixed_precision, run_record
+from .machine import available_memory, can_compile, mixed_precision, run_record
 from .plots import progress
 from ..data import load_dataset
 from ..tokenizer import Batch, Codebook, TokenData, token_groups
@@ -87,9 +89,9 @@ from sar_repro.engine.published import (
 
 # %% auto #0
 __all__ = ['MACHINE', 'MASKED', 'OWN', 'ToyTokens', 'toy_model', 'RunFolder', 'check_run_folder', 'losses_of', 'wants_shards',
-           'is_sharded', 'sharded', 'tracker_name', 'Run', 'whole_state', 'load_moments', 'train_run', 'usual_share',
-           'train_size', 'Job', 'plan_job', 'load_job', 'draw_job', 'few_of', 'exposure', 'judge_job', 'record_job',
-           'findings', 'stored_findings', 'control_of', 'gauge', 'outlook', 'outcome']
+           'is_sharded', 'sharded', 'tracker_name', 'Run', 'whole_state', 'load_moments', 'snapshot', 'train_run',
+           'usual_share', 'train_size', 'Job', 'plan_job', 'load_job', 'draw_job', 'few_of', 'exposure', 'judge_job',
+           'record_job', 'findings', 'stored_findings', 'control_of', 'gauge', 'outlook', 'outcome']
 
 # %% ../../nbs/86_runs.ipynb #bfd663dc
 class ToyTokens(TokenData):
@@ -304,6 +306,11 @@ def sharded(
 
 
 def _check_shards(cfg, acc):
+    if wants_shards(acc) and acc.mixed_precision == "fp16":
+        raise SarError(
+            "precision is fp16, whose scaled loss sharded weights do not know: pass precision fp32,"
+            " or choose plain multi-GPU (DDP) in `accelerate config`"
+        )
     if wants_shards(acc) and cfg.method in ("sf", "tf_then_sf"):
         raise SarError(
             f"method {cfg.method} draws scale by scale within a step, which sharded weights do not"
@@ -330,7 +337,6 @@ def _from_first(state, acc):  # the first process's state on all of them
     if acc.num_processes == 1:
         return state
     from accelerate.utils import broadcast_object_list
-    from torch.utils._pytree import tree_map
 
     # all but the numbers
     shell = [tree_map(lambda v: v.to("meta") if torch.is_tensor(v) else v, state)]
@@ -388,6 +394,8 @@ def _accelerator(cfg, out_dir, tracker):  # devices, mixed precision, processes 
             f"accelerate is set up for {acc.distributed_type.value}: choose plain multi-GPU (DDP)"
             " or FSDP in `accelerate config`"
         )
+    if acc.mixed_precision == "fp16" and acc.scaler is None:  # accelerate has none for a CPU
+        acc.native_amp, acc.scaler = True, torch.amp.GradScaler("cpu")
     if tracker:
         known = (int, float, str, bool)
         settings = {k: v if isinstance(v, known) else str(v) for k, v in asdict(cfg).items()}
@@ -424,9 +432,12 @@ class Run:
         if "loss" in state:
             self.loss_fn.load_state_dict(state["loss"])
         self._prepare(state.get("opt"))
+        if acc.scaler is not None and state.get("scaler"):
+            acc.scaler.load_state_dict(state["scaler"])
         self.step, self.log, self.before = state["step"], state["log"], state["seconds"]
         self.sums, self.begun = _on_first(state["sums"], acc), time.time()
-        self.resting = 0.0  # until then no state is written
+        # until then no state is written; who writes one, and is writing it
+        self.resting, self.writer, self.writing = 0.0, None, None
 
     def _found(self):
         start = dict(step=0, log=[], sums={}, seconds=0.0)
@@ -508,7 +519,11 @@ def take(self: Run, step: int):
     fetch = lambda part: self.data.batch(part, cfg.seed, epoch, self.acc.device, step)
     ids = self.order[at * cfg.batch_size : (at + 1) * cfg.batch_size]
     terms, norm, mine = _gradients(self.wrapped, self.loss_fn, fetch, ids, cfg, self.acc)
-    if not math.isfinite(norm):
+    counts = [*terms, ("grad", norm, mine)]  # means of n values, and of how many
+    if self.acc.scaler is not None:
+        counts = [c for c in counts if c[0] != "grad" or math.isfinite(norm)]
+        counts += [("skipped", float(not math.isfinite(norm)), mine)]
+    if not math.isfinite(norm) and not self._skips(terms):
         raise SarError(
             f"loss or gradient is {norm} at step {step + 1} of {self.total}; the last good state"
             f" stays in {shown(self.folder.path)}, lower lr (now {cfg.lr:g}) and use another"
@@ -518,9 +533,15 @@ def take(self: Run, step: int):
     self.opt.zero_grad(set_to_none=True)
     if hasattr(self.loss_fn, "exchange"):  # what the losses remember, from all processes
         self.loss_fn.exchange(self.acc, mine)
-    for name, value, n in [*terms, ("grad", norm, mine)]:  # sums of n values, and how many
+    for name, value, n in counts:
         total, count = self.sums.get(name, (0.0, 0))
         self.sums[name] = [total + value * n, count + n]
+
+
+@patch
+def _skips(self: Run, terms) -> bool:  # is an overflow of the scaled gradients all that is wrong?
+    scaler = self.acc.scaler
+    return scaler is not None and scaler.get_scale() >= 1 and all(math.isfinite(t[1]) for t in terms)
 
 
 @patch
@@ -557,9 +578,32 @@ def frame(self: Run) -> pd.DataFrame:
     return log
 
 # %% ../../nbs/86_runs.ipynb #149f934e
+def snapshot(
+    state,  # Tensors and plain values, nested
+):  # The same, tensors in the CPU's memory
+    "A copy that later steps do not touch."
+
+    def copied(t):
+        if not torch.is_tensor(t):
+            return t
+        here = torch.empty_like(t, device="cpu", pin_memory=t.is_cuda)
+        return here.copy_(t.detach(), non_blocking=True)
+
+    copies = tree_map(copied, state)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return copies
+
+
+def _fits_twice(state):  # is there memory for a copy, and as much again?
+    free = available_memory()
+    size = sum(t.nbytes for t in tree_leaves(state) if torch.is_tensor(t))
+    return free is None or 2 * size < free
+
+
 @patch
 def save(self: Run, step: int):
-    "Write a state; all processes call it, the first one writes."
+    "Write a state while the run goes on; all processes call it, the first one writes."
     self.sums = _on_first(_totals(self.sums, self.acc), self.acc)  # as after a resume
     weights, moments = whole_state(self.model, self.wrapped, self.opt)
     if self.acc.is_main_process:
@@ -567,15 +611,34 @@ def save(self: Run, step: int):
         parts |= dict(log=self.log, sums=self.sums, seconds=self.seconds)
         if hasattr(self.loss_fn, "state_dict"):
             parts["loss"] = self.loss_fn.state_dict()
-        start = time.time()
-        self.folder.save(step, parts)
-        self.resting = time.time() + 50 * max(0.0, time.time() - start - 1)
+        if self.acc.scaler is not None:
+            parts["scaler"] = self.acc.scaler.state_dict()
+        self.settle()
+        if self.writer is None or not _fits_twice(parts):
+            return self._write(step, parts)
+        self.writing = self.writer.submit(self._write, step, snapshot(parts))
+
+
+@patch
+def _write(self: Run, step, parts):
+    start = time.time()
+    self.folder.save(step, parts)
+    self.resting = time.time() + 50 * max(0.0, time.time() - start - 1)
+
+
+@patch
+def settle(self: Run):
+    "Wait for the state that is being written; what went wrong with it is raised."
+    writing, self.writing = self.writing, None
+    if writing is not None:
+        writing.result()
 
 
 @patch
 def due(self: Run) -> bool:
     "Is it time for a state? States that take long to write are written less often."
-    yes = torch.tensor(int(time.time() >= self.resting), device=self.acc.device)
+    idle = self.writing is None or self.writing.done()
+    yes = torch.tensor(int(idle and time.time() >= self.resting), device=self.acc.device)
     if self.acc.num_processes > 1:  # the first one writes, so it decides
         torch.distributed.broadcast(yes, 0)
     return bool(yes)
@@ -584,6 +647,7 @@ def due(self: Run) -> bool:
 @patch
 def finish(self: Run, keep: bool = True):
     "Leave the model ready for use, and its weights in the folder."
+    self.settle()
     model = self.model.eval().requires_grad_(False)
     model.compile_blocks(False)
     if is_sharded(self.wrapped):
@@ -612,9 +676,11 @@ def train_run(
     _check_share(loss_fn, cfg)
     acc = _accelerator(cfg, out_dir, tracker)
     _check_shards(cfg, acc)
-    with _alone(out_dir) if acc.is_main_process else nullcontext():
+    alone = _alone(out_dir) if acc.is_main_process else nullcontext()
+    with alone, ThreadPoolExecutor(1) as writer:  # which is waited for, whatever happens
         folder = RunFolder(out_dir, _facts(model, data, cfg), acc.is_main_process)
         run = Run(model, data, loss_fn, cfg, acc, folder)
+        run.writer = writer
         _go_on(run, held, live, save_every, keep, tracker)
     return run.frame()
 

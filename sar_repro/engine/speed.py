@@ -7,12 +7,16 @@ from __future__ import annotations
 import math
 import os
 import pandas as pd
+import re
 import statistics
 import subprocess
 import sys
 import time
 import torch
 import torch.nn.functional as F
+from torch.profiler import profile, record_function
+from torch.utils._pytree import tree_leaves
+from unittest.mock import patch
 from ..core import ModelConfig, ROOT, SarError, TrainConfig, WORK, get_size
 from sar_repro.engine.machine import (
     autocast,
@@ -23,16 +27,17 @@ from sar_repro.engine.machine import (
 )
 from .plots import progress
 from ..tokenizer import Batch, Codebook, next_inputs
-from .kernels import head_loss
+from .kernels import filter_logits, head_loss
 from ..scale_ar import FlexVAR, causal_mask, generate, group_size, sample
 from .models import start_models
+from .runs import RunFolder, snapshot
 from ..strategies import get_loss
 from ..train import param_groups
 
 # %% auto #0
 __all__ = ['PASSES', 'KINDS', 'BATCH', 'flops', 'matmul_rate', 'Stand', 'step_times', 'two_steps', 'peak_memory', 'sampling_time',
-           'step_parts', 'bf16_cost', 'traffic', 'memory_rate', 'predicted_time', 'fitted_between', 'check_cost_model',
-           'cost_table', 'bench']
+           'step_parts', 'profiled', 'released_sampling', 'sampling_pairs', 'saving_pairs', 'state_of', 'bf16_cost',
+           'traffic', 'memory_rate', 'predicted_time', 'fitted_between', 'check_cost_model', 'cost_table', 'bench']
 
 # %% ../../nbs/88_speed.ipynb #f1d14c5f
 def flops(
@@ -158,9 +163,10 @@ class Stand:
     def update(self) -> float:  # seconds
         "Clip the gradients and take the optimizer's step."
         start = _now(self.device)
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 2.0)
-        self.opt.step()
-        self.opt.zero_grad(set_to_none=True)
+        with record_function("update"):
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 2.0)
+            self.opt.step()
+            self.opt.zero_grad(set_to_none=True)
         return _now(self.device) - start
 
     def step(self, kind) -> float:  # seconds
@@ -294,6 +300,136 @@ def step_parts(
     parts["optimizer"] = median(update)
     step = statistics.median(stand.step("tf") for _ in range(reps))
     return pd.Series(parts | dict(rest=step - sum(parts.values())))
+
+# %% ../../nbs/88_speed.ipynb #48f4eaad
+_PARTS = (  # of a step or a sample, by names of operations and of what calls them; the first fits
+    ("update", "update"),
+    ("head loss", "_HeadLoss"),
+    ("products", "aten::(add)?mm$"),
+    ("convolutions", "conv"),
+    ("attention", "aten::(baddbmm|bmm|_scaled_dot_product)|softmax of 4"),
+    ("GELU", "aten::gelu"),
+    ("drawing", "softmax|cumsum|searchsorted|topk|sort|gather|nonzero|max$|aten::(gt|index)"),
+)
+
+
+def _part(event):
+    names, at = [event.name], event.cpu_parent
+    if "softmax" in event.name and event.input_shapes:  # attention's has heads
+        names = [f"softmax of {len(event.input_shapes[0])}"]
+    while at is not None:
+        names, at = [*names, at.name], at.cpu_parent
+    callers = ("update", "head loss", "convolutions")  # whatever they call is theirs
+    for part, pattern in _PARTS:
+        if any(re.search(pattern, n) for n in (names if part in callers else names[:1])):
+            return part
+    return "norms, modulation, copies"
+
+
+def profiled(
+    work,  # Called once to warm up, and once to be timed
+) -> pd.DataFrame:  # Index part: seconds (of the processor), share, TFLOP, share of R
+    "Where one thread's time goes, by the operations it calls."
+    clock, rows = time.process_time, {}
+    with patch.object(time, "perf_counter", clock):
+        work()
+        rate = matmul_rate(reps=3)
+        with profile(record_shapes=True, with_flops=True) as seen:
+            start = clock()
+            work()
+            took = clock() - start
+        rate = (rate + matmul_rate(reps=3)) / 2
+    for e in seen.events():
+        row = rows.setdefault(_part(e), [0.0, 0.0])
+        row[0] += e.self_cpu_time_total
+        row[1] += (e.flops or 0) / 1e12
+    table = pd.DataFrame.from_dict(rows, "index", columns=["seconds", "TFLOP"])
+    table["share"] = table.seconds / table.seconds.sum()
+    table["seconds"] = took * table.share  # by the wall, it would count other programs, too
+    table["share of R"] = 1e12 * table.TFLOP / table.seconds / rate
+    table.attrs["R"] = rate
+    return table.sort_values("seconds", ascending=False)
+
+# %% ../../nbs/88_speed.ipynb #8135f3cc
+@torch.no_grad()
+def released_sampling(
+    model: FlexVAR,  # In evaluation mode
+    vae,  # Its tokenizer
+    labels: torch.Tensor,  # int64 (B,)
+    guidance: float = 0.0,  # Strength, growing over the scales
+    top_k: int = 0,  # See `filter_logits`
+    top_p: float = 0.0,  # See `filter_logits`
+) -> torch.Tensor:  # float (B, 3, H, W)
+    "Pictures drawn as the released code draws them, with its ways of computing."
+    scales, B, book = model.cfg.scales, len(labels), vae.quantize
+    cond = model.class_emb(torch.cat([labels, torch.full_like(labels, model.cfg.num_classes)]))
+    x, tokens, caches = cond[:, None] + model.pos_start, [], [_Joined() for _ in model.blocks]
+    for k, p in enumerate(scales):
+        h = model.trunk(x + model.positions((p,)), cond, None, caches)
+        cond_, none = model.head(model.head_nm(h, cond)).float().chunk(2)
+        t = guidance * k / max(1, min(len(scales) - 1, 9))
+        kept = filter_logits((1 + t) * cond_ - t * none, top_k, top_p).softmax(-1)
+        tokens.append(torch.multinomial(kept.flatten(0, 1), 1, replacement=True).view(B, -1))
+        if k + 1 < len(scales):
+            _, codes = book.step(None, tokens[-1], k, scales)
+            x = model.word_embed(codes.repeat(2, 1, 1))
+    return vae.decode(tokens[-1])
+
+
+class _Joined:  # a cache that is joined anew for each map
+    k = v = None
+
+    def add(self, k, v):
+        self.k = k if self.k is None else torch.cat([self.k, k], 2)
+        self.v = v if self.v is None else torch.cat([self.v, v], 2)
+        return self.k, self.v
+
+
+def sampling_pairs(
+    size: str = "d16",  # A name in `SIZES`, of base FlexVAR
+    batch: int = 2,  # Pictures
+    rounds: int = 3,  # Pairs, after one that is not counted
+    warm: int = 1,  # Pairs that are not counted
+) -> list:  # Of dicts: seconds of the processor for the released way, and for ours
+    "Both ways of drawing in turns, on one thread's clock: other programs may run beside."
+    spec, rows = get_size(size), []
+    vae, model = (m.eval() for m in start_models(size, random=True))
+    labels, clock = torch.zeros(batch, dtype=torch.long), time.process_time
+    how = dict(guidance=spec.guidance, top_k=spec.top_k, top_p=spec.top_p)
+    for _ in range(rounds + warm):
+        start = clock()
+        with autocast("cpu"):
+            released_sampling(model, vae, labels, **how)
+        middle = clock()
+        sample(model, vae, labels, batch_size=batch, **how)
+        rows.append(dict(released=middle - start, ours=clock() - middle))
+    return rows[warm:]
+
+# %% ../../nbs/88_speed.ipynb #4df2cf94
+def saving_pairs(
+    state: dict,  # As a run writes it
+    folder,  # An empty folder
+    rounds: int = 3,  # Pairs
+) -> list:  # Of dicts: GB, and for how many seconds the steps stand still, either way
+    "A state written at once, and one that is copied to be written behind."
+    where, rows = RunFolder(folder, dict(method="none", start="none")), []
+    size = sum(t.nbytes for t in tree_leaves(state) if torch.is_tensor(t)) / 1e9
+    for i in range(rounds):
+        start = time.perf_counter()
+        where.save(i, state)
+        middle = time.perf_counter()
+        snapshot(state)
+        rows.append(dict(GB=size, written=middle - start, copied=time.perf_counter() - middle))
+    return rows
+
+
+def state_of(
+    model: FlexVAR,  # Any
+) -> dict:  # Weights, and moments as large as they are
+    "A state as large as one of a training."
+    weights = model.state_dict()
+    moments = {n: (torch.zeros_like(w), torch.zeros_like(w)) for n, w in weights.items()}
+    return dict(model=weights, opt=moments)
 
 # %% ../../nbs/88_speed.ipynb #3aedece1
 @torch.no_grad()

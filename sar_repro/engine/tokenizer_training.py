@@ -14,7 +14,7 @@ from pathlib import Path
 from torch import nn
 from ..core import ModelConfig, SarError, TokenizerConfig, stored
 from .files import load_checkpoint, save_checkpoint, save_tensors
-from .machine import autocast, default_device
+from .machine import autocast, default_device, without_fp16
 from .plots import progress
 from ..data import to_float
 from ..tokenizer import Codebook, FlexVAE
@@ -209,7 +209,7 @@ def _step(vae, opt, net, images, step, tcfg, scales=None):
     coarse = int(torch.randint(1, batch.shape[-1] // vae.cfg.factor, (1,), generator=gen))
     for group in opt.param_groups:
         group["lr"] = _lr_at(step, tcfg)
-    with autocast(device, tcfg.precision):
+    with autocast(device, without_fp16(tcfg.precision, device)):
         if vae.quantize.residual:
             loss, terms, seen = residual_loss(vae, batch, scales, tcfg, net)
         else:

@@ -26,8 +26,8 @@ from .speed import PASSES, Stand, flops
 from ..tokenizer import encoder
 
 # %% auto #0
-__all__ = ['ASKS', 'DATASHEET', 'pretended_gpu', 'Entry', 'Ledger', 'fuse', 'traced_step', 'traced_sampling', 'kept_bytes',
-           'measured_rates', 'seconds', 'traced_encoding', 'mean_length']
+__all__ = ['ASKS', 'DATASHEET', 'pretended_gpu', 'Entry', 'Ledger', 'fuse', 'traced_step', 'traced_sampling', 'traced_group',
+           'kept_bytes', 'measured_rates', 'seconds', 'traced_encoding', 'mean_length']
 
 # %% ../../nbs/88b_traced.ipynb #8e838d8b
 _open = []  # the ledger that is written into, if there is one
@@ -293,8 +293,31 @@ def traced_sampling(
         vae, model = (m.to("cuda").eval() for m in start_models(size, random=True))
         labels = torch.zeros(batch, dtype=torch.long)
         with Ledger(model) as ledger:
-            scale_ar.sample(model, vae, labels, batch_size=batch, **how)
+            scale_ar.sample(model, vae, labels, batch_size=batch, fast=False, **how)
     return ledger
+
+
+def traced_group(
+    size: str,  # A name in `SIZES`
+    batch: int,  # Pictures
+    rounds: int = 1,  # So many groups, one after the other
+) -> list:  # A `Ledger` for each, and the storages that may be read without having been written
+    "The operations of one group of pictures, as a CUDA graph would record them."
+    spec, ledgers = get_size(size), []
+    with pretended_gpu():
+        models = start_models(size, random=True)
+        vae, model = (m.to("cuda").eval().requires_grad_(False) for m in models)
+        given = torch.zeros(batch, dtype=torch.long, device="cuda")
+        given = given, torch.rand(batch, model.cfg.seq_len, device="cuda")
+        with scale_ar.cast_models(model, vae, "bf16") as coder:
+            own = [*model.parameters(), *vae.parameters(), *model.buffers(), *vae.buffers()]
+            own = {t.untyped_storage()._cdata for t in (*own, *given)}
+            how = dict(guidance=spec.guidance, top_k=spec.top_k, top_p=spec.top_p)
+            for _ in range(rounds):
+                with Ledger(model) as ledger:
+                    scale_ar.draw_group(model, vae, coder, model.cfg.scales, *given, **how)
+                ledgers.append(ledger)
+    return ledgers, own
 
 # %% ../../nbs/88b_traced.ipynb #903d7919
 def kept_bytes(
