@@ -42,7 +42,7 @@ def compare(
         n=len(samples),
     )
 
-
+# %% ../nbs/08_evaluate.ipynb #c6942894
 def _gaussian_distance(a, b):  # torch-fidelity's, or the same from few pictures at less cost
     from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 

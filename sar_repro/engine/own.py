@@ -22,7 +22,8 @@ from ..scale_ar import sample
 from ..tokenizer import reconstruct
 
 # %% auto #0
-__all__ = ['STEPS', 'LEAST', 'SEED', 'NAMES', 'own_data', 'TokenizerJob', 'plan_tokenizer', 'own_tokenizer', 'own_pictures']
+__all__ = ['STEPS', 'LEAST', 'SEED', 'STYLE', 'NAMES', 'own_data', 'TokenizerJob', 'plan_tokenizer', 'own_tokenizer',
+           'own_pictures']
 
 # %% ../../nbs/86b_own_pictures.ipynb #b63bbb08
 STEPS = dict(full=(2600, 2400, 240), smoke=(12, 2, 1))  # tokenizer, start, SAR and control
@@ -175,6 +176,11 @@ def own_tokenizer(
     return real, to_uint8(reconstruct(load_tokenizer(job.size, path), real)[0])
 
 # %% ../../nbs/86b_own_pictures.ipynb #d222a211
+STYLE = (
+    "body{font-family:sans-serif;max-width:60em;margin:2em auto;padding:0 1em}"
+    "table{border-collapse:collapse}td,th{padding:.2em .8em;border-bottom:1px solid #ddd}"
+    "td{text-align:right}th{text-align:left}pre{background:#f4f4f4;padding:1em;overflow:auto}"
+)
 NAMES = dict(start="start", sar="+ SAR", tf="+ teacher forcing (control)")
 
 
@@ -194,11 +200,10 @@ def _judged(out, made, folder, size, seed, n):  # one table of all models
             for r in record["distances"]
             if keep(r)
         ]
-    return (
-        pd.DataFrame(rows)
-        .drop_duplicates(["against", "pictures"])
-        .set_index(["against", "pictures"])
-    )
+    order = {k: i for i, k in enumerate([*NAMES.values(), "real (floor)"])}
+    against = list(dict.fromkeys(r["against"] for r in rows))
+    rows.sort(key=lambda r: (against.index(r["against"]), order.get(r["pictures"], 9)))
+    return pd.DataFrame(rows).set_index(["against", "pictures"])
 
 
 def _grids(out, made, held, size, seed):  # caption -> file
@@ -215,11 +220,28 @@ def _grids(out, made, held, size, seed):  # caption -> file
         pictures = sample(model, vae, shown_classes.repeat_interleave(8), **how)
         file = f"samples-{name}.png"
         save_grid(out / file, pictures, 8)
-        files[f"{NAMES[name]}: a class a row"] = file
+        files[f"{NAMES[name]}: a row a class, from the top {_few_names(held.classes)}"] = file
     return files
 
 
-def _report(out, facts, table, files):
+def _few_names(classes):  # of the rows of a grid
+    more = f" (the first 8 of {len(classes)})" if len(classes) > 8 else ""
+    return ", ".join(map(str, classes[:8])) + more
+
+
+def _said(table, smoke):  # what the numbers can say and what not
+    spread = table.loc["held-out"]["KID sd"].max()
+    text = (
+        "Less is better for the distances, more for precision and recall. The floor is what real"
+        " pictures of the other part score; the Fréchet distance falls with the number of"
+        " pictures (n), so compare KID. Against held-out pictures its spread is up to"
+        f" {spread:.0f}: smaller differences say nothing, and more held-out pictures make it"
+        " smaller. One seed cannot rank methods."
+    )
+    return "A smoke run: nothing was learned, so no number means anything. " * smoke + text
+
+
+def _report(out, facts, table, files, smoke):
     rows = "".join(
         f"<li>{html.escape(str(k))}: {html.escape(str(v))}</li>" for k, v in facts.items()
     )
@@ -229,15 +251,28 @@ def _report(out, facts, table, files):
         for caption, name in files.items()
     )
     text = (
-        '<!doctype html><meta charset="utf-8"><title>sar new</title>'
-        '<body style="font-family:sans-serif;max-width:60em;margin:2em auto">'
+        f'<!doctype html><meta charset="utf-8"><title>{html.escape(facts["folder"])}</title>'
+        f"<style>{STYLE}</style>"
         f"<h1>{html.escape(facts['folder'])}</h1><ul>{rows}</ul>{shown_files}<h2>Distances</h2>"
-        f"{table.round(3).to_html()}<p>Less is better for the distances. The floor is what real"
-        " pictures of the other part score. One seed cannot rank methods.</p>"
+        f"{_to_html(table)}<p>{html.escape(_said(table, smoke))}</p><h2>Go on</h2><pre>"
+        f"{html.escape(_next_steps(out))}</pre>"
     )
     with atomic_path(out / "report.html") as temporary:
         Path(temporary).write_text(text, encoding="utf-8")
     return out / "report.html"
+
+
+def _to_html(table):  # without the empty second row of its head
+    return table.reset_index().round(3).to_html(index=False, border=0)
+
+
+def _next_steps(out):  # commands, as a person in this folder would type them
+    place = _from_here(out)
+    weights = place / "sar/model.safetensors"
+    return (
+        f"sar sample {weights} --n 16\nsar evaluate {weights} --dataset FOLDER\n"
+        f"sar diagnose {weights} --dataset FOLDER"
+    )
 
 # %% ../../nbs/86b_own_pictures.ipynb #8cd272bf
 def own_pictures(
@@ -263,6 +298,10 @@ def own_pictures(
     say(f"3/4 distances of {n} samples of each")
     table = _judged(out, made, folder, size, seed, n)
     say("4/4 pictures and report")
-    facts = dict(folder=folder.name, size=size, classes=", ".join(train.classes), seed=seed)
-    facts |= {"for training": len(train), "held out": len(held), "steps": steps, "samples": n}
-    return _report(out, facts, table, _grids(out, made, held, size, seed))
+    facts = dict(folder=folder.name, size=f"{size}, {held.size} pixels", seed=seed)
+    facts |= dict(classes=", ".join(map(str, train.classes)))
+    facts |= {"pictures": f"{len(train)} for training, {len(held)} held out"}
+    facts["steps"] = "tokenizer {:,}, start {:,}, SAR and control {:,} each".format(*steps)
+    facts["samples"] = f"{n:,} of each model"
+    files = _grids(out, made, held, size, seed)
+    return _report(out, facts, table, files, budget == "smoke")
