@@ -8,10 +8,10 @@ __all__ = ['app', 'QUIET', 'NOTEBOOK', 'PARAM', 'ALL', 'STYLE', 'SIZES_SAID', 'D
            'MASK', 'FROM', 'GuidanceByScale', 'TopKByScale', 'TopPByScale', 'SizeOrPixels', 'PROTOCOL', 'WRITTEN',
            'REFERENCE_SAID', 'INCEPTION_SAID', 'TRAINED_SAID', 'AFTER', 'CONTROL', 'home', 'work', 'all_notebooks',
            'find_notebook', 'read_parameters', 'described', 'parse_value', 'check_parameters', 'join_pairs', 'about',
-           'output_path', 'run', 'run_one', 'execute_copy', 'pipeline', 'stamp', 'time_left', 'as_html', 'fold_cells',
-           'index_page', 'run_all', 'execute', 'shrink_pictures', 'execute_in_place', 'class_labels', 'size_of',
-           'by_scale', 'wanted_schedule', 'wanted_edit', 'wanted_classes', 'sample', 'class_names', 'evaluate', 'new',
-           'diagnose', 'bench', 'parity', 'fetch', 'main']
+           'output_path', 'run', 'run_one', 'from_here', 'execute_copy', 'pipeline', 'stamp', 'time_left', 'as_html',
+           'fold_cells', 'index_page', 'run_all', 'execute', 'shrink_pictures', 'execute_in_place', 'class_labels',
+           'size_of', 'by_scale', 'wanted_schedule', 'wanted_edit', 'wanted_classes', 'sample', 'class_names',
+           'evaluate', 'new', 'diagnose', 'bench', 'parity', 'fetch', 'main']
 
 # %% ../nbs/90_cli.ipynb #9735667b
 import ast
@@ -324,23 +324,50 @@ def run_one(source, param, short, out, cwd):  # a notebook, with parameters as t
     out = output_path(source.stem, out)
     if out == source.resolve():
         _fail(f"--out {out.name} is the notebook itself: choose another name")
-    job = _training(source, defaults | values)
-    if job:
-        from sar_repro.engine.runs import outcome, outlook
-
-        typer.echo(outlook(job), err=True)
+    values = values if cwd else from_here(values)
+    before, after = _training(source, defaults | values)
+    if before:
+        typer.echo(before, err=True)
     execute_copy(source, out, values, cwd or work())
     typer.echo(f"executed notebook: {_near(out)}")
-    if job:
-        typer.echo(outcome(job))
+    if before:
+        typer.echo(after())
 
 
-def _training(source, values):  # the job that a copy of 07_train will do, or None
+def _training(source, values):  # what a copy will train, and, called later, what came of it
+    if source.stem == "02_tokenizer":
+        from sar_repro.engine.own import plan_tokenizer
+
+        job = plan_tokenizer(**values)
+        return (job.outlook(), job.outcome) if job else (None, None)
     if source.stem != "07_train":
-        return None
-    from sar_repro.engine.runs import plan_job
+        return None, None
+    from sar_repro.engine.runs import outcome, outlook, plan_job
 
-    return plan_job(**{k: v for k, v in values.items() if k != "tracker"})
+    job = plan_job(**{k: v for k, v in values.items() if k != "tracker"})
+    return outlook(job), lambda: outcome(job)
+
+# %% ../nbs/90_cli.ipynb #db03e99a
+def from_here(
+    values: dict,  # name -> value
+) -> dict:
+    "Paths from the caller's folder, made whole where the notebook will run in another."
+    if Path.cwd() == work():
+        return values
+    out = dict(values)
+    for name in ("dataset", "data_dir", "init", "tokenizer", "inception_weights"):
+        text = values.get(name)
+        if isinstance(text, str) and text and Path(text).exists() and not _is_word(text):
+            out[name] = str(Path(text).resolve())
+    if isinstance(place := values.get("out_dir"), str) and place:
+        out["out_dir"] = str(Path(place).resolve())
+    return out
+
+
+def _is_word(text):  # that a parameter knows, though a folder of this name may be here
+    from sar_repro.data import LOADERS
+
+    return text in ("auto", "shipped", "scratch", "download", "folder", *LOADERS)
 
 # %% ../nbs/90_cli.ipynb #6d6a7fc5
 def execute_copy(

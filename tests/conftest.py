@@ -1,5 +1,5 @@
 "Paths and helpers that the tests share."
-import io, os, signal, subprocess, sys, tempfile
+import io, json, os, signal, subprocess, sys, tempfile
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,6 +29,34 @@ def pytest_sessionfinish(session):
 def python(*args, cwd=ROOT, env=None, timeout=600):
     "Run this interpreter and return the finished process, output as text."
     return subprocess.run([sys.executable, *map(str, args)], cwd=cwd, env={**os.environ, **(env or {})}, text=True, capture_output=True, timeout=timeout)
+
+SERVER = """
+import json, os, signal, sys, traceback
+exec(sys.argv[1], globals())
+for line in sys.stdin:
+    code, args, out, err = json.loads(line)
+    if not (pid := os.fork()):
+        for fd, path in enumerate((os.devnull, out, err)): os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), fd)
+        signal.alarm(600) # one that waits for ever
+        sys.argv, status = ['-c', *args], 0
+        try: exec(code, globals())
+        except BaseException: status = traceback.print_exc() or 1
+        sys.stdout.flush(); sys.stderr.flush(); os._exit(status)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+
+class Forks:
+    "A process that has run a script; each call runs code in a fork of it, so that the libraries are loaded once."
+    def __init__(self, script, **env): self.script, self.env, self.process = script, env, None
+
+    def __call__(self, code, *args):
+        if self.process is None: self.process = subprocess.Popen([sys.executable, '-c', SERVER, self.script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1', **self.env))
+        with tempfile.TemporaryDirectory() as folder:
+            out, err = Path(folder)/'out', Path(folder)/'err'
+            self.process.stdin.write(json.dumps([code, list(map(str, args)), str(out), str(err)]) + '\n')
+            self.process.stdin.flush()
+            code = int(self.process.stdout.readline())
+            return SimpleNamespace(returncode=code, stdout=out.read_text(), stderr=err.read_text())
 
 def sar_process(*args, **kwargs):
     "Run the `sar` command in a process of its own."

@@ -18,7 +18,7 @@ def test_a_compiled_run_has_the_log_of_a_plain_one(tmp_path):
     plain, fused = (train_run(toy_model(), toy, get_loss('sar'), c, tmp_path/str(c.compile), held=toy) for c in (cfg, replace(cfg, compile=True)))
     pd.testing.assert_frame_equal(plain, fused, atol=1e-3, rtol=1e-3)
 
-def test_five_hundred_drawn_schedules_are_compiled_at_most_eight_times():
+def test_two_hundred_drawn_schedules_are_compiled_at_most_eight_times():
     graphs, lengths, rng = [], set(), np.random.default_rng(0)
     def counted(graph, inputs): # stands in for the compiler: what is traced, and how often, does not depend on it
         graphs.append(len(graph.graph.nodes))
@@ -28,7 +28,7 @@ def test_five_hundred_drawn_schedules_are_compiled_at_most_eight_times():
     model = FlexVAR(ModelConfig(depth=2, embed_dim=64, num_heads=1, vocab_size=16, latent_channels=4, num_classes=3, pos_side=16)).train()
     model.compile_blocks(True, dynamic=True, backend=counted)
     book, loss_fn, cfg = Codebook(16, 4).requires_grad_(False), get_loss('sar'), TrainConfig(rollout_guidance=1.2, precision='fp32')
-    for step in range(500):
+    for step in range(200):
         scales, B = draw_schedule(rng), 2 + (step % 50 == 49) # the last micro-batch of an epoch is another
         L = sum(p*p for p in scales)
         lengths.add(L)
@@ -37,4 +37,4 @@ def test_five_hundred_drawn_schedules_are_compiled_at_most_eight_times():
             for _, loss, _ in loss_fn(model, batch, cfg): loss.backward()
         else: model.trunk(torch.randn(B, L, 64), torch.randn(B, 64, requires_grad=True), causal_mask(scales), keep=batch.keep(model.cfg))
     torch._dynamo.reset()
-    assert len(lengths) > 100 and 1 <= len(graphs) <= 8, (len(lengths), graphs)
+    assert len(lengths) > 80 and 1 <= len(graphs) <= 8, (len(lengths), graphs)

@@ -15,8 +15,9 @@ def altered(path, change=lambda tensors: None, **facts): # the shipped model wit
 
 def ten_classes(tensors): tensors['class_emb.weight'] = tensors['class_emb.weight'][:11].clone() # and one for none
 
-@pytest.fixture
-def files(tmp_path):
+@pytest.fixture(scope='module')
+def files(tmp_path_factory):
+    tmp_path = tmp_path_factory.mktemp('bad') # nothing is written there, which each test checks
     with safe_open(WEIGHTS/'model.safetensors', 'pt') as f: config = json.loads(f.metadata()['config'])
     altered(tmp_path/'ten.safetensors', ten_classes, config=config | dict(num_classes=10))
     altered(tmp_path/'one.safetensors', config=config | dict(scales=[8]))

@@ -3,7 +3,7 @@ import os, subprocess, sys, textwrap
 
 import pandas as pd
 import torch
-from conftest import ROOT
+from conftest import ROOT, Forks
 from sar_repro.engine.files import load_tensors
 
 SCRIPT = textwrap.dedent('''
@@ -50,8 +50,10 @@ SCRIPT = textwrap.dedent('''
         assert not any(codes), codes
 ''')
 
-def python(code, *args, launch=(sys.executable, '-c'), **env):
-    done = subprocess.run([*launch, SCRIPT + textwrap.dedent(code), *map(str, args)], env=dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='', **env), capture_output=True, text=True, timeout=600)
+forks = Forks(SCRIPT, CUDA_VISIBLE_DEVICES='')
+
+def python(code, *args):
+    done = forks(textwrap.dedent(code), *args)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 

@@ -28,13 +28,11 @@ def test_d16_loads_samples_saves_and_reloads(files, tmp_path):
     vae, model = load_tokenizer('d16', files/'FlexVAE.pth'), load_model('d16', files/'FlexVARd16-epo179.pth')
     assert round(sum(p.numel() for p in model.parameters())/1e5) == 3156 and sum(p.numel() for p in vae.parameters()) == 72_049_827
     spec, labels = SIZES['d16'], torch.tensor([207])
-    draw = lambda m: sample(m, vae, labels, seed=3, guidance=spec.guidance, top_k=spec.top_k, top_p=spec.top_p)
-    pictures = draw(model)
+    pictures = sample(model, vae, labels, seed=3, guidance=spec.guidance, top_k=spec.top_k, top_p=spec.top_p)
     assert pictures.shape == (1, 3, 256, 256) and pictures.dtype == torch.uint8 and pictures.float().std() > 0
     save_tensors(tmp_path/'d16.safetensors', model.state_dict(), **model_meta(model.cfg))
     again = load_model('d16', tmp_path/'d16.safetensors')
     for (name, a), b in zip(model.state_dict().items(), again.state_dict().values()): assert torch.equal(a, b), name
-    assert torch.equal(draw(again), pictures)
     with pytest.raises(SarError, match='blocks.*has shape.*this model wants.*depth 16 and width 1024, which is size d16: pass that size|has shape .* which is size d16'): load_model('d20', files/'FlexVARd16-epo179.pth')
 
 def test_the_class_count_follows_the_weights_and_nothing_else_does(tmp_path):

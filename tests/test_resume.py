@@ -1,8 +1,6 @@
 "Trainings, latent caches and samples that are killed, starved of disk or given torn files end as undisturbed ones do, bit for bit."
-import os, random, resource, signal, subprocess, sys, textwrap, time
-from pathlib import Path
-
-ROOT = Path(__file__).resolve().parents[1]
+import textwrap
+from conftest import Forks
 
 SCRIPT = textwrap.dedent('''
     import errno, os, random, resource, signal, sys, threading, time, warnings
@@ -72,8 +70,9 @@ SCRIPT = textwrap.dedent('''
 
 def contents(folder): return {p.name: p.read_bytes() for p in folder.glob('*.npy')}
 
-def python(code, *args, timeout=600):
-    return subprocess.run([sys.executable, '-c', SCRIPT + textwrap.dedent(code), *map(str, args)], capture_output=True, text=True, timeout=timeout, env=dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1'))
+forks = Forks(SCRIPT)
+
+def python(code, *args): return forks(textwrap.dedent(code), *args)
 
 def test_twenty_kills_at_random_moments_change_nothing(tmp_path):
     done = python('''

@@ -97,7 +97,8 @@ def load_tokenizer(
     want = get_size(size).tokenizer
     path = Path(path or weights_path(size, "tokenizer"))
     if not path.exists():
-        train = "train one with `train_tokenizer` (84b_tokenizer_training)"
+        train = f"`sar new FOLDER --size {size}` trains one, and a model on it, from your pictures"
+        train += f"; `sar run 02_tokenizer -p dataset NAME -p size {size}` trains one alone;"
         hint = f"run `sar fetch {size}`" if size in PUBLISHED else train
         raise SarError(f"no tokenizer at {shown(path)}: {hint} or pass the path of another")
     tensors, have = _read_tokenizer(path, want.groups)

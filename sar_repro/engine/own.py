@@ -5,11 +5,13 @@
 # %% ../../nbs/86b_own_pictures.ipynb #7557beb1
 from __future__ import annotations
 import html
+from dataclasses import dataclass
 from pathlib import Path
 import pandas as pd
 import torch
-from ..core import SarError, WORK, check_choice, check_number, get_size, Number, shown
-from ..data import load_dataset, to_uint8
+from ..core import ROOT, SarError, WORK, check_choice, check_number, check_text, get_size
+from ..core import Number, shown
+from ..data import LOADERS, load_dataset, to_uint8
 from .files import PUBLISHED, atomic_path, check_folder, read_json, save_json
 from .models import load_models, load_tokenizer
 from .plots import save_grid
@@ -20,25 +22,31 @@ from ..scale_ar import sample
 from ..tokenizer import reconstruct
 
 # %% auto #0
-__all__ = ['STEPS', 'LEAST', 'NAMES', 'own_data', 'own_pictures']
+__all__ = ['STEPS', 'LEAST', 'SEED', 'STYLE', 'NAMES', 'own_data', 'TokenizerJob', 'plan_tokenizer', 'own_tokenizer',
+           'own_pictures']
 
 # %% ../../nbs/86b_own_pictures.ipynb #b63bbb08
 STEPS = dict(full=(2600, 2400, 240), smoke=(12, 2, 1))  # tokenizer, start, SAR and control
 LEAST = 40, 5  # pictures for training, and held out: fewer are no data set
+SEED = Number(int, -(2**63), 2**63 - 1)
 
 
-def own_data(
-    folder,  # Pictures, a folder a class
-    size: str,  # A name in `SIZES`
-) -> tuple:  # training and held-out pictures
-    "Both parts, or one sentence about what is too few."
+def _trainable(size):  # a name in `SIZES` that a laptop can train, as its `Size`
     if get_size(size).name in PUBLISHED:
         raise SarError(
             f"size {size} is trained on ImageNet for weeks: expected mini, tiny, medium or small"
         )
-    train, held = (
-        load_dataset(str(folder), get_size(size).image_size, s) for s in ("train", "test")
-    )
+    return get_size(size)
+
+
+def own_data(
+    folder,  # Pictures, a folder a class, or the name of a data set
+    size: str,  # A name in `SIZES`
+    root=None,  # Where a named set lies
+) -> tuple:  # training and held-out pictures
+    "Both parts, or one sentence about what is too few."
+    side = _trainable(size).image_size
+    train, held = (load_dataset(str(folder), side, s, root) for s in ("train", "test"))
     if len(train) < LEAST[0] or len(held) < LEAST[1]:
         raise SarError(
             f"{shown(folder)} gives {len(train)} pictures for training and {len(held)} held out:"
@@ -47,8 +55,8 @@ def own_data(
     return train, held
 
 # %% ../../nbs/86b_own_pictures.ipynb #3b567774
-def _claimed(out, facts):  # the folder is new, or it is this very job's
-    mark = check_folder(out, "new.json", "`sar new`") / "new.json"
+def _claimed(out, facts, name="new.json", whose="`sar new`"):  # it is new, or this very job's
+    mark = check_folder(out, name, whose) / name
     before = read_json(mark, pictures=str, size=str, seed=int)
     if before is None and mark.exists():
         raise SarError(f"{shown(mark)} does not say whose folder it is: choose another folder")
@@ -79,7 +87,100 @@ def _models(out, folder, size, seed, steps, n, tokenizer):  # name -> weights
         made[method] = out / method / "model.safetensors"
     return made
 
+# %% ../../nbs/86b_own_pictures.ipynb #79753046
+@dataclass
+class TokenizerJob:
+    "A training of a tokenizer: what was asked for."
+
+    dataset: str  # See `load_dataset`
+    root: str  # Where a named set lies; None = data/ of the repository
+    size: str  # A name in `SIZES`
+    steps: int  # Of training
+    seed: int  # Weights, order of the pictures
+    out: Path  # Folder of weights, log and state
+
+    @property
+    def weights(self) -> Path:  # what -p tokenizer takes
+        return self.out / "tokenizer.safetensors"
+
+    def outlook(self) -> str:
+        "What will be done."
+        what = f"a tokenizer of size {self.size} from {Path(self.dataset).name}"
+        return f"{what}: {self.steps:,} steps, into {_from_here(self.out)}"
+
+    def outcome(self) -> str:
+        "What can be done with it."
+        given = dict(size=self.size, dataset=self.dataset, init="scratch", method="tf")
+        if self.dataset not in LOADERS:
+            given.update(dataset=_from_here(self.dataset))
+        if self.root:
+            given.update(data_dir=self.root)
+        how = " ".join(f"-p {k} {v}" for k, v in given.items())
+        place = _from_here(self.weights)
+        return f"tokenizer: {place}\na model on it: sar run 07_train {how} -p tokenizer {place}"
+
+
+def _from_here(path):  # as a person in this folder would type it
+    path = Path(path).resolve()
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+# %% ../../nbs/86b_own_pictures.ipynb #d4c5fb96
+def plan_tokenizer(
+    dataset="",  # These are the parameters of 02_tokenizer, which explains them
+    data_dir="",
+    size="tiny",
+    steps=0,
+    budget="full",
+    out_dir="",
+    seed=0,
+) -> TokenizerJob:  # None where no data set is named
+    "What is to be trained; nothing is loaded."
+    for name, text in dict(dataset=dataset, data_dir=data_dir, out_dir=out_dir).items():
+        check_text(name, text)
+    usual = STEPS[check_choice("budget", budget, STEPS)][0]
+    steps = check_number("steps", steps, Number(int, 0, 10**6))
+    seed = check_number("seed", seed, SEED)
+    get_size(size)
+    if not dataset:
+        if data_dir or out_dir or steps:
+            raise SarError("no data set is named: pass -p dataset, as in -p dataset emoji64")
+        return None
+    _trainable(size)
+    dataset, root = _place(dataset, data_dir)
+    name = f"tokenizer-{size}-{Path(dataset).resolve().name}-s{seed}"
+    name += f"-{steps}" if steps else "-smoke" if budget == "smoke" else ""
+    out = Path(out_dir) if out_dir else WORK / "runs" / name
+    return TokenizerJob(dataset, root, size, steps or usual, seed, out)
+
+
+def _place(dataset, data_dir):  # name or folder of the pictures, and where a named set lies
+    if str(dataset) == "folder":
+        if not data_dir:
+            raise SarError("-p dataset folder needs -p data_dir FOLDER, which holds the pictures")
+        dataset, data_dir = data_dir, ""
+    if dataset not in LOADERS and not any(p.is_dir() for p in (Path(dataset), ROOT / dataset)):
+        known = [*LOADERS, "folder (with data_dir)", "the path of a folder of pictures"]
+        check_choice("dataset", str(dataset), known)
+    return str(dataset), str(data_dir) or None
+
+
+def own_tokenizer(
+    job: TokenizerJob,  # From `plan_tokenizer`
+) -> tuple:  # uint8 (N, 3, H, W), up to 256 held-out pictures; what the tokenizer keeps of them
+    "Train a tokenizer; run again to go on."
+    train, held = own_data(job.dataset, job.size, job.root)
+    facts = dict(pictures=train.fingerprint, size=job.size, seed=job.seed, steps=job.steps)
+    _claimed(job.out, facts, "tokenizer.json", "02_tokenizer")
+    path = _tokenizer(job.out, train, job.size, job.seed, job.steps)
+    real = held.batch(torch.arange(min(256, len(held))))
+    return real, to_uint8(reconstruct(load_tokenizer(job.size, path), real)[0])
+
 # %% ../../nbs/86b_own_pictures.ipynb #d222a211
+STYLE = (
+    "body{font-family:sans-serif;max-width:60em;margin:2em auto;padding:0 1em}"
+    "table{border-collapse:collapse}td,th{padding:.2em .8em;border-bottom:1px solid #ddd}"
+    "td{text-align:right}th{text-align:left}pre{background:#f4f4f4;padding:1em;overflow:auto}"
+)
 NAMES = dict(start="start", sar="+ SAR", tf="+ teacher forcing (control)")
 
 
@@ -99,11 +200,10 @@ def _judged(out, made, folder, size, seed, n):  # one table of all models
             for r in record["distances"]
             if keep(r)
         ]
-    return (
-        pd.DataFrame(rows)
-        .drop_duplicates(["against", "pictures"])
-        .set_index(["against", "pictures"])
-    )
+    order = {k: i for i, k in enumerate([*NAMES.values(), "real (floor)"])}
+    against = list(dict.fromkeys(r["against"] for r in rows))
+    rows.sort(key=lambda r: (against.index(r["against"]), order.get(r["pictures"], 9)))
+    return pd.DataFrame(rows).set_index(["against", "pictures"])
 
 
 def _grids(out, made, held, size, seed):  # caption -> file
@@ -120,11 +220,28 @@ def _grids(out, made, held, size, seed):  # caption -> file
         pictures = sample(model, vae, shown_classes.repeat_interleave(8), **how)
         file = f"samples-{name}.png"
         save_grid(out / file, pictures, 8)
-        files[f"{NAMES[name]}: a class a row"] = file
+        files[f"{NAMES[name]}: a row a class, from the top {_few_names(held.classes)}"] = file
     return files
 
 
-def _report(out, facts, table, files):
+def _few_names(classes):  # of the rows of a grid
+    more = f" (the first 8 of {len(classes)})" if len(classes) > 8 else ""
+    return ", ".join(map(str, classes[:8])) + more
+
+
+def _said(table, smoke):  # what the numbers can say and what not
+    spread = table.loc["held-out"]["KID sd"].max()
+    text = (
+        "Less is better for the distances, more for precision and recall. The floor is what real"
+        " pictures of the other part score; the Fréchet distance falls with the number of"
+        " pictures (n), so compare KID. Against held-out pictures its spread is up to"
+        f" {spread:.0f}: smaller differences say nothing, and more held-out pictures make it"
+        " smaller. One seed cannot rank methods."
+    )
+    return "A smoke run: nothing was learned, so no number means anything. " * smoke + text
+
+
+def _report(out, facts, table, files, smoke):
     rows = "".join(
         f"<li>{html.escape(str(k))}: {html.escape(str(v))}</li>" for k, v in facts.items()
     )
@@ -134,15 +251,28 @@ def _report(out, facts, table, files):
         for caption, name in files.items()
     )
     text = (
-        '<!doctype html><meta charset="utf-8"><title>sar new</title>'
-        '<body style="font-family:sans-serif;max-width:60em;margin:2em auto">'
+        f'<!doctype html><meta charset="utf-8"><title>{html.escape(facts["folder"])}</title>'
+        f"<style>{STYLE}</style>"
         f"<h1>{html.escape(facts['folder'])}</h1><ul>{rows}</ul>{shown_files}<h2>Distances</h2>"
-        f"{table.round(3).to_html()}<p>Less is better for the distances. The floor is what real"
-        " pictures of the other part score. One seed cannot rank methods.</p>"
+        f"{_to_html(table)}<p>{html.escape(_said(table, smoke))}</p><h2>Go on</h2><pre>"
+        f"{html.escape(_next_steps(out))}</pre>"
     )
     with atomic_path(out / "report.html") as temporary:
         Path(temporary).write_text(text, encoding="utf-8")
     return out / "report.html"
+
+
+def _to_html(table):  # without the empty second row of its head
+    return table.reset_index().round(3).to_html(index=False, border=0)
+
+
+def _next_steps(out):  # commands, as a person in this folder would type them
+    place = _from_here(out)
+    weights = place / "sar/model.safetensors"
+    return (
+        f"sar sample {weights} --n 16\nsar evaluate {weights} --dataset FOLDER\n"
+        f"sar diagnose {weights} --dataset FOLDER"
+    )
 
 # %% ../../nbs/86b_own_pictures.ipynb #8cd272bf
 def own_pictures(
@@ -156,7 +286,7 @@ def own_pictures(
     "Tokenizer, start, SAR and its control on a folder of pictures; run again to go on."
     folder = Path(folder).resolve()
     steps = STEPS[check_choice("budget", budget, STEPS)]
-    seed = check_number("seed", seed, Number(int, -(2**63), 2**63 - 1))
+    seed = check_number("seed", seed, SEED)
     train, held = own_data(folder, size)
     out = Path(out or WORK / "runs" / f"new-{folder.name}")
     _claimed(out, dict(pictures=train.fingerprint, size=size, seed=seed, budget=budget))
@@ -168,6 +298,10 @@ def own_pictures(
     say(f"3/4 distances of {n} samples of each")
     table = _judged(out, made, folder, size, seed, n)
     say("4/4 pictures and report")
-    facts = dict(folder=folder.name, size=size, classes=", ".join(train.classes), seed=seed)
-    facts |= {"for training": len(train), "held out": len(held), "steps": steps, "samples": n}
-    return _report(out, facts, table, _grids(out, made, held, size, seed))
+    facts = dict(folder=folder.name, size=f"{size}, {held.size} pixels", seed=seed)
+    facts |= dict(classes=", ".join(map(str, train.classes)))
+    facts |= {"pictures": f"{len(train)} for training, {len(held)} held out"}
+    facts["steps"] = "tokenizer {:,}, start {:,}, SAR and control {:,} each".format(*steps)
+    facts["samples"] = f"{n:,} of each model"
+    files = _grids(out, made, held, size, seed)
+    return _report(out, facts, table, files, budget == "smoke")
