@@ -503,7 +503,7 @@ def base_fork(
     folder=None,  # Where it trains; None = runs/bases
     records=None,  # Where records go; None = results/bases
     limit: int = None,  # Pictures of each split (None = all)
-    schedule: tuple = (9, 8),  # Epochs in all, and before the fork
+    schedule: tuple = (6, 5),  # Epochs in all, and before the fork
     steps: int = 2200,  # Of VAR's tokenizer
 ) -> Fork:
     "The study of one base."
