@@ -8,6 +8,7 @@ import math
 import time
 from dataclasses import replace
 from pathlib import Path
+import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
@@ -35,23 +36,35 @@ from sar_repro.engine.files import (
 )
 from .kernels import pick
 from .machine import run_record
-from .metrics import Classifier
+from .metrics import Classifier, Reference
 from .models import load_model, load_tokenizer, make_model, model_meta
 from .plots import progress
 from .statistics import paired, verdict
 from .tokenizer_training import TokenizerTrainConfig, train_tokenizer
 from ..evaluate import compare
+from sar_repro.exposure_bias import (
+    LACKING,
+    MEASURES,
+    Probe,
+    contexts,
+    difficulty,
+    gap,
+    logits_from,
+    oracle_prefix,
+    other_pictures,
+    per_picture,
+)
 from ..posterior import picture_likelihood
-from ..scale_ar import FlexVAR, by_scale, generate, given, sample
+from ..scale_ar import FlexVAR, by_scale, generate, given, sample, token_loss
 from ..strategies import get_loss
-from ..tokenizer import FlexVAE, TokenData, next_inputs, reconstruct
+from ..tokenizer import FlexVAE, TokenData, next_inputs, psnr, reconstruct
 from ..train import heldout_loss, lr_at, param_groups
 
 # %% auto #0
 __all__ = ['EPOCHS', 'FORK', 'ARMS', 'OF_BASES', 'ALL_ARMS', 'FRESH', 'WAYS', 'GUIDES', 'BASES', 'recipe', 'Fork', 'image_tokens',
            'steps', 'optimizer', 'trunk', 'file_name', 'tail', 'classifier', 'Judge', 'student_kl', 'judged',
-           'likelihoods', 'gate', 'study', 'fork_table', 'base_fork', 'residual_tokenizer', 'base_study',
-           'fork_verdict', 'picture_rows']
+           'likelihoods', 'gate', 'study', 'fork_table', 'base_fork', 'residual_tokenizer', 'base_facts', 'base_study',
+           'base_exposure', 'lacking_rise', 'fork_verdict', 'picture_rows']
 
 # %% ../../nbs/89c_fork_study.ipynb #38fb7906
 EPOCHS, FORK = 18, 17  # of the whole schedule, and where it forks
@@ -516,13 +529,30 @@ def base_fork(
     return Fork(**how)
 
 
-def residual_tokenizer(path, limit, steps):  # its path; trained as `mini`'s was, if it is not there
+def residual_tokenizer(
+    path, limit, steps
+):  # its path; trained as `mini`'s was, if it is not there
     spec, images = get_size("var-mini"), load_dataset("fashion16", 16, "train", limit=limit)
     how = TokenizerTrainConfig(steps=steps, lr=1.5e-3, perceptual=0.0)
     if not Path(path).is_file():
         pictures = images.batch(range(len(images)))
         train_tokenizer(spec.tokenizer, how, pictures, path, "cpu", scales=spec.model.scales)
     return path
+
+
+def base_facts(fork: Fork) -> dict:  # From `base_fork`
+    "The record of a base: its size, and what its tokenizer leaves of held-out pictures."
+    path = fork.records / "base.json"
+    if record := _known(path, weights=int, psnr=float, scales=list):
+        return record
+    held = fork.test.batch(range(len(fork.test)))
+    db = psnr(reconstruct(fork.vae, held)[0], to_float(held)).mean().item()
+    cfg = replace(fork.size.model, num_classes=fork.data.num_classes)
+    weights = sum(p.numel() for p in make_model(cfg).parameters())
+    facts = dict(base=cfg.base, scales=list(cfg.scales), weights=weights, psnr=db)
+    record = run_record(**facts, pictures=len(held), dataset=fork.dataset)
+    save_json(path, record)
+    return record
 
 
 def base_study(
@@ -541,6 +571,48 @@ def base_study(
                 judged(judge, start, arm)
         for start in starts:
             gate(judge, start)
+            base_exposure(fork, start)
+        base_facts(fork)
+
+# %% ../../nbs/89c_fork_study.ipynb #df976bc5
+def base_exposure(
+    fork: Fork,  # From `base_fork`
+    start: int,  # Number of the start
+) -> pd.DataFrame:  # part, scale, measure, value, low, high and what tells rows of a part apart
+    "The measurements of 04 on the control of a start, from disk where they are known."
+    path = fork.records / f"exposure-start{start}.csv"
+    if path.is_file():
+        return pd.read_csv(path, keep_default_na=False)
+    model = tail(fork, start, "tf")
+    probe = Probe(model, fork.vae, fork.held, fork.data, fork.test, fork.images)
+    codes = contexts(probe) | {"another real picture": other_pictures(probe)}
+    reference = Reference(fork.images, fork.test, fork.vae, judge=fork.judge)
+    found = dict(difficulty=difficulty(probe), gap=gap(probe, codes))
+    if fork.vae.quantize.residual:
+        found["lacking"] = lacking_rise(probe, codes["one-step rollout"])
+    found["prefix"] = oracle_prefix(probe, reference, {})
+    rows = pd.concat([t.assign(part=name) for name, t in found.items()])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows.round(5).to_csv(path, index=False)
+    return pd.read_csv(path, keep_default_na=False)
+
+
+def lacking_rise(
+    probe: Probe,  # Of maps that add up
+    own: torch.Tensor,  # int64 (B, L): own codes
+) -> pd.DataFrame:  # As the rows of `gap`
+    "What own context costs if each map is asked for what the ones before it lack of the picture."
+    latent = torch.from_numpy(np.array(probe.held.latents[:, 0]))
+    goal = probe.vae.quantize.lacking(latent, own, own, probe.scales)
+
+    def bits(codes, goal):
+        ce = [
+            token_loss(f, goal[part]) for part, f in logits_from(probe, codes, probe.held.labels)
+        ]
+        return per_picture(torch.cat(ce) / math.log(2), probe.scales)
+
+    rise = bits(own, goal) - bits(probe.tokens, probe.tokens)
+    return probe.table(rise, context=LACKING, measure=MEASURES[0])
 
 # %% ../../nbs/89c_fork_study.ipynb #47eb6b7d
 def fork_verdict(
