@@ -379,3 +379,9 @@ def test_study_of_a_base(base, tmp_path):
 def test_a_base_that_there_is_not():
     from sar_repro.engine.fork_study import base_fork
     with pytest.raises(SarError, match="unknown base 'gan'"): base_fork('gan')
+
+def test_the_shipped_hybrid_draws(tmp_path):
+    model = load_model('hybrid-mini')
+    assert model.cfg.hide == 'any' and model.facts['tokenizer'] == load_tokenizer('mini').key
+    done = sar('sample', '--size', 'hybrid-mini', '--n', '1', '--out', tmp_path/'s.png')
+    assert done.returncode == 0 and (tmp_path/'s.png').is_file(), done.stderr
