@@ -14,8 +14,9 @@ readme = here/'README.md'
 notebooks, dev, trackers = (cfg[f'{k}_requirements'].split() for k in ('notebook', 'dev', 'tracker'))
 
 # what an installed copy needs to sample, train and run notebooks; under 40 MB, so without the emoji
-SHIPPED = ('pretrained/tiny/*.safetensors', 'pretrained/mini/*.safetensors', 'data/fashion16.npz', 'data/README.md',
-    'data/golden/*', 'results/*.json', 'results/fork*/*.json', 'nbs/[0-9]*.ipynb')
+SHIPPED = ('pretrained/tiny/*.safetensors', 'pretrained/mini/*.safetensors', 'pretrained/hybrid-mini/*.safetensors',
+    'data/fashion16.npz', 'data/README.md',
+    'data/golden/*', 'results/*.json', 'results/fork*/*.json', 'results/bases/*/*', 'results/exact_context.csv', 'nbs/[0-9]*.ipynb')
 
 class Shipped(build_py):
     "Puts `SHIPPED` beside the modules, notebooks without their outputs."

@@ -134,9 +134,10 @@ def _later(default):  # a field younger than the first files: they and their lik
     return field(default=default, metadata=dict(later=True))
 
 
-def _check_base(base, context):  # of a `ModelConfig`
+def _check_base(base, context, hide):  # of a `ModelConfig`
     check_choice("base", base, ("flexvar", "hybrid", "var"))
     check_number("context", context, Number(int, 0, 1000))
+    check_choice("hide", hide, ("most", "any"))
     if base == "hybrid" and context > 1:
         raise SarError(f"context is {context}: the hybrid reads one map, expected 0 or 1")
 
@@ -228,9 +229,10 @@ class ModelConfig:
     gate_init: float = 1e-3  # Initial scale of the AdaLN gates
     base: str = _later("flexvar")  # 'flexvar' (03), 'hybrid' (03b) or 'var' (03c)
     context: int = _later(0)  # Maps before a token's own that it reads; 0 = as published
+    hide: str = _later("most")  # Hybrid: tokens of map 1 hidden in training; 'any' number (03b)
 
     def __post_init__(self):
-        _check_base(self.base, self.context)
+        _check_base(self.base, self.context, self.hide)
 
     @property
     def seq_len(self) -> int:
@@ -400,7 +402,9 @@ _small = replace(
 def _hybrid(size):  # the same width and depth; its first map is 4x4, or half the last
     scales = size.model.scales
     kept = tuple(p for p in scales if p >= min(4, scales[-1] // 2))
-    model = replace(size.model, base="hybrid", scales=kept)
+    # few tokens: any number of them is hidden, and class tokens tell maps nothing of each other
+    small = dict(hide="any", context=1) if kept[0] < 4 else {}
+    model = replace(size.model, base="hybrid", scales=kept, **small)
     return replace(size, name=f"hybrid-{size.name}", model=model)
 
 

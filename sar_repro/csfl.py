@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from .core import SarError, TrainConfig, check_choice
 from .engine.kernels import Prediction
-from .scale_ar import by_scale, counted, mean_loss, token_loss
+from .scale_ar import by_scale, counted, drawn_codes, mean_loss, token_loss
 from .ssr import rollout, student_pass, teacher_pass, unconditional
 from .tokenizer import Batch
 
@@ -80,6 +80,7 @@ def sar_loss(
     some = batch.first(batch.second)
     f_t = f_t.detach()[: len(some.labels)]
     codes = rollout(f_t, some, cfg, unconditional(model, some, cfg), _unused(batch.scales, cfg))
+    codes = drawn_codes(model, some, codes)
     f_s, scales = student_pass(model, some, codes, cfg), student_scales(batch.scales, cfg)
     how = cfg.target, true_target(some, codes, cfg), cfg.label_smoothing
     l_csf = csf_loss(f_s, f_t, codes, *how, even=True)

@@ -202,9 +202,11 @@ class Models(nn.Module):
         count: int = 1,  # R
         width: int = 64,  # Hidden units
         seed: int = 0,  # Of the first weights; model r has seed + r
+        context: int = 0,  # Maps before its own that a scale reads; 0 = all coarser ones
     ):
         super().__init__()
         self.world, self.count, self.params = world, count, nn.ParameterList()
+        self.context = context
         rngs = [torch.Generator().manual_seed(seed + r) for r in range(count)]
         normal = lambda a, b: torch.stack([torch.randn(a, b, generator=g) for g in rngs]) / a**0.5
         self.begins = [sum(world.scales[:k]) for k in range(len(world.scales) + 1)]
@@ -216,7 +218,8 @@ class Models(nn.Module):
     def scale(self, k, codes):  # int64 (R or 1, B, coarser tokens) -> (R, B, p, V) log-probs
         w = self.params[6 * k : 6 * k + 6]
         kinds = self.world.token_codes[: self.begins[k]]
-        hot = [F.one_hot(codes[..., i], c) for i, c in enumerate(kinds)]
+        since = self.begins[max(0, k - self.context)] if self.context else 0
+        hot = [F.one_hot(codes[..., i], c) * (i >= since) for i, c in enumerate(kinds)]
         x = torch.cat([torch.ones(*codes.shape[:-1], 1), *hot], -1).expand(self.count, -1, -1)
         for i in (0, 2):
             x = F.gelu(torch.baddbmm(w[i + 1], x, w[i]))

@@ -32,13 +32,13 @@ from .engine.metrics import fd_interval, image_features, kid_by_picture, kid_pai
 from .engine.kernels import pick
 from .scale_ar import FlexVAR, generate, hidden_first, token_loss
 from .engine.models import load_model, load_models
-from .engine.statistics import resample, slope_weights, tidy
+from .engine.statistics import resample, slope_weights, t_interval, tidy
 
 # %% auto #0
-__all__ = ['STRENGTHS', 'MEASURES', 'WAYS', 'Probe', 'check_probe', 'picture_groups', 'load_probe', 'check_later', 'later_probe',
-           'finish', 'same_classes', 'other_pictures', 'per_picture', 'logits_from', 'unigram_bits', 'group_bars',
-           'plot_difficulty', 'plot_gap', 'plot_prefix', 'difficulty', 'one_step', 'contexts', 'gap', 'prefixes',
-           'decode_finest', 'attribution', 'context_loss', 'oracle_prefix']
+__all__ = ['STRENGTHS', 'MEASURES', 'WAYS', 'LACKING', 'Probe', 'check_probe', 'picture_groups', 'load_probe', 'check_later',
+           'later_probe', 'finish', 'same_classes', 'other_pictures', 'per_picture', 'logits_from', 'unigram_bits',
+           'group_bars', 'plot_difficulty', 'plot_gap', 'plot_prefix', 'difficulty', 'one_step', 'contexts', 'gap',
+           'prefixes', 'decode_finest', 'attribution', 'context_loss', 'oracle_prefix', 'over_starts', 'plot_bases']
 
 # %% ../nbs/04_exposure_bias.ipynb #b2fe27b9
 @dataclass
@@ -499,28 +499,29 @@ WAYS = ("true codes up to scale k", "own codes up to scale k, then true ones; la
 def prefixes(
     probe: Probe,  # Model and tokens
     how: dict,  # guidance, top_k, top_p of sampling
-):  # Yields direction, k, finest codes int64 (B, p_N^2)
+):  # Yields direction, k, codes int64 (B, L)
     """Finished samples with true codes up to scale k, and with own codes up to scale k (whose
     ends, k = 0 and N - 1, the first line holds already)."""
-    N, ends, truth, last = len(probe.scales), probe.ends, probe.tokens, probe.scales[-1] ** 2
+    N, ends, truth = len(probe.scales), probe.ends, probe.tokens
     draw = lambda prefix: finish(probe, prefix, probe.seed + 2, **how)
     for k in range(N + 1):
         codes = truth if k == N else draw(truth[:, : ends[k]])
         free = codes if k == 0 else free
-        yield WAYS[0], k, codes[:, -last:]
+        yield WAYS[0], k, codes
     for k in range(1, N - 1):
         mixed = torch.cat([free[:, : ends[k]], truth[:, ends[k] : ends[-2]]], 1)
-        yield WAYS[1], k, draw(mixed)[:, -last:]
+        yield WAYS[1], k, draw(mixed)
 
 # %% ../nbs/04_exposure_bias.ipynb #2c4a95b5
 @torch.no_grad()
 def decode_finest(
     probe: Probe,  # Tokenizer
-    finest: torch.Tensor,  # int64 (B, p_N^2)
+    codes: torch.Tensor,  # int64 (B, L); where maps stand for themselves the last is enough
 ) -> torch.Tensor:  # uint8 (B, 3, S, S)
-    "The last map is all that becomes the picture."
-    device = probe.model.head.weight.device
-    return torch.cat([to_uint8(probe.vae.decode(c.to(device))).cpu() for c in finest.split(64)])
+    "The last map is all that becomes the picture, or (03c) the sum of all maps."
+    device, scales = probe.model.head.weight.device, probe.scales
+    show = lambda c: to_uint8(probe.vae.picture(c.to(device), scales)).cpu()
+    return torch.cat([show(c) for c in codes.split(64)])
 
 
 def attribution(
@@ -558,11 +559,11 @@ def context_loss(
     seed: int,  # Of the noise
 ) -> pd.DataFrame:  # One row like those of `attribution`
     "What is lost through wrong context, with other noise."
-    real, last, kid = reference.features["training"], probe.scales[-1] ** 2, []
+    real, kid = reference.features["training"], []
     pairs = kid_pairs(real)
     for given in (None, probe.tokens[:, : probe.ends[-2]]):
-        finest = finish(probe, given, seed, **how)[:, -last:]
-        f = image_features(reference.net, decode_finest(probe, finest))
+        drawn = finish(probe, given, seed, **how)
+        f = image_features(reference.net, decode_finest(probe, drawn))
         kid.append(kid_by_picture(f, real, pairs))
     facts = dict(direction=WAYS[0], k=-1)
     what = f"KID x1000, lost through wrong context, noise {seed}"
@@ -586,8 +587,8 @@ def oracle_prefix(
         rows.append(probe.table(kid[way, k][:, None], [""], measure="KID x1000", **facts))
         rows.append(pd.DataFrame([dict(fd, scale="", measure=reference.name, **facts)]))
 
-    for way, k, finest in progress(prefixes(probe, how), "prefixes", total=2 * N - 1):
-        judge(way, k, decode_finest(probe, finest))
+    for way, k, codes in progress(prefixes(probe, how), "prefixes", total=2 * N - 1):
+        judge(way, k, decode_finest(probe, codes))
     ends = [t for t in rows if t.direction[0] == WAYS[0] and t.k[0] in (0, N - 1)]
     # the same samples: all own, and all true but the last map
     rows += [t.assign(direction=WAYS[1], k=N - 1 - t.k) for t in ends]
@@ -595,3 +596,38 @@ def oracle_prefix(
     lost = torch.stack([kid[WAYS[0], k] - kid[WAYS[0], k + 1] for k in range(N)], 1)
     judge("real held-out pictures (floor)", N, probe.test.batch(range(len(probe.test))))
     return pd.concat([*rows, attribution(probe, lost)], ignore_index=True)
+
+# %% ../nbs/04_exposure_bias.ipynb #98e2cebf
+def over_starts(
+    table: pd.DataFrame,  # scale, start, value
+) -> pd.DataFrame:  # scale, value, low, high
+    "Mean and 95 % t interval over starts."
+    rows = {s: t_interval(t.value) for s, t in table.groupby("scale", sort=False)}
+    return pd.DataFrame(rows, index=["value", "low", "high"]).T.rename_axis("scale").reset_index()
+
+
+def plot_bases(
+    found: dict,  # Base -> rows of `difficulty`, `gap` and `oracle_prefix`, with `part`, `start`
+):
+    "What a code costs, what own context costs, and where quality is lost, of several models."
+    fig, axs = plt.subplots(1, 3, figsize=(11, 3.3), layout="constrained")
+    lost = "KID x1000, lost when this scale is drawn"
+    for i, (base, t) in enumerate(found.items()):
+        rise = t[t.measure.eq(MEASURES[0])]
+        own, rest = (rise[rise.context.eq(c)] for c in ("one-step rollout", LACKING))
+        bits = t[t.measure.eq("bits a token") & t.group.eq("model")]
+        for ax, rows in zip(axs, (bits, own, t[t.measure.eq(lost)])):
+            bars(ax, over_starts(rows), base, i)
+        if len(rest):
+            bars(axs[1], over_starts(rest), f"{base}, what it lacks", len(found))
+    axs[0].set(title="Cost of a held-out code", ylabel="bits a token")
+    axs[1].set(title="Rise in own context, one step", ylabel="bits a token")
+    axs[2].set(title="Lost when this map is drawn", ylabel="KID x1000")
+    for ax in axs:
+        ax.axhline(0, color="grey", lw=0.8)
+        ax.set_xlabel("map")
+    axs[1].legend(fontsize=8)
+    return fig
+
+
+LACKING = "one-step rollout, what it lacks"  # the truth's rest in own context, where maps add up

@@ -57,11 +57,14 @@ def left_normal(
 
 def masked_tokens(
     batch,  # `Batch`
+    hide: str = "most",  # As released; or 'any': 1 to n of the n tokens, each as often
 ) -> torch.Tensor:  # bool (B, p_1^2)
     "Which tokens of map 1 are hidden: the first ones of a random order, 70 % of them or more."
     n = batch.scales[0] ** 2
     u = batch.noise("mask", n + 1)
     order = u[:, 1:].argsort(1).argsort(1)
+    if hide == "any":
+        return order <= (n * u[:, :1]).long()
     return order < (n * left_normal(u[:, :1])).long()
 
 # %% ../nbs/03b_hybrid.ipynb #06cb7868
@@ -133,7 +136,7 @@ def with_class(self: Hybrid, cond, x, sizes, first):
 @patch
 def given(self: Hybrid, batch) -> dict:  # what pass 1 is told beside the inputs
     codes = batch.book.lookup(batch.tokens[:, : batch.scales[0] ** 2])
-    return dict(first=codes, masked=masked_tokens(batch))
+    return dict(first=codes, masked=masked_tokens(batch, self.cfg.hide))
 
 
 @patch
@@ -143,9 +146,16 @@ def hidden_first(self: Hybrid, book, tokens) -> dict:  # as before the first rou
 
 
 @patch
+def drawn_codes(self: Hybrid, batch, codes):  # of a rollout: where map 1 was shown it stays true
+    if self.cfg.hide == "most":  # as released
+        return codes
+    return torch.where(self.counted(batch), codes, batch.tokens)
+
+
+@patch
 def counted(self: Hybrid, batch):  # bool (B, L): hidden tokens of map 1, and all later ones
     later = torch.ones_like(batch.tokens[:, batch.scales[0] ** 2 :], dtype=torch.bool)
-    return torch.cat([masked_tokens(batch), later], 1)
+    return torch.cat([masked_tokens(batch, self.cfg.hide), later], 1)
 
 # %% ../nbs/03b_hybrid.ipynb #dfde0552
 def round_ends(
@@ -168,7 +178,9 @@ class _Rounds(_Steps):
         _check_first(model, scales)
         super().__init__(model, book, labels, scales, guided)
         rounds = check_number("rounds", rounds, Number(int, 1, 1000))
-        self.n, self.ends, self.orders = scales[0] ** 2, round_ends(scales[0] ** 2, rounds), orders
+        self.n, self.orders, self.keep = scales[0] ** 2, orders, model.cfg.hide == "any"
+        rounds = min(rounds, self.n) if self.keep else rounds
+        self.ends = round_ends(self.n, rounds)
         self.sequence = self.numbers
         # behind the sequence's: an order, and the draws of all rounds but the last
         self.numbers += self.n * rounds
@@ -197,8 +209,8 @@ def begin(self: _Rounds, given, draw, how):  # map 1, (B, p_1^2), whose known to
     for i, (start, end) in enumerate(zip((0, *self.ends), self.ends)):
         h = self.alone(self.model.embed_first(self.book.lookup(tokens), order >= start))
         logits = self.logits(h, i, half, form, full, of=rounds + 1, at=0)
-        # those of earlier rounds are drawn anew, too
-        new = (order >= 0) & (order < end)
+        # as released, those of earlier rounds are drawn anew, too
+        new = (order >= (start if self.keep else 0)) & (order < end)
         tokens = torch.where(new, draw(logits, 0, self.noise(draw, i)), tokens)
     return tokens, None
 

@@ -43,8 +43,8 @@ from sar_repro.engine.kernels import (
 # %% auto #0
 __all__ = ['MAX_LOG_SCALE', 'MOST_TOKENS', 'RELEASED_SIDES', 'scale_index', 'causal_mask', 'SelfAttention', 'MLP', 'Block',
            'position_table', 'AdaHead', 'FlexVAR', 'unwrap', 'init_weights', 'token_loss', 'by_scale', 'mean_loss',
-           'given', 'hidden_first', 'counted', 'generate', 'fit_scales', 'each_scale', 'check_book', 'guide',
-           'group_size', 'sample', 'draw_group', 'cast_models']
+           'given', 'hidden_first', 'counted', 'drawn_codes', 'generate', 'fit_scales', 'each_scale', 'check_book',
+           'guide', 'group_size', 'sample', 'draw_group', 'cast_models']
 
 # %% ../nbs/03_scale_ar.ipynb #fca8fee1
 def scale_index(
@@ -347,6 +347,12 @@ def counted(model, batch):  # bool (B, L), or None for all
     "The tokens that a loss counts: all, but where the first map is masked."
     own = getattr(unwrap(model), "counted", None)
     return own(batch) if own else None
+
+
+def drawn_codes(model, batch, codes):  # int64 (B, L)
+    "Codes of a rollout; what a masked first map showed of itself stays as it was shown."
+    own = getattr(unwrap(model), "drawn_codes", None)
+    return own(batch, codes) if own else codes
 
 # %% ../nbs/03_scale_ar.ipynb #23f548da
 class _Steps:

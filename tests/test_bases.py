@@ -316,3 +316,72 @@ def test_a_published_run_of_var_has_quoted_rows_where_there_are_any():
     group = {'1x1': dict(before=2.0, after=1.9)}
     record = dict(judged['after'], before=judged['before'], size='var-d16', protocol='imagenet256', regime='PAPER', heldout=group, n=50_000, pictures=9, train=dict(epochs=1, method='sar'))
     assert 'published: 3.55' in findings(record) and 'none is published for SAR' in findings(record)
+
+# a hybrid whose first map is small: any number of tokens is hidden
+
+def any_hidden(n=5):
+    model, book, batch = toy('hybrid', n, context=1)
+    model.cfg = replace(model.cfg, hide='any')
+    return model, book, batch
+
+def test_any_number_of_tokens_is_hidden():
+    model, _, batch = any_hidden(400)
+    hidden = masked_tokens(batch, 'any').sum(1).bincount(minlength=5)
+    assert hidden[0] == 0 and (hidden[1:] > 70).all()
+    assert model.counted(batch)[:, :4].equal(masked_tokens(batch, 'any'))
+    assert model.given(batch)['masked'].equal(masked_tokens(batch, 'any'))
+
+def test_shown_tokens_stay_in_a_rollout():
+    model, _, batch = any_hidden(40)
+    other = (batch.tokens + 1) % 24
+    own, shown = model.drawn_codes(batch, other), ~masked_tokens(batch, 'any')
+    assert own[:, :4][shown].equal(batch.tokens[:, :4][shown]) and own[:, :4][~shown].equal(other[:, :4][~shown])
+    assert own[:, 4:].equal(other[:, 4:])
+    model.cfg = replace(model.cfg, hide='most') # as released
+    assert model.drawn_codes(batch, other).equal(other)
+
+def test_drawn_tokens_stay_when_any_number_was_hidden():
+    model, book, _ = any_hidden()
+    y = torch.arange(3)
+    draw = lambda **how: generate(model, book, y, seed=1, **how)
+    assert draw(rounds=8).equal(draw(rounds=4)) # four tokens, so no more rounds than four
+    model.cfg = replace(model.cfg, hide='most')
+    assert not draw(rounds=8).equal(draw(rounds=4)) # as released, known tokens are drawn anew
+
+def test_hide_is_kept_with_the_weights(tmp_path):
+    size = get_size('hybrid-mini')
+    assert size.model.hide == 'any' and size.model.context == 1 and get_size('hybrid-tiny').model.hide == 'most'
+    with pytest.raises(SarError, match="unknown hide 'few'"): ModelConfig(base='hybrid', hide='few')
+    assert 'hide' not in stored(ModelConfig(base='hybrid'))
+    torch.manual_seed(0)
+    made = make_model(size.model)
+    save_tensors(tmp_path/'m.safetensors', made.state_dict(), **model_meta(made.cfg))
+    for name in ('hybrid-mini', None): assert load_model(name, tmp_path/'m.safetensors').cfg.hide == 'any'
+
+# the study of bases, in small
+
+@pytest.mark.parametrize('base', ['hybrid', 'var'])
+def test_study_of_a_base(base, tmp_path):
+    from sar_repro.engine.fork_study import Judge, base_exposure, base_facts, base_fork, fork_table, gate, judged, tail, trunk
+    fork = base_fork(base, tmp_path/'runs', tmp_path/'records', limit=48, schedule=(2, 1), steps=2)
+    trunk(fork, 0, compile=False)
+    judge, arms = Judge(fork, 24), ['tf', 'truth, 0.1'] + ['residual, 0.1']*(base == 'var')
+    for arm in arms:
+        record = judged(judge, 0, arm)
+        assert record['gap'][0] == 0 and record['gap'][-1] > 0 and len(record['heldout']) == len(fork.data.scales)
+    assert tail(fork, 0, 'tf').cfg == replace(fork.size.model, num_classes=10)
+    assert sorted(fork_table(fork.records).method) == sorted(arms)
+    assert [row['true_maps'] for row in gate(judge, 0)['gate']] == list(range(len(fork.data.scales)))
+    rows = base_exposure(fork, 0)
+    assert {'difficulty', 'gap', 'prefix'} <= set(rows.part) and ('lacking' in set(rows.part)) == (base == 'var')
+    assert base_facts(fork) == base_facts(fork) and base_facts(fork)['weights'] == sum(p.numel() for p in tail(fork, 0, 'tf').parameters())
+
+def test_a_base_that_there_is_not():
+    from sar_repro.engine.fork_study import base_fork
+    with pytest.raises(SarError, match="unknown base 'gan'"): base_fork('gan')
+
+def test_the_shipped_hybrid_draws(tmp_path):
+    model = load_model('hybrid-mini')
+    assert model.cfg.hide == 'any' and model.facts['tokenizer'] == load_tokenizer('mini').key
+    done = sar('sample', '--size', 'hybrid-mini', '--n', '1', '--out', tmp_path/'s.png')
+    assert done.returncode == 0 and (tmp_path/'s.png').is_file(), done.stderr

@@ -41,8 +41,8 @@ from sar_repro.exact_world import (
 __all__ = ['SHARE', 'METHODS', 'WORLDS', 'SEEDS', 'KINDS', 'RATE', 'KEY', 'LONG', 'ELSEWHERE', 'NUMBERS', 'Stack', 'Batch',
            'per_token', 'second_pass', 'tf', 'free_codes', 'sf', 'tf_then_sf', 'alternating', 'scale_of', 'sar',
            'mixed', 'jitter', 'flipped', 'own_corrected', 'damaged', 'DDO', 'with_coarse', 'moved', 'Fresh', 'Chain',
-           'loss_of', 'data_of', 'measure', 'train', 'start_of', 'run_cell', 'name_of', 'plan', 'predicted',
-           'run_study', 'main', 'records', 'table', 'against_tf']
+           'loss_of', 'data_of', 'measure', 'train', 'start_of', 'run_cell', 'name_of', 'context_length', 'plan',
+           'predicted', 'run_study', 'main', 'records', 'table', 'against_tf']
 
 # %% ../../nbs/89b_exact_study.ipynb #b83d1706
 @lru_cache(16)
@@ -481,6 +481,25 @@ def run_cell(
 
 def name_of(cell):  # of its file
     return "-".join(str(cell[k]) for k in ("world", "width", "start", "method")).replace(" ", "_")
+
+# %% ../../nbs/89b_exact_study.ipynb #ac9277b1
+def context_length(
+    worlds: int = 4,  # Of each kind
+    steps: int = 1000,  # Of teacher forcing, with a falling rate
+    contexts: tuple = (0, 2, 1),  # Maps before its own that a scale reads; 0 = all
+) -> pd.DataFrame:  # coarse, context, seed (the world's), exact numbers
+    "Exposure by the length of context, in worlds of both kinds."
+    rows = []
+    for coarse in ("pooled", "residual"):
+        probs, of_contexts = (x[:worlds] for x in data_of(coarse))
+        for context in contexts:
+            models = Stack(KINDS[coarse], worlds, context=context)
+            train(models, probs, tf, steps, (3e-3, 3e-4), seed=1000)
+            found = measure(models, probs, of_contexts)
+            numbers = {k: found[k] for k in ("kl", "one_step", "off")}
+            facts = dict(coarse=coarse, context=context, steps=steps)
+            rows.append(pd.DataFrame(dict(facts, seed=range(worlds), **numbers)))
+    return pd.concat(rows, ignore_index=True)
 
 # %% ../../nbs/89b_exact_study.ipynb #58f25550
 KEY = ["tf", "sar 0.01", "chain 0.9", "sar 0.1", "mixed second 0.1", "sar 0.1 truth"]

@@ -8,6 +8,7 @@ import math
 import time
 from dataclasses import replace
 from pathlib import Path
+import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,7 @@ from sar_repro.core import (
     get_size,
     order_rng,
     shown,
+    with_base,
 )
 from ..data import ImageSet, load_dataset, to_float, to_uint8
 from sar_repro.engine.files import (
@@ -34,21 +36,35 @@ from sar_repro.engine.files import (
 )
 from .kernels import pick
 from .machine import run_record
-from .metrics import Classifier
-from .models import load_model, load_tokenizer, model_meta
+from .metrics import Classifier, Reference
+from .models import load_model, load_tokenizer, make_model, model_meta
 from .plots import progress
 from .statistics import paired, verdict
+from .tokenizer_training import TokenizerTrainConfig, train_tokenizer
 from ..evaluate import compare
+from sar_repro.exposure_bias import (
+    LACKING,
+    MEASURES,
+    Probe,
+    contexts,
+    difficulty,
+    gap,
+    logits_from,
+    oracle_prefix,
+    other_pictures,
+    per_picture,
+)
 from ..posterior import picture_likelihood
-from ..scale_ar import FlexVAR, by_scale, generate, sample
+from ..scale_ar import FlexVAR, by_scale, generate, given, sample, token_loss
 from ..strategies import get_loss
-from ..tokenizer import FlexVAE, TokenData, next_inputs, reconstruct
+from ..tokenizer import FlexVAE, TokenData, next_inputs, psnr, reconstruct
 from ..train import heldout_loss, lr_at, param_groups
 
 # %% auto #0
-__all__ = ['EPOCHS', 'FORK', 'ARMS', 'FRESH', 'WAYS', 'GUIDES', 'recipe', 'Fork', 'image_tokens', 'steps', 'optimizer', 'trunk',
-           'file_name', 'tail', 'classifier', 'Judge', 'student_kl', 'judged', 'likelihoods', 'gate', 'study',
-           'class_in_maps', 'fork_table', 'fork_verdict', 'picture_rows']
+__all__ = ['EPOCHS', 'FORK', 'ARMS', 'OF_BASES', 'ALL_ARMS', 'FRESH', 'WAYS', 'GUIDES', 'BASES', 'recipe', 'Fork', 'image_tokens',
+           'steps', 'optimizer', 'trunk', 'file_name', 'tail', 'classifier', 'Judge', 'student_kl', 'judged',
+           'likelihoods', 'gate', 'study', 'class_in_maps', 'fork_table', 'base_fork', 'residual_tokenizer',
+           'base_facts', 'base_study', 'base_exposure', 'lacking_rise', 'fork_verdict', 'picture_rows']
 
 # %% ../../nbs/89c_fork_study.ipynb #38fb7906
 EPOCHS, FORK = 18, 17  # of the whole schedule, and where it forks
@@ -76,9 +92,13 @@ class Fork:
         records=None,  # Where records go; None = results/fork
         tokenizer=None,  # Weights; None = those of the size
         pyramid: str = "latent",  # Of latents, as in FlexVAR, or of pictures: see `image_tokens`
+        base: str = "flexvar",  # 'flexvar' (03), 'hybrid' (03b) or 'var' (03c)
+        judge=None,  # Weights of its classifier; None = one is trained
     ):
         check_choice("pyramid", pyramid, ("latent", "image"))
+        size = with_base(size, base)
         self.size, self.dataset, self.limit = get_size(size), dataset, limit
+        self.judge = judge
         self.schedule = schedule
         self.folder = Path(folder or WORK / "runs/fork")
         self.records = Path(records or ROOT / "results/fork")
@@ -158,7 +178,7 @@ def trunk(
     (epochs, end), path = fork.schedule, fork.path(start) / "state.pt"
     cfg = recipe(start, epochs=epochs)
     torch.manual_seed(start)
-    model = FlexVAR(replace(fork.size.model, num_classes=fork.data.num_classes))
+    model = make_model(replace(fork.size.model, num_classes=fork.data.num_classes))
     opt, log = optimizer(model, cfg), []
     if path.is_file():
         state = load_checkpoint(path)
@@ -203,6 +223,15 @@ ARMS = {  # name: fields of `TrainConfig`, the most telling first
 }
 
 # %% ../../nbs/89c_fork_study.ipynb #0efbc0b6
+OF_BASES = {  # the arms of the study of three bases; `residual` is VAR's alone
+    **{arm: ARMS[arm] for arm in ("tf", "sar, 0.1", "truth, 0.1")},
+    "residual, 0.1": dict(method="sar", target="residual", gamma=0.1),
+    "sar, 1": dict(method="sar", gamma=1.0),
+    "truth, 1": dict(method="sar", target="truth", gamma=1.0),
+    "residual, 1": dict(method="sar", target="residual", gamma=1.0),
+    "sar": ARMS["sar"],
+}
+ALL_ARMS = ARMS | OF_BASES
 FRESH = ("sar, fresh",)  # begins with an optimizer that knows nothing, as the released script does
 
 
@@ -213,17 +242,17 @@ def file_name(arm):  # of its folder and record
 def tail(
     fork: Fork,  # The study
     start: int,  # Number of the start
-    arm: str,  # A name in `ARMS`
+    arm: str,  # A name in `ALL_ARMS`
     compile: bool = False,  # Fuse the blocks
 ) -> FlexVAR:  # In evaluation mode
     "What the schedule's last part makes of a start, from disk where it is known."
     epochs, fork_at = fork.schedule
-    cfg = recipe(start, epochs=epochs, **ARMS[check_choice("arm", arm, ARMS)])
+    cfg = recipe(start, epochs=epochs, **ALL_ARMS[check_choice("arm", arm, ALL_ARMS)])
     weights = fork.path(start, file_name(arm)) / "model.safetensors"
     if weights.is_file():
         return load_model(fork.size.name, weights)
     state = trunk(fork, start)
-    model = FlexVAR(replace(fork.size.model, num_classes=fork.data.num_classes))
+    model = make_model(replace(fork.size.model, num_classes=fork.data.num_classes))
     model.load_state_dict(state["model"])
     opt, loss_fn = optimizer(model, cfg), get_loss(cfg.method)
     if arm not in FRESH:
@@ -241,7 +270,8 @@ def tail(
 # %% ../../nbs/89c_fork_study.ipynb #0af5fa22
 def classifier(fork: Fork, total: int = 936) -> Classifier:  # Steps; in evaluation mode
     "Train the judge on the first half of the training pictures, or load it."
-    path, half = fork.folder / "judge.safetensors", len(fork.images) // 2
+    path = Path(fork.judge or fork.folder / "judge.safetensors")
+    half = len(fork.images) // 2
     net = Classifier(fork.data.num_classes)
     if path.is_file():
         net.load_state_dict(load_tensors(path)[0])
@@ -334,11 +364,13 @@ def student_kl(model, held, limit=2000):
     found = []
     for ids in torch.arange(min(limit, len(held))).split(500):
         batch = held.batch(ids)
-        f_t = model(batch.labels, batch.inputs, batch.scales)
+        more = given(model, batch)
+        f_t = model(batch.labels, batch.inputs, batch.scales, **more)
         own = next_inputs(
             batch.book, pick(f_t, batch.noise("rollout", f_t.shape[1])), batch.scales
         )
-        t, s = f_t.log_softmax(-1), model(batch.labels, own, batch.scales).log_softmax(-1)
+        f_s = model(batch.labels, own, batch.scales, **more)
+        t, s = f_t.log_softmax(-1), f_s.log_softmax(-1)
         found.append((t.exp() * (t - s)).sum(-1))
     return by_scale(torch.cat(found), held.scales)
 
@@ -353,7 +385,7 @@ def _known(path, **kinds):  # a record from disk; None where there is none
 def judged(
     judge: Judge,  # Whose study
     start: int,  # Number of the start
-    arm: str,  # A name in `ARMS`
+    arm: str,  # A name in `ALL_ARMS`
 ) -> dict:
     "The record of an arm, from disk where it is known."
     fork, name = judge.fork, file_name(arm)
@@ -366,7 +398,7 @@ def judged(
     record = run_record(
         start=start,
         arm=arm,
-        settings=ARMS[arm],
+        settings=ALL_ARMS[arm],
         dataset=fork.dataset,
         precision="fp32",
         heldout=[h * n for h, n in zip(held.tolist(), tokens)],  # nats a picture, by scale
@@ -429,7 +461,7 @@ def gate(judge: Judge, start: int) -> dict:
             truth, labels = fork.data.tokens[part, part % 2].long(), fork.data.labels[part]
             how = dict(prefix=truth[:, :end] if k else None, seed=start, index=part)
             codes = generate(model, fork.vae.quantize, labels, **how)
-            parts.append(to_uint8(fork.vae.decode(codes[:, -scales[-1] ** 2 :])))
+            parts.append(to_uint8(fork.vae.picture(codes, scales)))
         rows.append(dict(true_maps=k, **judge.distances(judge.features(torch.cat(parts)))))
     log = [{k: row[k] for k in ("epoch", "train", "held")} for row in trunk(fork, start)["log"]]
     record = run_record(start=start, n=judge.n, gate=rows, floors=judge.floors(), log=log)
@@ -500,6 +532,113 @@ def fork_table(
         row |= dict(gap=r["gap"][-1], seconds=r["seconds"])
         rows.append(row)
     return pd.DataFrame(rows)
+
+# %% ../../nbs/89c_fork_study.ipynb #9a1eea23
+BASES = ("flexvar", "hybrid", "var")
+
+
+def base_fork(
+    base: str,  # A name in `BASES`
+    folder=None,  # Where it trains; None = runs/bases
+    records=None,  # Where records go; None = results/bases
+    limit: int = None,  # Pictures of each split (None = all)
+    schedule: tuple = (6, 5),  # Epochs in all, and before the fork
+    steps: int = 2200,  # Of VAR's tokenizer
+) -> Fork:
+    "The study of one base."
+    at = Path(folder or WORK / "runs/bases") / check_choice("base", base, BASES)
+    how = dict(base=base, dataset="fashion16", limit=limit, schedule=schedule, folder=at)
+    how["records"] = Path(records or ROOT / "results/bases") / base
+    how["judge"] = ROOT / "pretrained/mini/judge.safetensors"
+    if base == "var":
+        how["tokenizer"] = residual_tokenizer(at / "tokenizer.safetensors", limit, steps)
+    return Fork(**how)
+
+
+def residual_tokenizer(
+    path, limit, steps
+):  # its path; trained as `mini`'s was, if it is not there
+    spec, images = get_size("var-mini"), load_dataset("fashion16", 16, "train", limit=limit)
+    how = TokenizerTrainConfig(steps=steps, lr=1.5e-3, perceptual=0.0)
+    if not Path(path).is_file():
+        pictures = images.batch(range(len(images)))
+        train_tokenizer(spec.tokenizer, how, pictures, path, "cpu", scales=spec.model.scales)
+    return path
+
+
+def base_facts(fork: Fork) -> dict:  # From `base_fork`
+    "The record of a base: its size, and what its tokenizer leaves of held-out pictures."
+    path = fork.records / "base.json"
+    if record := _known(path, weights=int, psnr=float, scales=list):
+        return record
+    held = fork.test.batch(range(len(fork.test)))
+    db = psnr(reconstruct(fork.vae, held)[0], to_float(held)).mean().item()
+    cfg = replace(fork.size.model, num_classes=fork.data.num_classes)
+    weights = sum(p.numel() for p in make_model(cfg).parameters())
+    facts = dict(base=cfg.base, scales=list(cfg.scales), weights=weights, psnr=db)
+    record = run_record(**facts, pictures=len(held), dataset=fork.dataset)
+    save_json(path, record)
+    return record
+
+
+def base_study(
+    bases=BASES,  # Names in `BASES`
+    starts=(0, 1, 2),  # Numbers
+    arms=tuple(OF_BASES),  # Names in `OF_BASES`
+    n: int = 5000,  # Samples
+    **where,  # See `base_fork`
+):
+    "Train, judge and record what has no record yet."
+    for base in bases:
+        fork = base_fork(base, **where)
+        judge = Judge(fork, n)
+        for arm in (a for a in arms if base == "var" or not a.startswith("residual")):
+            for start in starts:
+                judged(judge, start, arm)
+        for start in starts:
+            gate(judge, start)
+            base_exposure(fork, start)
+        base_facts(fork)
+
+# %% ../../nbs/89c_fork_study.ipynb #df976bc5
+def base_exposure(
+    fork: Fork,  # From `base_fork`
+    start: int,  # Number of the start
+) -> pd.DataFrame:  # part, scale, measure, value, low, high and what tells rows of a part apart
+    "The measurements of 04 on the control of a start, from disk where they are known."
+    path = fork.records / f"exposure-start{start}.csv"
+    if path.is_file():
+        return pd.read_csv(path, keep_default_na=False)
+    model = tail(fork, start, "tf")
+    probe = Probe(model, fork.vae, fork.held, fork.data, fork.test, fork.images)
+    codes = contexts(probe) | {"another real picture": other_pictures(probe)}
+    reference = Reference(fork.images, fork.test, fork.vae, judge=fork.judge)
+    found = dict(difficulty=difficulty(probe), gap=gap(probe, codes))
+    if fork.vae.quantize.residual:
+        found["lacking"] = lacking_rise(probe, codes["one-step rollout"])
+    found["prefix"] = oracle_prefix(probe, reference, {})
+    rows = pd.concat([t.assign(part=name) for name, t in found.items()])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows.round(5).to_csv(path, index=False)
+    return pd.read_csv(path, keep_default_na=False)
+
+
+def lacking_rise(
+    probe: Probe,  # Of maps that add up
+    own: torch.Tensor,  # int64 (B, L): own codes
+) -> pd.DataFrame:  # As the rows of `gap`
+    "What own context costs if each map is asked for what the ones before it lack of the picture."
+    latent = torch.from_numpy(np.array(probe.held.latents[:, 0]))
+    goal = probe.vae.quantize.lacking(latent, own, own, probe.scales)
+
+    def bits(codes, goal):
+        ce = [
+            token_loss(f, goal[part]) for part, f in logits_from(probe, codes, probe.held.labels)
+        ]
+        return per_picture(torch.cat(ce) / math.log(2), probe.scales)
+
+    rise = bits(own, goal) - bits(probe.tokens, probe.tokens)
+    return probe.table(rise, context=LACKING, measure=MEASURES[0])
 
 # %% ../../nbs/89c_fork_study.ipynb #47eb6b7d
 def fork_verdict(

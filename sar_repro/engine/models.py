@@ -250,7 +250,7 @@ def _read_model(path):
     usual = get_size(_like(have) or with_base("d16", have.base)).model.scales
     have = replace(have, scales=tuple(config.get("scales", usual)))
     _check_positions(tensors, have, path)
-    return tensors, meta, replace(have, context=config.get("context", 0))
+    return tensors, meta, replace(have, **{k: config[k] for k in ("context", "hide") if k in config})
 
 
 def _check_positions(tensors, have, path):  # a position a token, where the schedule is fixed
@@ -296,7 +296,7 @@ def load_model(
         )
     whole = "it is not a whole checkpoint of this kind of model"
     cause = whole if size is None else _likely_cause(have, size)
-    own = dict(num_classes=have.num_classes, context=have.context)
+    own = dict(num_classes=have.num_classes, context=have.context, hide=have.hide)
     with torch.device("meta"):
         model = make_model(replace(cfg or have, **own))
     model = model.to_empty(device="cpu")
