@@ -1425,7 +1425,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/sar_repro', 'doc_host': ''
                                       'sar_repro.strategies.Jitter.__init__': ( 'strategies.html#jitter.__init__',
                                                                                 'sar_repro/strategies.py'),
                                       'sar_repro.strategies.Jitter.codes': ('strategies.html#jitter.codes', 'sar_repro/strategies.py'),
-                                      'sar_repro.strategies._given': ('strategies.html#_given', 'sar_repro/strategies.py'),
+                                      'sar_repro.strategies._nats_from': ('strategies.html#_nats_from', 'sar_repro/strategies.py'),
                                       'sar_repro.strategies._one_of': ('strategies.html#_one_of', 'sar_repro/strategies.py'),
                                       'sar_repro.strategies._own_share': ('strategies.html#_own_share', 'sar_repro/strategies.py'),
                                       'sar_repro.strategies._sar_soft': ('strategies.html#_sar_soft', 'sar_repro/strategies.py'),

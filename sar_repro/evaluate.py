@@ -131,7 +131,7 @@ def evaluate_model(
     inception_weights=None,  # See `feature_extractor`
     root=None,  # Folder of the data
     limit: int = None,  # Reference pictures of each split (None = all)
-    batch_size: int = 100,  # Samples at a time
+    batch_size: int = None,  # Samples at a time; None = see `sample`
     tokenizer=None,  # Weights; None = the size's, or what lies beside the checkpoint
 ) -> tuple:  # table (DataFrame), record (dict), samples (uint8)
     "Draw samples from a checkpoint and measure their distances."

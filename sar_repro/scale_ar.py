@@ -458,16 +458,13 @@ class _Settings:
     "What each scale is drawn with."
 
     def __init__(self, scales, guidance, top_k, top_p, form, max_side):
-        strengths, given = each_scale("guidance", guidance, len(scales)), [
-            p > max_side for p in scales
-        ]
-        full = [True] * len(scales) if isinstance(guidance, (list, tuple)) else given
+        N, strengths = len(scales), each_scale("guidance", guidance, len(scales))
+        beyond = [p > max_side for p in scales]
+        full = [True] * N if isinstance(guidance, (list, tuple)) else beyond
         self.scales, self.max_side = scales, max_side
         self.guided = any(g != (1.0 if form == "llamagen" else 0.0) for g in strengths)
         self.guidance = [(g, form, f) for g, f in zip(strengths, full)]
-        self.top = list(
-            zip(each_scale("top_k", top_k, len(scales)), each_scale("top_p", top_p, len(scales)))
-        )
+        self.top = list(zip(each_scale("top_k", top_k, N), each_scale("top_p", top_p, N)))
 
 
 # for each scale codes and where they stand; both None: all are drawn; mask None: none is

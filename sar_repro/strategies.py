@@ -28,7 +28,7 @@ __all__ = ['SHARE', 'NEAREST', 'STRENGTH', 'METHODS', 'one_step_codes', 'free_co
 SHARE, NEAREST, STRENGTH = 0.25, 16, 0.1
 
 
-def _given(model, batch, cfg, codes):  # (B, L) nats of the truth in the context of any codes
+def _nats_from(model, batch, cfg, codes):  # (B, L) nats of the truth in the context of any codes
     labels, inputs = batch.condition(cfg.cond_drop), next_inputs(batch.book, codes, batch.scales)
     keep = batch.keep(unwrap(model).cfg) if model.training else None
     f = model(labels, inputs, batch.scales, keep=keep, lazy=True, **given(model, batch))
@@ -78,7 +78,7 @@ def free_codes(
 # %% ../nbs/10_strategies.ipynb #524ce4b4
 def sf_loss(model: nn.Module, batch: Batch, cfg: TrainConfig) -> Iterator:
     "Student forcing: every scale from freely drawn own codes, against ground truth."
-    ce = _given(model, batch, cfg, free_codes(model, batch, cfg))
+    ce = _nats_from(model, batch, cfg, free_codes(model, batch, cfg))
     yield "tf", ce.mean(), by_scale(ce.detach(), batch.scales)
 
 
@@ -86,13 +86,13 @@ def alternating_loss(model: nn.Module, batch: Batch, cfg: TrainConfig) -> Iterat
     """Every second scale is predicted from own one-step codes of the scale before, against ground
     truth."""
     own, k = one_step_codes(model, batch, cfg), scale_index(batch.scales).to(batch.tokens.device)
-    ce = _given(model, batch, cfg, torch.where(k % 2 == 0, own, batch.tokens))
+    ce = _nats_from(model, batch, cfg, torch.where(k % 2 == 0, own, batch.tokens))
     yield "tf", ce.mean(), by_scale(ce.detach(), batch.scales)
 
 
 def tf_then_sf_loss(model: nn.Module, batch: Batch, cfg: TrainConfig) -> Iterator:
     "The first half of the scales from ground truth, the rest from freely drawn own codes."
-    ce = _given(model, batch, cfg, free_codes(model, batch, cfg, len(batch.scales) // 2))
+    ce = _nats_from(model, batch, cfg, free_codes(model, batch, cfg, len(batch.scales) // 2))
     yield "tf", ce.mean(), by_scale(ce.detach(), batch.scales)
 
 
@@ -100,7 +100,7 @@ def mixed_loss(model: nn.Module, batch: Batch, cfg: TrainConfig) -> Iterator:
     "A share of the context's codes is the model's own, token by token."
     own = one_step_codes(model, batch, cfg)
     codes = torch.where(batch.noise("sample", own.shape[1]) < SHARE, own, batch.tokens)
-    ce = _given(model, batch, cfg, codes)
+    ce = _nats_from(model, batch, cfg, codes)
     yield "tf", ce.mean(), by_scale(ce.detach(), batch.scales)
 
 # %% ../nbs/10_strategies.ipynb #e275d422
@@ -145,7 +145,7 @@ class Jitter:
         self.book = None
 
     def __call__(self, model, batch, cfg):
-        ce = _given(model, batch, cfg, self.codes(batch))
+        ce = _nats_from(model, batch, cfg, self.codes(batch))
         yield "tf", ce.mean(), by_scale(ce.detach(), batch.scales)
 
     def codes(self, batch):  # true ones, a share replaced
@@ -223,13 +223,13 @@ def _own_share(batch, f_t, cfg):  # a share of own one-step codes
 def turns_loss(model: nn.Module, batch: Batch, cfg: TrainConfig) -> Iterator:
     "Even steps teacher forcing, odd ones student forcing from own one-step codes."
     codes = one_step_codes(model, batch, cfg) if batch.step % 2 else batch.tokens
-    ce = _given(model, batch, cfg, codes)
+    ce = _nats_from(model, batch, cfg, codes)
     yield "tf", ce.mean(), by_scale(ce.detach(), batch.scales)
 
 
 def even_loss(model: nn.Module, batch: Batch, cfg: TrainConfig) -> Iterator:
     "Teacher forcing in which every scale counts alike."
-    ce = by_scale(_given(model, batch, cfg, batch.tokens), batch.scales)
+    ce = by_scale(_nats_from(model, batch, cfg, batch.tokens), batch.scales)
     yield "tf", ce.mean(), ce.detach()
 
 # %% ../nbs/10_strategies.ipynb #61fc723b

@@ -571,13 +571,15 @@ SCHEDULE_QUOTED = ((10, 2.21), (13, 2.08))  # steps and FID of FlexVAR-d24, arXi
 
 _OF_VAR, _VAR = "arXiv 2404.02905, table 1", "github.com/FoundationVision/VAR, README"
 _GUIDED, _MAR = "github.com/openai/guided-diffusion", "github.com/LTH14/mar, README"
+_DIT = "github.com/facebookresearch/DiT, README"
+_MASKGIT = "github.com/google-research/maskgit gives its checkpoint 6.06"
 _LLAMA = "github.com/FoundationVision/LlamaGen, README (24x24 tokens, one a step)"
 OTHERS = (  # model, kind, parameters, steps, FID, IS, source; None where the source does not say
     ("ADM-G", "diffusion", None, None, 4.59, None, "arXiv 2105.05233, abstract"),
     ("ADM-G, upsampled", "diffusion", None, None, 3.94, 215.8, f"{_GUIDED}, evaluations/README"),
     ("LDM-4-G", "diffusion", "400M", 250, 3.60, 247.7, _OF_VAR),
-    ("DiT-XL/2", "diffusion", "675M", 250, 2.27, 278.2, _OF_VAR),
-    ("MaskGIT", "masked", "227M", 8, 6.18, 182.1, _OF_VAR),
+    ("DiT-XL/2", "diffusion", "675M", 250, 2.27, 278.2, f"{_DIT}; size and steps: {_OF_VAR}"),
+    ("MaskGIT", "masked", "227M", 8, 6.18, 182.1, f"{_OF_VAR}; {_MASKGIT}"),
     ("MAR-B", "masked, continuous", "208M", 256, 2.31, 281.7, _MAR),
     ("MAR-L", "masked, continuous", "479M", 256, 1.78, 296.0, _MAR),
     ("MAR-H", "masked, continuous", "943M", 256, 1.55, 303.7, _MAR),
@@ -632,7 +634,7 @@ def _own_rows(folder):  # records of `07_train` at sizes of this project, which 
         cfg, network = get_size(r["size"]).model, r["features"]
         with torch.device("meta"):
             count = sum(p.numel() for p in FlexVAR(cfg).parameters())
-        source = f"results/{f.name}: {r['dataset']}, {network} {got[0][network]:.0f}, no FID"
+        source = f"results/{f.name}: {r['dataset']}, {network} {got[0][network]:.3g}, no FID"
         about = dict(kind="next scale", params=f"{count / 1e6:.1f}M", steps=len(cfg.scales))
         rows.append(about | dict(model=r["run"], status="measured", source=source))
     return rows
