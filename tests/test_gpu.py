@@ -8,7 +8,7 @@ from conftest import ROOT
 def script(*args): return subprocess.run([sys.executable, str(ROOT/'tools/gpu.py'), *map(str, args)], capture_output=True, text=True, timeout=300)
 
 def test_every_part_runs_dry(tmp_path):
-    parts = 'golden,ceilings,steps,attention,sampling'  # the others are `sar bench`, which has its own tests
+    parts = 'golden,ceilings,steps,attention,sampling,graphs,fp16,saving'  # the others are `sar bench`, which has its own tests
     done = script('--dry', '--out', tmp_path, '--parts', parts)
     assert done.returncode == 0, done.stderr[-2000:]
     records = {p: json.loads((tmp_path/f'{p}.json').read_text()) for p in parts.split(',')}
@@ -17,6 +17,10 @@ def test_every_part_runs_dry(tmp_path):
     errors = {r['form']: (r['error'], r['gradient_error']) for r in records['attention']['rows']}
     assert len(errors) == 3 and max(map(max, errors.values())) < 1e-5, errors  # grouped by scale is the masked form, forward and backward
     assert all(r['seconds'] > 0 for r in records['sampling']['rows'])
+    assert [r['equal'] for r in records['graphs']['rows']] == [1, 1] and len(records['graphs']['rows'][1]['said']) == 1 # a CPU records no CUDA graph, says so, and draws on
+    whole, half = records['fp16']['logs']['fp32'], records['fp16']['logs']['fp16']
+    assert half['skipped'] == [0, 0, 0] and half['tf'] == pytest.approx(whole['tf'], rel=1e-3) and half['grad'] == pytest.approx(whole['grad'], rel=1e-2)
+    assert min(r['written'] for r in records['saving']['rows']) > 0
     assert {r['kind'] for r in records['steps']['rows']} == {'tf', 'sar'} and min(r['seconds'] for r in records['steps']['rows']) > 0
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')

@@ -1,10 +1,11 @@
-"""What a GPU does here: golden tensors, ceilings, forms of attention, steps plain and compiled, sampling.
+"""What a GPU does here: golden tensors, ceilings, forms of attention, steps plain and compiled, float16, sampling, CUDA graphs, states.
 
     python tools/gpu.py --out results/gpu [--parts ceilings,steps] [--dry]
 
 Each part writes one record as soon as it is measured; a part that fails says why and the rest goes on. With --dry
 everything runs on the CPU in a few seconds, on small shapes, and its figures mean nothing."""
-import argparse, statistics, sys, time, traceback
+import argparse, statistics, sys, tempfile, time, traceback, warnings
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -14,12 +15,16 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-from sar_repro.core import SarError, check_choice, get_size
+from sar_repro.core import SarError, TrainConfig, check_choice, get_size
 from sar_repro.engine.files import save_json
+from sar_repro.engine.kernels import Replay
 from sar_repro.engine.machine import run_record
+from sar_repro.engine.models import start_models
 from sar_repro.engine.parity import check_file
-from sar_repro.engine.speed import PASSES, Stand, bench, flops, matmul_rate, sampling_time
-from sar_repro.scale_ar import causal_mask
+from sar_repro.engine.runs import ToyTokens, toy_model, train_run
+from sar_repro.engine.speed import PASSES, Stand, bench, flops, matmul_rate, sampling_time, saving_pairs, state_of
+from sar_repro.scale_ar import causal_mask, cast_models, draw_group
+from sar_repro.strategies import get_loss
 
 
 def seconds(work, rounds, device):
@@ -136,12 +141,58 @@ def sampling(dry, device):
     groups = (2,) if dry else (20, 64, 100)
     return dict(size='tiny' if dry else 'd16', rows=[dict(pictures=n, seconds=sampling_time('tiny' if dry else 'd16', n, device)[0]) for n in groups])
 
+def graphs(dry, device):
+    "Groups as they are, as one CUDA graph, and with the decoder compiled as well: seconds a picture in turns, and whether the pictures are the same."
+    size, groups, rows = ('mini', (2,), []) if dry else ('d16', (20, 64, 100), [])
+    spec, (vae, model) = get_size(size), (m.to(device).eval().requires_grad_(False) for m in start_models(size, random=True))
+    how = dict(guidance=spec.guidance, top_k=spec.top_k, top_p=spec.top_p)
+    with torch.no_grad(), cast_models(model, vae, 'auto') as coder:
+        group = partial(draw_group, model, vae, coder, model.cfg.scales, **how)
+        forms = {'as it is': lambda: group, 'graph': lambda: partial(Replay(), group)}
+        if not dry: forms['graph, decoder compiled'] = lambda: vae.decoder.compile(dynamic=False) or partial(Replay(), group)
+        for n in groups:
+            inputs = [(torch.randint(model.cfg.num_classes, (n,), device=device), torch.rand(n, model.cfg.seq_len, device=device)) for _ in range(2)]
+            first = None
+            for name, make in forms.items():
+                vae.decoder._compiled_call_impl, (draw, said) = None, (make(), [])
+                with warnings.catch_warnings(record=True) as told:
+                    warnings.simplefilter('always')
+                    for given in (*inputs, *inputs): out = draw(*given).clone() # recorded at the second, replayed with others after it
+                    said = [str(w.message) for w in told if 'CUDA graph' in str(w.message)]
+                first = out if first is None else first
+                took = []
+                for _ in range(1 if dry else 5):
+                    wait(device)
+                    start = time.perf_counter()
+                    draw(*inputs[0])
+                    wait(device)
+                    took.append(time.perf_counter() - start)
+                rows.append(dict(form=name, pictures=n, seconds=statistics.median(took)/n, equal=(out == first).float().mean().item(), said=said))
+    return dict(size=size, rows=rows)
+
+def fp16(dry, device):
+    "A run in float16 beside one in float32 on random tokens (losses, skipped steps), and d16 steps of both halves of precision."
+    cfg, logs = TrainConfig(epochs=3, batch_size=8, lr=1e-3, precision='fp32'), {}
+    for precision in ('fp32', 'fp16'):
+        with tempfile.TemporaryDirectory() as d: logs[precision] = train_run(toy_model(), ToyTokens(), get_loss('sar'), TrainConfig(**{**cfg.__dict__, 'precision': precision}), d).to_dict('list')
+    rows, size, kinds = [], 'mini' if dry else 'd16', ('fp16',) if dry else ('bf16', 'fp16')
+    for precision in kinds:
+        stand = Stand(size, 2 if dry else 16, device, precision)
+        rows.append(dict(precision=precision, seconds=statistics.median([stand.step('sar') for _ in range(2 if dry else 6)][1:])))
+    return dict(size=size, logs={p: {k: l[k] for k in ('tf', 'csf', 'grad', 'skipped') if k in l} for p, l in logs.items()}, rows=rows)
+
+def saving(dry, device):
+    "A state written at once and one that is only copied: for how long the steps stand still."
+    size = 'mini' if dry else 'd16'
+    state = state_of(start_models(size, random=True)[1].to(device))
+    with tempfile.TemporaryDirectory() as d: return dict(size=size, rows=saving_pairs(state, d, 2 if dry else 4))
+
 def speed(size, batch):
     "A part that is `sar bench` of one size."
     def part(dry, device): return bench('tiny', device, 2, 1, memory=False) if dry else bench(size, device, batch, 3, memory=False)
     return part
 
-PARTS = dict(golden=golden, steps=steps, ceilings=ceilings, attention=attention, sampling=sampling, d16=speed('d16', 16), d16_64=speed('d16', 64), small=speed('small', None), tiny=speed('tiny', None))
+PARTS = dict(golden=golden, steps=steps, ceilings=ceilings, attention=attention, sampling=sampling, graphs=graphs, fp16=fp16, saving=saving, d16=speed('d16', 16), d16_64=speed('d16', 64), small=speed('small', None), tiny=speed('tiny', None))
 
 def main():
     parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -541,7 +541,9 @@ def take(self: Run, step: int):
 @patch
 def _skips(self: Run, terms) -> bool:  # is an overflow of the scaled gradients all that is wrong?
     scaler = self.acc.scaler
-    return scaler is not None and scaler.get_scale() >= 1 and all(math.isfinite(t[1]) for t in terms)
+    if scaler is None or scaler.get_scale() < 1:
+        return False
+    return all(math.isfinite(value) for _, value, _ in terms)
 
 
 @patch
