@@ -179,7 +179,8 @@ def own_tokenizer(
 STYLE = (
     "body{font-family:sans-serif;max-width:60em;margin:2em auto;padding:0 1em}"
     "table{border-collapse:collapse}td,th{padding:.2em .8em;border-bottom:1px solid #ddd}"
-    "td{text-align:right}th,td:nth-child(-n+2){text-align:left}pre{background:#f4f4f4;padding:1em;overflow:auto}"
+    "td{text-align:right}th,td:nth-child(-n+2){text-align:left}"
+    "pre{background:#f4f4f4;padding:1em;overflow:auto}"
 )
 NAMES = dict(start="start", sar="+ SAR", tf="+ teacher forcing (control)")
 
