@@ -287,7 +287,7 @@ def run(
     ctx: typer.Context,
     notebook: Annotated[Optional[str], typer.Argument(help=NOTEBOOK)] = None,
     param: _option(Optional[list[str]], "-p", "--param", metavar="NAME VALUE", help=PARAM) = None,
-    out: _option(Optional[Path], help="Executed copy; default runs/notebooks/NAME.ipynb.") = None,
+    out: _option(Optional[Path], help="Executed copy; usually runs/notebooks/NAME-RUN.") = None,
     cwd: _option(Optional[Path], help="Working directory; default the repository's root.") = None,
     budget: _option(Optional[str], help="Short for -p budget VALUE: 'full' or 'smoke'.") = None,
     size: _option(Optional[str], help="Short for -p size VALUE.") = None,
@@ -321,11 +321,11 @@ def run_one(source, param, short, out, cwd):  # a notebook, with parameters as t
     values = check_parameters({name: text for name, _, text in pairs}, defaults, source.stem)
     if cwd and not cwd.is_dir():
         _fail(f"--cwd {cwd} is no folder")
-    out = output_path(source.stem, out)
+    values = values if cwd else from_here(values)
+    name, before, after = _training(source, defaults | values)
+    out = output_path("-".join([source.stem, *name]), out)
     if out == source.resolve():
         _fail(f"--out {out.name} is the notebook itself: choose another name")
-    values = values if cwd else from_here(values)
-    before, after = _training(source, defaults | values)
     if before:
         typer.echo(before, err=True)
     execute_copy(source, out, values, cwd or work())
@@ -334,18 +334,19 @@ def run_one(source, param, short, out, cwd):  # a notebook, with parameters as t
         typer.echo(after())
 
 
-def _training(source, values):  # what a copy will train, and, called later, what came of it
+# of a copy that trains: its name in a list, what it will do, and, called later, what came of it
+def _training(source, values):
     if source.stem == "02_tokenizer":
         from sar_repro.engine.own import plan_tokenizer
 
         job = plan_tokenizer(**values)
-        return (job.outlook(), job.outcome) if job else (None, None)
+        return ([job.out.name], job.outlook(), job.outcome) if job else ([], None, None)
     if source.stem != "07_train":
-        return None, None
+        return [], None, None
     from sar_repro.engine.runs import outcome, outlook, plan_job
 
     job = plan_job(**{k: v for k, v in values.items() if k != "tracker"})
-    return outlook(job), lambda: outcome(job)
+    return [job.name], outlook(job), lambda: outcome(job)
 
 # %% ../nbs/90_cli.ipynb #db03e99a
 def from_here(

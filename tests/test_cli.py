@@ -1,5 +1,5 @@
 "The `sar` command from outside: exit codes, messages, nothing written on refusal."
-import ast, json, time
+import ast, json, resource
 import pytest
 from conftest import NOTEBOOKS, ROOT, python, sar, sar_process
 
@@ -66,13 +66,11 @@ def test_help(command):
     done = sar(command, '--help')
     assert done.returncode == 0 and 'Usage: sar ' + command in done.stdout and '--help' in done.stdout
 
-def test_help_is_quick():
-    times = []
-    for _ in range(2):
-        start = time.time()
-        assert sar_process('--help').returncode == 0
-        times.append(time.time() - start)
-    assert min(times) < 1.5, f'sar --help took {min(times):.1f} s: an import at module level is heavy'
+def test_help_is_quick(): # in seconds of a processor: others may be busy on it
+    spent = lambda: sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
+    before = spent()
+    assert sar_process('--help').returncode == 0
+    assert spent() - before < 1.2, f'sar --help took {spent() - before:.1f} s: an import at module level is heavy'
 
 def test_unknown_size():
     refused(sar('sample', '--size', 'huge'), "unknown size 'huge'", 'tiny')

@@ -22,7 +22,7 @@ from ..scale_ar import sample
 from ..tokenizer import reconstruct
 
 # %% auto #0
-__all__ = ['STEPS', 'LEAST', 'SEED', 'STYLE', 'NAMES', 'own_data', 'TokenizerJob', 'plan_tokenizer', 'own_tokenizer',
+__all__ = ['STEPS', 'LEAST', 'SEED', 'STYLE', 'NAMES', 'SMOKE', 'own_data', 'TokenizerJob', 'plan_tokenizer', 'own_tokenizer',
            'own_pictures']
 
 # %% ../../nbs/86b_own_pictures.ipynb #b63bbb08
@@ -179,7 +179,8 @@ def own_tokenizer(
 STYLE = (
     "body{font-family:sans-serif;max-width:60em;margin:2em auto;padding:0 1em}"
     "table{border-collapse:collapse}td,th{padding:.2em .8em;border-bottom:1px solid #ddd}"
-    "td{text-align:right}th{text-align:left}pre{background:#f4f4f4;padding:1em;overflow:auto}"
+    "td{text-align:right}th,td:nth-child(-n+2){text-align:left}"
+    "pre{background:#f4f4f4;padding:1em;overflow:auto}"
 )
 NAMES = dict(start="start", sar="+ SAR", tf="+ teacher forcing (control)")
 
@@ -208,7 +209,7 @@ def _judged(out, made, folder, size, seed, n):  # one table of all models
 
 def _grids(out, made, held, size, seed):  # caption -> file
     spec, shown_classes = get_size(size), torch.arange(min(8, held.num_classes))
-    real = held.batch(torch.arange(min(16, len(held))))
+    real = held.batch(torch.linspace(0, len(held) - 1, min(16, len(held))).long())
     vae = load_tokenizer(size, out / "tokenizer.safetensors")
     both = torch.cat([real, to_uint8(reconstruct(vae, real)[0])])
     save_grid(out / "reconstructions.png", both, len(real))
@@ -229,16 +230,20 @@ def _few_names(classes):  # of the rows of a grid
     return ", ".join(map(str, classes[:8])) + more
 
 
-def _said(table, smoke):  # what the numbers can say and what not
+SMOKE = (
+    "<p><b>A smoke run: nothing was learned, so no picture and no number means anything.</b></p>"
+)
+
+
+def _said(table):  # what the numbers can say and what not
     spread = table.loc["held-out"]["KID sd"].max()
-    text = (
+    return (
         "Less is better for the distances, more for precision and recall. The floor is what real"
         " pictures of the other part score; the Fréchet distance falls with the number of"
         " pictures (n), so compare KID. Against held-out pictures its spread is up to"
         f" {spread:.0f}: smaller differences say nothing, and more held-out pictures make it"
         " smaller. One seed cannot rank methods."
     )
-    return "A smoke run: nothing was learned, so no number means anything. " * smoke + text
 
 
 def _report(out, facts, table, files, smoke):
@@ -253,8 +258,8 @@ def _report(out, facts, table, files, smoke):
     text = (
         f'<!doctype html><meta charset="utf-8"><title>{html.escape(facts["folder"])}</title>'
         f"<style>{STYLE}</style>"
-        f"<h1>{html.escape(facts['folder'])}</h1><ul>{rows}</ul>{shown_files}<h2>Distances</h2>"
-        f"{_to_html(table)}<p>{html.escape(_said(table, smoke))}</p><h2>Go on</h2><pre>"
+        f"<h1>{html.escape(facts['folder'])}</h1>{SMOKE * smoke}<ul>{rows}</ul>{shown_files}"
+        f"<h2>Distances</h2>{_to_html(table)}<p>{html.escape(_said(table))}</p><h2>Go on</h2><pre>"
         f"{html.escape(_next_steps(out))}</pre>"
     )
     with atomic_path(out / "report.html") as temporary:
