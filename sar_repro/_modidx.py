@@ -436,6 +436,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/sar_repro', 'doc_host': ''
                                              'sar_repro.engine.fork_study.fork_verdict': ( 'fork_study.html#fork_verdict',
                                                                                            'sar_repro/engine/fork_study.py'),
                                              'sar_repro.engine.fork_study.gate': ('fork_study.html#gate', 'sar_repro/engine/fork_study.py'),
+                                             'sar_repro.engine.fork_study.halves': ( 'fork_study.html#halves',
+                                                                                     'sar_repro/engine/fork_study.py'),
                                              'sar_repro.engine.fork_study.image_tokens': ( 'fork_study.html#image_tokens',
                                                                                            'sar_repro/engine/fork_study.py'),
                                              'sar_repro.engine.fork_study.judged': ( 'fork_study.html#judged',

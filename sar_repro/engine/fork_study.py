@@ -62,7 +62,7 @@ from ..train import heldout_loss, lr_at, param_groups
 
 # %% auto #0
 __all__ = ['EPOCHS', 'FORK', 'ARMS', 'OF_BASES', 'ALL_ARMS', 'FRESH', 'WAYS', 'GUIDES', 'BASES', 'recipe', 'Fork', 'image_tokens',
-           'steps', 'optimizer', 'trunk', 'file_name', 'tail', 'classifier', 'Judge', 'student_kl', 'judged',
+           'steps', 'optimizer', 'trunk', 'file_name', 'tail', 'halves', 'classifier', 'Judge', 'student_kl', 'judged',
            'likelihoods', 'gate', 'study', 'class_in_maps', 'fork_table', 'base_fork', 'residual_tokenizer',
            'base_facts', 'base_study', 'base_exposure', 'lacking_rise', 'fork_verdict', 'picture_rows']
 
@@ -268,10 +268,18 @@ def tail(
     return load_model(fork.size.name, weights)
 
 # %% ../../nbs/89c_fork_study.ipynb #0af5fa22
+def halves(images: ImageSet) -> tuple:  # Indices of each
+    "Two halves of the pictures, each with every class."
+    ids, half = torch.arange(len(images)), len(images) // 2
+    if set(images.labels[:half].tolist()) == set(images.labels[half:].tolist()):
+        return ids[:half], ids[half:]
+    return ids[: 2 * half : 2], ids[1::2]
+
+
 def classifier(fork: Fork, total: int = 936) -> Classifier:  # Steps; in evaluation mode
-    "Train the judge on the first half of the training pictures, or load it."
+    "Train the judge on one half of the training pictures, or load it."
     path = Path(fork.judge or fork.folder / "judge.safetensors")
-    half = len(fork.images) // 2
+    first = halves(fork.images)[0]
     net = Classifier(fork.data.num_classes)
     if path.is_file():
         net.load_state_dict(load_tensors(path)[0])
@@ -280,8 +288,9 @@ def classifier(fork: Fork, total: int = 936) -> Classifier:  # Steps; in evaluat
     net = Classifier(fork.data.num_classes)
     opt = torch.optim.AdamW(net.parameters(), lr=1e-3, weight_decay=1e-3)
     for step in progress(range(total), "judge"):
-        epoch, at = divmod(step, max(1, half // 128))
-        ids = torch.from_numpy(order_rng(0, epoch).permutation(half))[at * 128 : (at + 1) * 128]
+        epoch, at = divmod(step, max(1, len(first) // 128))
+        order = first[order_rng(0, epoch).permutation(len(first))]
+        ids = order[at * 128 : (at + 1) * 128]
         x = to_float(fork.images.batch(ids))
         x = x.flip(-1) if step % 2 else x
         loss = F.cross_entropy(net.head(net(x)), fork.images.labels[ids])
@@ -309,9 +318,8 @@ class Judge:
     ):
         self.fork, self.net, self.n = fork, classifier(fork, steps), n
         held = _half_mirrored(fork.test.batch(torch.arange(min(n, len(fork.test)))))
-        half = len(fork.images) // 2
         self.labels = fork.test.labels[: len(held)]
-        rest = torch.arange(half, min(half + self.n, len(fork.images)))
+        rest = halves(fork.images)[1][: self.n]
         rest = _half_mirrored(fork.images.batch(rest))
         self.unit = 1.0
         self.unit = self.features(held).square().mean().sqrt()
@@ -453,8 +461,7 @@ def gate(judge: Judge, start: int) -> dict:
     if record := _known(path, gate=list, floors=dict, log=list):
         return record
     model, scales = tail(fork, start, "tf"), fork.data.scales
-    half = len(fork.images) // 2
-    ids, rows = torch.arange(half, min(half + judge.n, len(fork.images))), []
+    ids, rows = halves(fork.images)[1][: judge.n], []
     for k in range(len(scales)):
         end, parts = sum(p * p for p in scales[:k]), []
         for part in progress(ids.split(500), f"{k} true maps"):
