@@ -44,7 +44,7 @@ from sar_repro.engine.kernels import (
 __all__ = ['MAX_LOG_SCALE', 'MOST_TOKENS', 'RELEASED_SIDES', 'scale_index', 'causal_mask', 'SelfAttention', 'MLP', 'Block',
            'position_table', 'AdaHead', 'FlexVAR', 'unwrap', 'init_weights', 'token_loss', 'by_scale', 'mean_loss',
            'given', 'hidden_first', 'counted', 'drawn_codes', 'generate', 'fit_scales', 'each_scale', 'check_book',
-           'guide', 'group_size', 'sample', 'draw_group', 'cast_models']
+           'guide', 'group_size', 'sample', 'draw_group', 'cast_models', 'replay_for']
 
 # %% ../nbs/03_scale_ar.ipynb #fca8fee1
 def scale_index(
@@ -652,7 +652,7 @@ def sample(
     own = model.cfg, replace(model.cfg, scales=scales)  # the smaller group of the two schedules
     batch_size = batch_size or min(group_size(cfg, device) for cfg in own)
     plain = seed is not None and prefix is known is kwargs.get("released_seed") is None
-    replay = _replay(fast, model, vae, plain)
+    replay = replay_for(fast, model, vae, plain)
     with cast_models(model, vae, precision) as coder:
         for i in progress(range(0, len(labels), batch_size), "sampling"):
             # one shape, one way of rounding
@@ -688,7 +688,8 @@ def cast_models(model, vae, precision):  # gives the decoder's precision
             yield coder
 
 
-def _replay(fast, model, vae, plain):  # what records groups, or None
+def replay_for(fast, model, vae, plain):  # `Replay`, or None
+    "What records groups as a CUDA graph, where that can be done; see `sample`."
     if isinstance(fast, Replay):
         return fast if plain else None
     on_gpu, large = model.head.weight.device.type == "cuda", model.cfg.depth >= 16

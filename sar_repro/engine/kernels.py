@@ -316,9 +316,8 @@ def cast_weights(*modules):  # Frozen modules that only look forward while the c
         dtype, layers = torch.get_autocast_dtype(device), (
             l for m in modules for l in m.modules() if isinstance(l, (nn.Linear, nn.Conv2d))
         )
-        kept = [
-            (p, p.data) for l in layers for p in l.parameters(recurse=False) if not p.requires_grad
-        ]
+        own = (p for l in layers for p in l.parameters(recurse=False) if not p.requires_grad)
+        kept = [(p, p.data) for p in own if p.dtype != dtype]  # once: a graph remembers where
     try:
         # filters as the decoder's maps lie
         for p, w in kept:

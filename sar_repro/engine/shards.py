@@ -16,7 +16,7 @@ from ..core import SarError, shown
 from .files import TORN_ARRAY, atomic_path, read_json, save_json, weights_hash
 from .machine import mixed_precision
 from .plots import progress
-from ..scale_ar import group_size, sample
+from ..scale_ar import cast_models, group_size, replay_for, sample
 
 # %% auto #0
 __all__ = ['ShardSet', 'sample_shards', 'pack_npz']
@@ -131,18 +131,25 @@ def sample_shards(
     facts["precision"] = mixed_precision(precision, device)
     _claim(Path(folder), json.loads(json.dumps(facts, default=str)))
     shards = ShardSet(folder)
-    for i in progress(range(process, shards.count, processes), "shards"):
-        if shards.whole(i):
-            continue
-        first, part = i * per_shard, labels[i * per_shard : (i + 1) * per_shard]
-        # one shape, one way of rounding
-        padded = torch.cat([part, part[-1:].expand(-len(part) % group)])
-        same = dict(seed=seed, batch_size=group, precision=precision, first=first)
-        pictures = sample(model, vae, padded, **same, **how)[: len(part)]
-        with atomic_path(shards.path(i)) as tmp, open(tmp, "wb") as f:
-            np.save(f, pictures.numpy())
-            f.write(_identity(shards.facts, i) + _checksum(pictures.numpy()))
+    plain = how.get("released_seed") is None
+    fast = replay_for("auto", model, vae, plain) or False  # one CUDA graph for all shards
+    with cast_models(model, vae, precision):
+        same = dict(seed=seed, batch_size=group, precision=precision, fast=fast)
+        for i in progress(range(process, shards.count, processes), "shards"):
+            _draw_shard(model, vae, labels, shards, i, dict(same, **how))
     return shards
+
+
+def _draw_shard(model, vae, labels, shards, i, how):  # unless it is there
+    if shards.whole(i):
+        return
+    first, part = i * shards.per, labels[i * shards.per : (i + 1) * shards.per]
+    # one shape, one way of rounding
+    padded = torch.cat([part, part[-1:].expand(-len(part) % how["batch_size"])])
+    pictures = sample(model, vae, padded, first=first, **how)[: len(part)]
+    with atomic_path(shards.path(i)) as tmp, open(tmp, "wb") as f:
+        np.save(f, pictures.numpy())
+        f.write(_identity(shards.facts, i) + _checksum(pictures.numpy()))
 
 # %% ../../nbs/87b_shards.ipynb #fdc8072d
 def pack_npz(
