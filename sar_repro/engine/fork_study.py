@@ -684,8 +684,7 @@ def fork_verdict(
         "*Measured*: changes against teacher forcing from the same fork, 95 % intervals over the"
         f" trainings. So there was something to win, and {words[verdict(nats)]} at this size."
         " On emoji, which are few and met often, SAR is"
-        f" {verdict(few)} by likelihood and {verdict(far)} by distance, which is a weak measure"
-        " there ([10b](10b_fork.ipynb))."
+        f" {verdict(few)} by likelihood and {verdict(far)} by distance."
     )
 
 
