@@ -235,8 +235,7 @@ class ModelConfig:
         _check_base(self.base, self.context, self.hide)
 
     @property
-    def seq_len(self) -> int:
-        "Tokens of all scales, L."
+    def seq_len(self) -> int:  # Tokens of all scales, L
         return sum(p * p for p in self.scales)
 
     @property

@@ -215,18 +215,20 @@ class Models(nn.Module):
             for i, o in ((a, width), (width, width), (width, b)):
                 self.params += [normal(i, o), torch.zeros(count, 1, o)]
 
-    def scale(self, k, codes):  # int64 (R or 1, B, coarser tokens) -> (R, B, p, V) log-probs
-        w = self.params[6 * k : 6 * k + 6]
-        kinds = self.world.token_codes[: self.begins[k]]
-        since = self.begins[max(0, k - self.context)] if self.context else 0
-        hot = [F.one_hot(codes[..., i], c) * (i >= since) for i, c in enumerate(kinds)]
-        x = torch.cat([torch.ones(*codes.shape[:-1], 1), *hot], -1).expand(self.count, -1, -1)
-        for i in (0, 2):
-            x = F.gelu(torch.baddbmm(w[i + 1], x, w[i]))
-        y = torch.baddbmm(w[5], x, w[4])
-        return y.unflatten(-1, (self.world.scales[k], -1)).log_softmax(-1)
+# %% ../nbs/09_exact_world.ipynb #b07cd8b1
+@patch
+def scale(self: Models, k, codes):  # int64 (R or 1, B, coarser tokens) -> (R, B, p, V) log-probs
+    w = self.params[6 * k : 6 * k + 6]
+    kinds = self.world.token_codes[: self.begins[k]]
+    since = self.begins[max(0, k - self.context)] if self.context else 0
+    hot = [F.one_hot(codes[..., i], c) * (i >= since) for i, c in enumerate(kinds)]
+    x = torch.cat([torch.ones(*codes.shape[:-1], 1), *hot], -1).expand(self.count, -1, -1)
+    for i in (0, 2):
+        x = F.gelu(torch.baddbmm(w[i + 1], x, w[i]))
+    y = torch.baddbmm(w[5], x, w[4])
+    return y.unflatten(-1, (self.world.scales[k], -1)).log_softmax(-1)
 
-# %% ../nbs/09_exact_world.ipynb #3f2dcb94
+
 @patch
 def forward(
     self: Models,

@@ -250,7 +250,8 @@ def _read_model(path):
     usual = get_size(_like(have) or with_base("d16", have.base)).model.scales
     have = replace(have, scales=tuple(config.get("scales", usual)))
     _check_positions(tensors, have, path)
-    return tensors, meta, replace(have, **{k: config[k] for k in ("context", "hide") if k in config})
+    told = {k: config[k] for k in ("context", "hide") if k in config}
+    return tensors, meta, replace(have, **told)
 
 
 def _check_positions(tensors, have, path):  # a position a token, where the schedule is fixed
