@@ -35,7 +35,7 @@ from .engine.models import load_model, load_models
 from .engine.statistics import resample, slope_weights, t_interval, tidy
 
 # %% auto #0
-__all__ = ['STRENGTHS', 'MEASURES', 'WAYS', 'LACKING', 'Probe', 'check_probe', 'picture_groups', 'load_probe', 'check_later',
+__all__ = ['STRENGTHS', 'LACKING', 'MEASURES', 'WAYS', 'Probe', 'check_probe', 'picture_groups', 'load_probe', 'check_later',
            'later_probe', 'finish', 'same_classes', 'other_pictures', 'per_picture', 'logits_from', 'unigram_bits',
            'group_bars', 'plot_difficulty', 'plot_gap', 'plot_prefix', 'difficulty', 'one_step', 'contexts', 'gap',
            'prefixes', 'decode_finest', 'attribution', 'context_loss', 'oracle_prefix', 'over_starts', 'plot_bases']
@@ -445,6 +445,7 @@ def contexts(
     return {"truth": probe.tokens, "one-step rollout": one_step(probe), "free running": free}
 
 # %% ../nbs/04_exposure_bias.ipynb #519045f2
+LACKING = "one-step rollout, what it lacks"  # the truth's rest in own context, where maps add up
 MEASURES = (
     "rise in cross-entropy, bits",
     "KL from teacher-forced, bits",
@@ -628,6 +629,3 @@ def plot_bases(
         ax.set_xlabel("map")
     axs[1].legend(fontsize=8)
     return fig
-
-
-LACKING = "one-step rollout, what it lacks"  # the truth's rest in own context, where maps add up

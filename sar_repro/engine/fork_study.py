@@ -226,9 +226,6 @@ ARMS = {  # name: fields of `TrainConfig`, the most telling first
 OF_BASES = {  # the arms of the study of three bases; `residual` is VAR's alone
     **{arm: ARMS[arm] for arm in ("tf", "sar, 0.1", "truth, 0.1")},
     "residual, 0.1": dict(method="sar", target="residual", gamma=0.1),
-    "sar, 1": dict(method="sar", gamma=1.0),
-    "truth, 1": dict(method="sar", target="truth", gamma=1.0),
-    "residual, 1": dict(method="sar", target="residual", gamma=1.0),
     "sar": ARMS["sar"],
 }
 ALL_ARMS = ARMS | OF_BASES
