@@ -1011,6 +1011,7 @@ def evaluate(
 
         table, record, _ = evaluate_model(dataset=dataset, n=n or 2000, root=data_dir, **how)
         lines, place = table.round(3).to_string(), Path("results.json")
+        lines = "\n".join(filter(None, [lines, record["few_held_out"]]))
     else:
         record, lines = _by_protocol(reference, n, samples, how)
         if record is None:

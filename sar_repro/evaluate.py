@@ -10,7 +10,15 @@ import torch
 from .core import SarError, check_numbers, get_size, shown
 from .engine.machine import run_record
 from .data import load_dataset
-from .engine.metrics import REFERENCES, Reference, image_features, judge_of
+from sar_repro.engine.metrics import (
+    REFERENCES,
+    SUBSET,
+    Reference,
+    few_held_out,
+    frechet_distance,
+    image_features,
+    judge_of,
+)
 from .scale_ar import sample
 from .engine.models import load_models
 
@@ -22,7 +30,7 @@ def compare(
     samples: torch.Tensor,  # (N, D) features of samples
     real: torch.Tensor,  # (M, D) features of the reference
     seed: int = 0,  # Seed of KID's subsets
-    subset: int = 500,  # Largest subset for KID
+    subset: int = SUBSET,  # Largest subset for KID
     prc: bool = True,  # Precision and recall, too: they take all pairs of pictures
     most: int = None,  # Of so many of each set, evenly spread; None = of all
 ) -> dict:  # fd, kid (x 1000), kid_sd (x 1000, over subsets), precision, recall, n
@@ -35,28 +43,12 @@ def compare(
     few = [f[:: -(-len(f) // most)] if most else f for f in (samples, real)]
     both = prc_features_to_metric(*few, verbose=False) if prc else {}
     return dict(
-        fd=_gaussian_distance(samples, real),
+        fd=frechet_distance(samples, real),
         kid=1000 * kid["kernel_inception_distance_mean"],
         kid_sd=1000 * kid["kernel_inception_distance_std"],
         **{k: both[k] for k in ("precision", "recall") if k in both},
         n=len(samples),
     )
-
-# %% ../nbs/08_evaluate.ipynb #c6942894
-def _gaussian_distance(a, b):  # torch-fidelity's, or the same from few pictures at less cost
-    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
-
-    if min(len(a), len(b)) >= a.shape[1] / 2:
-        both = [fid_features_to_statistics(f) for f in (a, b)]
-        return fid_statistics_to_metric(*both, verbose=False)["frechet_inception_distance"]
-    means, spans = zip(*(_spanned(f.double()) for f in (a, b)))
-    root = torch.linalg.svdvals(spans[0] @ spans[1].T).sum()
-    own = sum(x.square().sum() for x in spans)  # the traces of both covariances
-    return ((means[0] - means[1]).square().sum() + own - 2 * root).item()
-
-
-def _spanned(f):  # mean; X with X^T X the covariance
-    return f.mean(0), (f - f.mean(0)) / (len(f) - 1) ** 0.5
 
 # %% ../nbs/08_evaluate.ipynb #d8ee4e27
 def inception_score(
@@ -151,4 +143,5 @@ def evaluate_model(
     facts = dict(size=size, checkpoint=shown(checkpoint) if checkpoint else "shipped")
     facts |= dict(dataset=train.name, n=n, seed=seed, **how, features=reference.name)
     rows, took = table.reset_index().round(5).to_dict("records"), round(time.time() - start, 1)
+    facts |= dict(few_held_out=few_held_out(table, reference))
     return table, run_record(**facts, distances=rows, seconds=took), pictures

@@ -1,11 +1,11 @@
-"The GPU script, dry: every part runs on a CPU and leaves a whole record; on a machine without a GPU it says so."
+"The GPU script and the CPU script, dry: parts run on a CPU and leave whole records; on a machine without a GPU the first says so."
 import json, runpy, subprocess, sys
 
 import pytest
 import torch
 from conftest import ROOT
 
-def script(*args): return subprocess.run([sys.executable, str(ROOT/'tools/gpu.py'), *map(str, args)], capture_output=True, text=True, timeout=300)
+def script(*args, name='gpu'): return subprocess.run([sys.executable, str(ROOT/f'tools/{name}.py'), *map(str, args)], capture_output=True, text=True, timeout=300)
 
 def test_every_part_runs_dry(tmp_path):
     parts = 'golden,ceilings,steps,attention,sampling,graphs,fp16,saving'  # the others are `sar bench`, which has its own tests
@@ -22,6 +22,16 @@ def test_every_part_runs_dry(tmp_path):
     assert half['skipped'] == [0, 0, 0] and half['tf'] == pytest.approx(whole['tf'], rel=1e-3) and half['grad'] == pytest.approx(whole['grad'], rel=1e-2)
     assert min(r['written'] for r in records['saving']['rows']) > 0
     assert {r['kind'] for r in records['steps']['rows']} == {'tf', 'sar'} and min(r['seconds'] for r in records['steps']['rows']) > 0
+
+def test_the_cpu_script_runs_dry(tmp_path):
+    parts = 'profiles,attention,sampling,saving'  # the others compile, which takes a minute
+    done = script('--dry', '--out', tmp_path, '--parts', parts, name='cpu')
+    assert done.returncode == 0, done.stderr[-2000:]
+    records = {p: json.loads((tmp_path/f'{p}.json').read_text()) for p in parts.split(',')}
+    for name, record in records.items(): assert record['part'] == name and record['dry'] and {'commit', 'machine', 'versions'} <= record.keys()
+    for work in records['profiles']['works']: assert work['R_TFLOPs'] > 0 and {'products', 'attention'} <= work['parts'].keys()
+    assert len(records['attention']['seconds']) == 3 and min(records['attention']['seconds'].values()) > 0
+    assert all(r['released'] > 0 and r['ours'] > 0 for r in records['sampling']['rows'])
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
 def test_without_a_gpu_it_says_what_to_do(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import hashlib
 import math
 import numpy as np
 import os
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from functools import lru_cache
@@ -30,9 +31,9 @@ from ..data import ImageSet, to_float, to_uint8
 from ..tokenizer import reconstruct
 
 # %% auto #0
-__all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'EFFNET', 'EFFNET_SIDE', 'REFERENCES', 'effnet_lite0', 'imagenet_input',
+__all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'EFFNET', 'EFFNET_SIDE', 'REFERENCES', 'SUBSET', 'effnet_lite0', 'imagenet_input',
            'register_effnet', 'Classifier', 'JudgeNet', 'judge_of', 'feature_extractor', 'image_features', 'Reference',
-           'kid_pairs', 'kid_by_picture', 'fd_interval']
+           'kid_pairs', 'kid_by_picture', 'real_spread', 'few_held_out', 'fd_interval', 'frechet_distance']
 
 # %% ../../nbs/85a_metrics.ipynb #264c7023
 @lru_cache(1)
@@ -295,6 +296,45 @@ def kid_by_picture(
     h = (_kernel(f, f).sum(1) - _kernel_self(f)) / (len(f) - 1) - cross
     return 1000 * (h.mean() - cross.mean() + pairs + 2 * (h - h.mean()))
 
+# %% ../../nbs/85a_metrics.ipynb #2a935d3b
+SUBSET = 500  # Pictures in each of KID's subsets, at most
+
+
+def real_spread(
+    features: torch.Tensor,  # (M, D) features of real pictures
+    m: int,  # Pictures of the small set
+    draws: int = 20,  # Small sets
+    seed: int = 0,  # Of the draws
+) -> float:  # KID x 1000
+    "How far KID of real pictures to m others lies from zero (standard deviation over draws)."
+    rng = torch.Generator().manual_seed(seed % 2**63)
+    order = torch.randperm(len(features), generator=rng)
+    half, rest = features[order].tensor_split(2)
+    few = (half[torch.randperm(len(half), generator=rng)[:m]] for _ in range(draws))
+    kids = [kid_by_picture(rest[:SUBSET], f, kid_pairs(f)).mean() for f in few]
+    return torch.stack(kids).std().item()
+
+
+def few_held_out(
+    table: pd.DataFrame,  # From `distance_table`
+    reference: Reference,  # What it compared with
+) -> str:  # Sentences, or nothing where the held-out pictures are enough
+    "Which distance a small held-out set can show, and how many pictures could show this one."
+    real, m = reference.features["training"], len(reference.features["held-out"])
+    far = table.loc["training"]["KID x1000"].drop("real (floor)").min()
+    if m >= SUBSET or 3 * (spread := real_spread(real, m)) < far:
+        return ""
+    doubled = (m * 2**i for i in range(1, 20))
+    within = [n for n in doubled if n <= len(real) // 4]
+    enough = next((n for n in within if 3 * real_spread(real, n) < far), None)
+    said = f"about {enough:,}" if enough else f"more than {max([m, *within]):,}"
+    return (
+        f"The held-out pictures are few: {m:,}. KID x1000 of real pictures to as many others lies"
+        f" {spread:.0f} from zero (standard deviation), and the samples are {far:.0f} from the"
+        f" training pictures. So rows against held-out pictures say nothing here; {said} held-out"
+        " pictures would tell the samples from real ones."
+    )
+
 # %% ../../nbs/85a_metrics.ipynb #5de94a68
 def fd_interval(
     f: torch.Tensor,  # (n, D) features of samples
@@ -323,3 +363,23 @@ def fd_interval(
     spread = math.sqrt((k - 1) / k * np.square(left - left.mean()).sum())
     half = student_t.ppf(0.975, k - 1) * spread
     return value, value - half, value + half
+
+# %% ../../nbs/85a_metrics.ipynb #cbc291bd
+def frechet_distance(
+    a: torch.Tensor,  # (n, D) features
+    b: torch.Tensor,  # (m, D) features
+) -> float:
+    "torch-fidelity's Fréchet distance, or the same from few pictures at less cost."
+    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+
+    if min(len(a), len(b)) >= a.shape[1] / 2:
+        both = [fid_features_to_statistics(f) for f in (a, b)]
+        return fid_statistics_to_metric(*both, verbose=False)["frechet_inception_distance"]
+    means, spans = zip(*(_spanned(f.double()) for f in (a, b)))
+    root = torch.linalg.svdvals(spans[0] @ spans[1].T).sum()
+    own = sum(x.square().sum() for x in spans)  # the traces of both covariances
+    return ((means[0] - means[1]).square().sum() + own - 2 * root).item()
+
+
+def _spanned(f):  # mean; X with X^T X the covariance
+    return f.mean(0), (f - f.mean(0)) / (len(f) - 1) ** 0.5

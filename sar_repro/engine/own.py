@@ -178,6 +178,7 @@ def own_tokenizer(
 # %% ../../nbs/86b_own_pictures.ipynb #d222a211
 STYLE = (
     "body{font-family:sans-serif;max-width:60em;margin:2em auto;padding:0 1em}"
+    "h2{font-size:1.1em}"
     "table{border-collapse:collapse}td,th{padding:.2em .8em;border-bottom:1px solid #ddd}"
     "td{text-align:right}th,td:nth-child(-n+2){text-align:left}"
     "pre{background:#f4f4f4;padding:1em;overflow:auto}"
@@ -185,14 +186,15 @@ STYLE = (
 NAMES = dict(start="start", sar="+ SAR", tf="+ teacher forcing (control)")
 
 
-def _judged(out, made, folder, size, seed, n):  # one table of all models
-    rows = []
+def _judged(out, made, folder, size, seed, n):  # one table of all models; what few pictures hide
+    rows, few = [], ""
     for name, weights in made.items():
         path = out / f"{name}.json"
         record = read_json(path, distances=list)
         if record is None:
             record = evaluate_model(size, weights, str(folder), n, seed)[1]
             save_json(path, record)
+        few = few or record.get("few_held_out", "")
         keep = lambda r: r["pictures"] == "samples" or (
             name == "start" and "real" in r["pictures"]
         )
@@ -204,9 +206,9 @@ def _judged(out, made, folder, size, seed, n):  # one table of all models
     order = {k: i for i, k in enumerate([*NAMES.values(), "real (floor)"])}
     against = list(dict.fromkeys(r["against"] for r in rows))
     rows.sort(key=lambda r: (against.index(r["against"]), order.get(r["pictures"], 9)))
-    return pd.DataFrame(rows).set_index(["against", "pictures"])
+    return pd.DataFrame(rows).set_index(["against", "pictures"]), few
 
-
+# %% ../../nbs/86b_own_pictures.ipynb #b1047b81
 def _grids(out, made, held, size, seed):  # caption -> file
     spec, shown_classes = get_size(size), torch.arange(min(8, held.num_classes))
     real = held.batch(torch.linspace(0, len(held) - 1, min(16, len(held))).long())
@@ -229,24 +231,25 @@ def _few_names(classes):  # of the rows of a grid
     more = f" (the first 8 of {len(classes)})" if len(classes) > 8 else ""
     return ", ".join(map(str, classes[:8])) + more
 
-
+# %% ../../nbs/86b_own_pictures.ipynb #64a0f1d1
 SMOKE = (
     "<p><b>A smoke run: nothing was learned, so no picture and no number means anything.</b></p>"
 )
 
 
-def _said(table):  # what the numbers can say and what not
-    spread = table.loc["held-out"]["KID sd"].max()
-    return (
+def _said(table, few):  # what the numbers can say and what not
+    spread = table.loc["training, reconstructed"]["KID sd"].max()
+    told = (
         "Less is better for the distances, more for precision and recall. The floor is what real"
         " pictures of the other part score; the Fréchet distance falls with the number of"
-        " pictures (n), so compare KID. Against held-out pictures its spread is up to"
-        f" {spread:.0f}: smaller differences say nothing, and more held-out pictures make it"
-        " smaller. One seed cannot rank methods."
+        " pictures (n), so compare KID. Against reconstructed training pictures its spread over"
+        f" samples is up to {spread:.0f}: smaller differences say nothing. One seed cannot rank"
+        " methods."
     )
+    return f"{told} {few}".strip()
 
 
-def _report(out, facts, table, files, smoke):
+def _report(out, facts, table, few, files, smoke):
     rows = "".join(
         f"<li>{html.escape(str(k))}: {html.escape(str(v))}</li>" for k, v in facts.items()
     )
@@ -259,7 +262,8 @@ def _report(out, facts, table, files, smoke):
         f'<!doctype html><meta charset="utf-8"><title>{html.escape(facts["folder"])}</title>'
         f"<style>{STYLE}</style>"
         f"<h1>{html.escape(facts['folder'])}</h1>{SMOKE * smoke}<ul>{rows}</ul>{shown_files}"
-        f"<h2>Distances</h2>{_to_html(table)}<p>{html.escape(_said(table))}</p><h2>Go on</h2><pre>"
+        f"<h2>Distances</h2>{_to_html(table)}<p>{html.escape(_said(table, few))}</p>"
+        f"<h2>Go on</h2><pre>"
         f"{html.escape(_next_steps(out))}</pre>"
     )
     with atomic_path(out / "report.html") as temporary:
@@ -301,7 +305,7 @@ def own_pictures(
     made = _models(out, folder, size, seed, steps[1:], len(train), tokenizer)
     n = 40 if budget == "smoke" else 2000
     say(f"3/4 distances of {n} samples of each")
-    table = _judged(out, made, folder, size, seed, n)
+    table, few = _judged(out, made, folder, size, seed, n)
     say("4/4 pictures and report")
     facts = dict(folder=folder.name, size=f"{size}, {held.size} pixels", seed=seed)
     facts |= dict(classes=", ".join(map(str, train.classes)))
@@ -309,4 +313,4 @@ def own_pictures(
     facts["steps"] = "tokenizer {:,}, start {:,}, SAR and control {:,} each".format(*steps)
     facts["samples"] = f"{n:,} of each model"
     files = _grids(out, made, held, size, seed)
-    return _report(out, facts, table, files, budget == "smoke")
+    return _report(out, facts, table, few, files, budget == "smoke")

@@ -60,7 +60,13 @@ from .machine import available_memory, can_compile, mixed_precision, run_record
 from .plots import progress
 from ..data import load_dataset
 from ..tokenizer import Batch, Codebook, TokenData, token_groups
-from .metrics import Reference, feature_extractor, image_features, judge_of
+from sar_repro.engine.metrics import (
+    Reference,
+    feature_extractor,
+    few_held_out,
+    image_features,
+    judge_of,
+)
 from ..scale_ar import FlexVAR, sample
 from .models import model_meta, start_models
 from .latents import LatentData
@@ -834,6 +840,7 @@ class Job:
     out: Path  # Folder of the run
     own_folder: bool  # Was it chosen by hand?
     base = judged = None  # An earlier measurement of the start; of this run
+    few_held_out = ""  # See `few_held_out`
 
     def __post_init__(self):
         self.began = time.time()
@@ -1113,8 +1120,9 @@ def judge_job(
     real = (job.train_set, job.test_set, job.vae)
     judge = judge_of(job.size.name, job.train_set)
     reference = Reference(*real, job.inception or None, WORK / "cache", judge=judge)
-    job.features = reference.name
-    return distance_table(sets, reference, seed=job.seed)
+    job.features, table = reference.name, distance_table(sets, reference, seed=job.seed)
+    job.few_held_out = few_held_out(table, reference)
+    return table
 
 
 def _quick_distances(job, sets):  # of a smoke run: one reference, to see that it works
@@ -1187,7 +1195,8 @@ def _found(job, gaps, table):  # what differs with the kind of run
     kl = gaps[gaps.measure.str.startswith("KL")].groupby("when", sort=False)
     kl = _columns({w: dict(zip(g.scale, g.value)) for w, g in kl})
     rows = table.reset_index().round(5).to_dict("records")
-    return dict(gap_KL_bits=kl, features=job.features, distances=rows)
+    said = dict(few_held_out=job.few_held_out) if job.few_held_out else {}
+    return dict(gap_KL_bits=kl, features=job.features, distances=rows, **said)
 
 # %% ../../nbs/86_runs.ipynb #5a88c982
 def findings(
@@ -1205,6 +1214,7 @@ def findings(
         )
     lines = [_likelihood(record, ran), _context(record), _published(record)]
     lines += [_pictures(record, control)] if "distances" in record else []
+    lines += [f"**Few.** {said}" if (said := record.get("few_held_out")) else ""]
     return "\n".join(f"- {line}" for line in lines if line)
 
 # %% ../../nbs/86_runs.ipynb #b89a2310
