@@ -57,7 +57,7 @@ def profiles(dry):
         do = draws(size, pictures) if work == 'sampling' else partial(Stand(size, pictures).step, work)
         with threads(1): table = profiled(do)
         parts = table[['seconds', 'TFLOP']].round(4).to_dict('index')
-        rows.append(dict(size=size, work=work, pictures=pictures, R_TFLOPs=table.attrs['R']/1e12, parts=parts))
+        rows.append(dict(size=size, work=work, pictures=pictures, R_TFLOPs=table.attrs['R']/1e12, seconds=table.attrs['seconds'], parts=parts))
     return dict(works=rows)
 
 def attention(dry):

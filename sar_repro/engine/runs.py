@@ -1214,7 +1214,7 @@ def findings(
         )
     lines = [_likelihood(record, ran), _context(record), _published(record)]
     lines += [_pictures(record, control)] if "distances" in record else []
-    lines += [f"**Few.** {said}" if (said := record.get("few_held_out")) else ""]
+    lines += [f"**Reference.** {said}" if (said := record.get("few_held_out")) else ""]
     return "\n".join(f"- {line}" for line in lines if line)
 
 # %% ../../nbs/86_runs.ipynb #b89a2310
