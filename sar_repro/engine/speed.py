@@ -329,8 +329,8 @@ def _part(event):
 def profiled(
     work,  # Called twice to warm up, once to be timed, and once to be taken apart
 ) -> pd.DataFrame:  # Index part: seconds (of the processor), share, TFLOP, share of R
-    """Where one thread's time goes, by the operations it calls. What the profiler keeps lies between
-    large tensors, and new ones need new memory: so `attrs` has the seconds without it, too."""
+    """Where one thread's time goes, by the operations it calls. What the profiler keeps lies
+    between large tensors, and new ones need new memory: so `attrs` has the seconds without it."""
     clock, rows = time.process_time, {}
 
     def timed():
