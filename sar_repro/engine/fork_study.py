@@ -711,15 +711,17 @@ def fork_sentence(
     if any(t.empty for t in tables):
         return ""
     words = dict(zip(VERDICTS, ("likelier", "less likely", "neither likelier nor less likely")))
-    likely, far = [], []
+    likely, far, said = [], [], []
     for name, t in zip(("clothes", "emoji"), tables):
         nats, distance = _changes(t, "sar")
         likely.append(f"of {name} {words[verdict(paired(t, 'nats').loc['sar'])]} ({nats} nats)")
-        far.append(f"{verdict(paired(t, 'fd_recon').loc['sar'])} ({distance})")
+        far.append(f"{distance} on {name}")
+        said.append(verdict(paired(t, "fd_recon").loc["sar"]))
+    apart = " and ".join(dict.fromkeys(said))  # one word where both say the same
     return (
         "In place of the last eighteenth of teacher forcing, SAR makes a held-out picture"
-        f" {', one '.join(likely)}; by the distance of its samples it is {far[0]} on clothes and"
-        f" {far[1]} on emoji. (Pictures of 16x16 pixels, {tables[0].seed.nunique()} trainings, 95 %"
+        f" {', one '.join(likely)}; by the distance of its samples it is {apart}"
+        f" ({', '.join(far)}). (Pictures of 16x16 pixels, {tables[0].seed.nunique()} trainings, 95 %"
         " intervals; the words are corrected for all methods compared, so an interval without zero"
         " may still not tell apart: [10b](10b_fork.ipynb).)"
     )
