@@ -722,8 +722,8 @@ def fork_sentence(
         "In place of the last eighteenth of teacher forcing, SAR makes a held-out picture"
         f" {', one '.join(likely)}; by the distance of its samples it is {apart}"
         f" ({', '.join(far)}). (Pictures of 16x16 pixels, {tables[0].seed.nunique()} trainings,"
-        " 95 % intervals; the words are corrected for all methods compared, so an interval without zero"
-        " may still not tell apart: [10b](10b_fork.ipynb).)"
+        " 95 % intervals. The words are corrected for all methods compared, so an interval"
+        " without zero may still not tell apart: [10b](10b_fork.ipynb).)"
     )
 
 # %% ../../nbs/89c_fork_study.ipynb #7cb447dd
