@@ -321,18 +321,26 @@ def few_held_out(
 ) -> str:  # Sentences, or nothing where the held-out pictures are enough
     "Which distance a small held-out set can show, and how many pictures could show this one."
     real, m = reference.features["training"], len(reference.features["held-out"])
-    far = table.loc["training"]["KID x1000"].drop("real (floor)").min()
-    if m >= SUBSET or 3 * (spread := real_spread(real, m)) < far:
+    if m >= SUBSET:
         return ""
+    spread = real_spread(real, m)
+    far = table.loc["training"]["KID x1000"].drop("real (floor)").min()
+    said = (
+        f"The held-out pictures are few ({m:,}). KID x1000 of real pictures to as many others lies"
+        f" {spread:.0f} from zero (standard deviation), so a floor may be negative."
+    )
+    if 3 * spread < far:
+        return (
+            f"{said} The samples lie {far:.0f} from the training pictures: that is told, but no"
+            f" difference of models below about {3 * spread:.0f}."
+        )
     doubled = (m * 2**i for i in range(1, 20))
     within = [n for n in doubled if n <= len(real) // 4]
     enough = next((n for n in within if 3 * real_spread(real, n) < far), None)
-    said = f"about {enough:,}" if enough else f"more than {max([m, *within]):,}"
+    number = f"about {enough:,}" if enough else f"more than {max([m, *within]):,}"
     return (
-        f"The held-out pictures are few: {m:,}. KID x1000 of real pictures to as many others lies"
-        f" {spread:.0f} from zero (standard deviation), and the samples are {far:.0f} from the"
-        f" training pictures. So rows against held-out pictures say nothing here; {said} held-out"
-        " pictures would tell the samples from real ones."
+        f"{said} The samples lie {far:.0f} from the training pictures, so rows against held-out"
+        f" pictures say nothing here; {number} of them would tell samples from real pictures."
     )
 
 # %% ../../nbs/85a_metrics.ipynb #5de94a68
