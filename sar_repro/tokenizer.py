@@ -191,7 +191,7 @@ class Codebook(nn.Module):
         w = self.embedding.weight
         if w.requires_grad:
             return F.normalize(w.float(), dim=-1)
-        now = w.data_ptr(), w._version, w.device
+        now = w.untyped_storage()._cdata, w._version, w.device  # a traced tensor has no data_ptr
         if self._kept[0] != now:
             self._kept = now, F.normalize(w.float(), dim=-1)
         return self._kept[1]

@@ -61,11 +61,10 @@ from ..tokenizer import FlexVAE, TokenData, next_inputs, psnr, reconstruct
 from ..train import heldout_loss, lr_at, param_groups
 
 # %% auto #0
-__all__ = ['EPOCHS', 'FORK', 'ARMS', 'OF_BASES', 'ALL_ARMS', 'FRESH', 'WAYS', 'GUIDES', 'BASES', 'VERDICTS', 'recipe', 'Fork',
-           'image_tokens', 'steps', 'optimizer', 'trunk', 'file_name', 'tail', 'halves', 'classifier', 'Judge',
-           'student_kl', 'judged', 'likelihoods', 'gate', 'study', 'class_in_maps', 'fork_table', 'base_fork',
-           'residual_tokenizer', 'base_facts', 'base_study', 'base_exposure', 'lacking_rise', 'fork_verdict',
-           'fork_sentence', 'picture_rows']
+__all__ = ['EPOCHS', 'FORK', 'ARMS', 'OF_BASES', 'ALL_ARMS', 'FRESH', 'WAYS', 'GUIDES', 'BASES', 'recipe', 'Fork', 'image_tokens',
+           'steps', 'optimizer', 'trunk', 'file_name', 'tail', 'halves', 'classifier', 'Judge', 'student_kl', 'judged',
+           'likelihoods', 'gate', 'study', 'class_in_maps', 'fork_table', 'base_fork', 'residual_tokenizer',
+           'base_facts', 'base_study', 'base_exposure', 'lacking_rise', 'fork_verdict', 'fork_sentence', 'picture_rows']
 
 # %% ../../nbs/89c_fork_study.ipynb #38fb7906
 EPOCHS, FORK = 18, 17  # of the whole schedule, and where it forks
@@ -699,9 +698,6 @@ def _changes(table, arm):  # of the log-likelihood in nats, and of the distance
     )
 
 
-VERDICTS = ("better", "worse", "not told apart")
-
-
 def fork_sentence(
     records=None,  # Folder of the records; None = results/fork
     emoji=None,  # Of those on emoji; None = results/fork_emoji64
@@ -710,7 +706,7 @@ def fork_sentence(
     tables = [fork_table(p) for p in (records, emoji or ROOT / "results/fork_emoji64")]
     if any(t.empty for t in tables):
         return ""
-    words = dict(zip(VERDICTS, ("likelier", "less likely", "neither likelier nor less likely")))
+    words = {"better": "likelier", "worse": "less likely", "not told apart": "about as likely"}
     likely, far, said = [], [], []
     for name, t in zip(("clothes", "emoji"), tables):
         nats, distance = _changes(t, "sar")

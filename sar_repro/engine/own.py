@@ -208,7 +208,7 @@ def _judged(out, made, folder, size, seed, n):  # one table of all models; what 
     rows.sort(key=lambda r: (against.index(r["against"]), order.get(r["pictures"], 9)))
     return pd.DataFrame(rows).set_index(["against", "pictures"]), few
 
-# %% ../../nbs/86b_own_pictures.ipynb #b1047b81
+# %% ../../nbs/86b_own_pictures.ipynb #540bd0ef
 def _grids(out, made, held, size, seed):  # caption -> file
     spec, shown_classes = get_size(size), torch.arange(min(8, held.num_classes))
     real = held.batch(torch.linspace(0, len(held) - 1, min(16, len(held))).long())
@@ -231,7 +231,7 @@ def _few_names(classes):  # of the rows of a grid
     more = f" (the first 8 of {len(classes)})" if len(classes) > 8 else ""
     return ", ".join(map(str, classes[:8])) + more
 
-# %% ../../nbs/86b_own_pictures.ipynb #64a0f1d1
+# %% ../../nbs/86b_own_pictures.ipynb #fbf30881
 SMOKE = (
     "<p><b>A smoke run: nothing was learned, so no picture and no number means anything.</b></p>"
 )
@@ -263,7 +263,7 @@ def _report(out, facts, table, few, files, smoke):
         f"<style>{STYLE}</style>"
         f"<h1>{html.escape(facts['folder'])}</h1>{SMOKE * smoke}<ul>{rows}</ul>{shown_files}"
         f"<h2>Distances</h2>{_to_html(table)}<p>{html.escape(_said(table, few))}</p>"
-        f"<h2>Go on</h2><pre>"
+        "<h2>Go on</h2><pre>"
         f"{html.escape(_next_steps(out))}</pre>"
     )
     with atomic_path(out / "report.html") as temporary:
