@@ -8,7 +8,7 @@ from conftest import ROOT
 def script(*args, name='gpu'): return subprocess.run([sys.executable, str(ROOT/f'tools/{name}.py'), *map(str, args)], capture_output=True, text=True, timeout=300)
 
 def test_every_part_runs_dry(tmp_path):
-    parts = 'golden,ceilings,steps,attention,sampling,graphs,fp16,saving'  # the others are `sar bench`, which has its own tests
+    parts = 'golden,ceilings,steps,attention,sampling,graphs,fp16,saving,profile,training'  # the others are `sar bench`, which has its own tests
     done = script('--dry', '--out', tmp_path, '--parts', parts)
     assert done.returncode == 0, done.stderr[-2000:]
     records = {p: json.loads((tmp_path/f'{p}.json').read_text()) for p in parts.split(',')}
@@ -21,6 +21,8 @@ def test_every_part_runs_dry(tmp_path):
     whole, half = records['fp16']['logs']['fp32'], records['fp16']['logs']['fp16']
     assert half['skipped'] == [0, 0, 0] and half['tf'] == pytest.approx(whole['tf'], rel=1e-3) and half['grad'] == pytest.approx(whole['grad'], rel=1e-2)
     assert min(r['written'] for r in records['saving']['rows']) > 0
+    assert records['profile']['rows'][0]['seconds'] > 0 and sum(r['share'] for r in records['profile']['rows']) > 0.5
+    assert {k for k, log in records['training']['last_epochs'].items() if log['tf'] > 0} == {'start s0', 'sar s0', 'tf s0'}
     assert {r['kind'] for r in records['steps']['rows']} == {'tf', 'sar'} and min(r['seconds'] for r in records['steps']['rows']) > 0
 
 def test_the_cpu_script_runs_dry(tmp_path):

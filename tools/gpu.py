@@ -1,4 +1,4 @@
-"""What a GPU does here: golden tensors, ceilings, forms of attention, steps plain and compiled, float16, sampling, CUDA graphs, states.
+"""What a GPU does here: golden tensors, ceilings, forms of attention, steps plain and compiled, float16, sampling, CUDA graphs, states, and a training of size small.
 
     python tools/gpu.py --out results/gpu [--parts ceilings,steps] [--dry]
 
@@ -6,11 +6,13 @@ Each part writes one record as soon as it is measured; a part that fails says wh
 everything runs on the CPU in a few seconds, on small shapes, and its figures mean nothing."""
 import argparse, statistics, sys, tempfile, time, traceback, warnings
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
@@ -20,9 +22,12 @@ from sar_repro.engine.files import save_json
 from sar_repro.engine.kernels import Replay
 from sar_repro.engine.machine import run_record
 from sar_repro.engine.models import start_models
+from sar_repro.data import load_dataset
+from sar_repro.engine.own import STEPS, own_tokenizer, plan_tokenizer, train_arms
 from sar_repro.engine.parity import check_file
 from sar_repro.engine.runs import ToyTokens, toy_model, train_run
 from sar_repro.engine.speed import PASSES, Stand, bench, flops, matmul_rate, sampling_time, saving_pairs, state_of
+from sar_repro.evaluate import evaluate_model
 from sar_repro.scale_ar import causal_mask, cast_models, draw_group
 from sar_repro.strategies import get_loss
 
@@ -187,12 +192,38 @@ def saving(dry, device):
     state = state_of(start_models(size, random=True)[1].to(device))
     with tempfile.TemporaryDirectory() as d: return dict(size=size, rows=saving_pairs(state, d, 2 if dry else 4))
 
+def profile(dry, device):
+    "One SAR step with compiled blocks, taken apart: the kernels that take longest."
+    size, pictures = ('mini', 2) if dry else ('d16', 64)
+    stand = Stand(size, pictures, device, compile=not dry)
+    for _ in range(2): stand.step('sar')
+    with torch.profiler.profile() as seen: stand.step('sar')
+    spent = lambda e: (e.self_cpu_time_total if device.type == 'cpu' else e.self_device_time_total)/1e6
+    rows = sorted(seen.key_averages(), key=spent, reverse=True)
+    whole = sum(map(spent, rows))
+    return dict(size=size, pictures=pictures, seconds=whole, rows=[dict(name=e.key[:80], calls=e.count, seconds=spent(e), share=spent(e)/whole) for e in rows[:30]])
+
+def training(dry, device):
+    "Tokenizer, start, SAR and its control of size small on emoji64, three seeds: logs, and distances where torch-fidelity is at hand."
+    size, dataset, steps, seeds = ('mini', 'fashion16', (1, 1, 1), (0,)) if dry else ('small', 'emoji64', STEPS['full'], (0, 1, 2))
+    limit, logs, distances = 64 if dry else None, {}, {}
+    with tempfile.TemporaryDirectory() as d:
+        made = plan_tokenizer(dataset, size=size, steps=steps[0], out_dir=f'{d}/tokenizer')
+        own_tokenizer(made)
+        n = limit or len(load_dataset(dataset, get_size(size).image_size, 'train'))
+        for seed in seeds:
+            arms = train_arms(Path(d)/f's{seed}', dataset, size, seed, steps[1:], n, made.weights, limit)
+            for name, weights in arms.items():
+                logs[f'{name} s{seed}'] = pd.read_csv(weights.parent/'log.csv').iloc[-1].to_dict()
+                if find_spec('torch_fidelity') and not dry: distances[f'{name} s{seed}'] = evaluate_model(size, weights, dataset, 2000, seed)[1]['distances']
+    return dict(size=size, dataset=dataset, steps=steps, seeds=seeds, last_epochs=logs, distances=distances)
+
 def speed(size, batch):
     "A part that is `sar bench` of one size."
     def part(dry, device): return bench('tiny', device, 2, 1, memory=False) if dry else bench(size, device, batch, 3, memory=False)
     return part
 
-PARTS = dict(golden=golden, steps=steps, ceilings=ceilings, attention=attention, sampling=sampling, graphs=graphs, fp16=fp16, saving=saving, d16=speed('d16', 16), d16_64=speed('d16', 64), small=speed('small', None), tiny=speed('tiny', None))
+PARTS = dict(golden=golden, steps=steps, ceilings=ceilings, attention=attention, sampling=sampling, graphs=graphs, fp16=fp16, saving=saving, profile=profile, d16=speed('d16', 16), d16_64=speed('d16', 64), d24=speed('d24', 24), training=training, small=speed('small', None), tiny=speed('tiny', None))
 
 def main():
     parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -22,8 +22,8 @@ from ..scale_ar import sample
 from ..tokenizer import reconstruct
 
 # %% auto #0
-__all__ = ['STEPS', 'LEAST', 'SEED', 'STYLE', 'NAMES', 'SMOKE', 'own_data', 'TokenizerJob', 'plan_tokenizer', 'own_tokenizer',
-           'own_pictures']
+__all__ = ['STEPS', 'LEAST', 'SEED', 'STYLE', 'NAMES', 'SMOKE', 'own_data', 'train_arms', 'TokenizerJob', 'plan_tokenizer',
+           'own_tokenizer', 'own_pictures']
 
 # %% ../../nbs/86b_own_pictures.ipynb #b63bbb08
 STEPS = dict(full=(2600, 2400, 240), smoke=(12, 2, 1))  # tokenizer, start, SAR and control
@@ -75,9 +75,19 @@ def _tokenizer(out, train, size, seed, steps):
     return path
 
 
-def _models(out, folder, size, seed, steps, n, tokenizer):  # name -> weights
+def train_arms(
+    out: Path,  # Where all of it goes
+    dataset: str,  # See `load_dataset`
+    size: str,  # A name in `SIZES`
+    seed: int,  # Of every training
+    steps: tuple,  # Of the start; of SAR and its control
+    n: int,  # Training pictures
+    tokenizer,  # Its weights
+    limit: int = None,  # Pictures of each split; None = all
+) -> dict:  # 'start', 'sar', 'tf' -> weights
+    "A start from nothing, then SAR and as much teacher forcing from it; run again to go on."
     epochs = [max(1, round(s / -(-n // 64))) for s in steps]
-    how = dict(dataset=str(folder), tokenizer=tokenizer)
+    how = dict(dataset=str(dataset), tokenizer=tokenizer, limit=limit)
     first = dict(method="tf", epochs=epochs[0], seed=seed, lr=1e-3, lr_end=0.156, warmup=0.02)
     train_size(size, out_dir=out / "start", changes=first, init="scratch", **how)
     made = dict(start=out / "start/model.safetensors")
@@ -302,7 +312,7 @@ def own_pictures(
     say(f"1/4 tokenizer: {len(train)} pictures in {train.num_classes} classes, {steps[0]} steps")
     tokenizer = _tokenizer(out, train, size, seed, steps[0])
     say(f"2/4 start, SAR and control: {steps[1]} and twice {steps[2]} steps")
-    made = _models(out, folder, size, seed, steps[1:], len(train), tokenizer)
+    made = train_arms(out, folder, size, seed, steps[1:], len(train), tokenizer)
     n = 40 if budget == "smoke" else 2000
     say(f"3/4 distances of {n} samples of each")
     table, few = _judged(out, made, folder, size, seed, n)
