@@ -1,4 +1,4 @@
-"""Where a CPU's time goes at a published size, and what each form costs: profiles, attention, steps, sampling, decoding, states.
+"""Where a CPU's time goes at a published size, and what each form costs: profiles, attention, the head, steps, sampling, decoding, states.
 
     python tools/cpu.py [--out results/cpu] [--parts profiles,steps] [--dry]
 
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 from sar_repro.core import SarError, check_choice, get_size
 from sar_repro.engine.files import save_json
-from sar_repro.engine.kernels import attend
+from sar_repro.engine.kernels import attend, head_loss
 from sar_repro.engine.machine import run_record
 from sar_repro.engine.models import start_models
 from sar_repro.engine.speed import PASSES, Stand, flops, matmul_rate, profiled, sampling_pairs, saving_pairs, state_of
@@ -80,6 +80,26 @@ def attention(dry):
                 took[name].append(time.process_time() - start)
     return dict(size=size, pictures=2, seconds={name: statistics.median(t[1:]) for name, t in took.items()})
 
+def head(dry):
+    "The head's loss, forward and backward, one thread: in blocks, all logits at once, and PyTorch's own (a mean only; from 2.14 on)."
+    cfg, rounds = get_size('mini' if dry else 'd16').model, 1 if dry else 5
+    layer, tokens = torch.nn.Linear(cfg.embed_dim, cfg.vocab_size), torch.randint(cfg.vocab_size, (2, cfg.seq_len))
+    hidden = torch.randn(2, cfg.seq_len, cfg.embed_dim, requires_grad=True)
+    forms = {'in blocks': lambda: head_loss(hidden, layer, tokens).mean(),
+             'all at once': lambda: F.cross_entropy(layer(hidden).flatten(0, 1), tokens.flatten())}
+    if own := getattr(F, 'linear_cross_entropy', None):
+        forms["PyTorch's"] = lambda: own(hidden.flatten(0, 1), layer.weight, tokens.flatten(), linear_bias=layer.bias)
+    took, losses = {name: [] for name in forms}, {}
+    with threads(1):
+        for _ in range(rounds + 1):
+            for name, form in forms.items():
+                start = time.process_time()
+                loss = form()
+                loss.backward()
+                took[name].append(time.process_time() - start)
+                losses[name] = loss.item()
+    return dict(losses=losses, tokens=tokens.numel(), seconds={name: statistics.median(t[1:]) for name, t in took.items()})
+
 def steps(dry):
     "Whole steps in turns, one thread and its clock: dense mask, scale by scale, compiled blocks (which take the mask)."
     size, rounds, kinds = ('tiny', 1, ('tf',)) if dry else ('d16', 4, ('tf', 'sar last, as released'))
@@ -127,7 +147,7 @@ def saving(dry):
         with tempfile.TemporaryDirectory() as d: rows += [dict(state=size, **r) for r in saving_pairs(state_of(model), d, 1 if dry else 3)]
     return dict(rows=rows)
 
-PARTS = dict(profiles=profiles, attention=attention, steps=steps, sampling=sampling, decoding=decoding, saving=saving)
+PARTS = dict(profiles=profiles, attention=attention, head=head, steps=steps, sampling=sampling, decoding=decoding, saving=saving)
 
 def main():
     parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
