@@ -26,12 +26,13 @@ def test_every_part_runs_dry(tmp_path):
     assert {r['kind'] for r in records['steps']['rows']} == {'tf', 'sar'} and min(r['seconds'] for r in records['steps']['rows']) > 0
 
 def test_the_cpu_script_runs_dry(tmp_path):
-    parts = 'profiles,attention,sampling,saving'  # the others compile, which takes a minute
+    parts = 'profiles,attention,head,sampling,saving'  # the others compile, which takes a minute
     done = script('--dry', '--out', tmp_path, '--parts', parts, name='cpu')
     assert done.returncode == 0, done.stderr[-2000:]
     records = {p: json.loads((tmp_path/f'{p}.json').read_text()) for p in parts.split(',')}
     for name, record in records.items(): assert record['part'] == name and record['dry'] and {'commit', 'machine', 'versions'} <= record.keys()
     for work in records['profiles']['works']: assert work['R_TFLOPs'] > 0 and {'products', 'attention'} <= work['parts'].keys()
+    assert max(records['head']['losses'].values()) - min(records['head']['losses'].values()) < 1e-4
     assert len(records['attention']['seconds']) == 3 and min(records['attention']['seconds'].values()) > 0
     assert all(r['released'] > 0 and r['ours'] > 0 for r in records['sampling']['rows'])
 
