@@ -64,8 +64,9 @@ def inverse_norm(x):  # 1/|x| in float32; only this column, not the whole tensor
     )
 
 
-def _rows(width, device):  # tokens a block: 4 MB of logits for a CPU's cache, 256 MB on a GPU
-    return max(16, (2**20 if device.type == "cpu" else 2**26) // width)
+# tokens a block: 4 MB of logits for a CPU's cache, 256 MB on a GPU; products of fewer are slow
+def _rows(width, device):
+    return max(512, (2**20 if device.type == "cpu" else 2**26) // width)
 
 
 # slices of tokens with their hidden states, cast weights, losses, and gradients in the logits
@@ -102,7 +103,10 @@ def _sums(h, w, b):
 def _add(grads, part, x, w_, p, dtype):
     q = p.to(dtype)
     grads[0][part] = q @ w_
-    grads[1].add_(q.T @ x)
+    if q.dtype == grads[1].dtype:
+        grads[1].addmm_(q.T, x)
+    else:  # summed in float32
+        grads[1].add_(q.T @ x)
     grads[2].add_(p.sum(0))
 
 
