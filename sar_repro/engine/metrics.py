@@ -310,6 +310,7 @@ def real_spread(
     rng = torch.Generator().manual_seed(seed % 2**63)
     order = torch.randperm(len(features), generator=rng)
     half, rest = features[order].tensor_split(2)
+    m = max(2, min(m, len(half) // 2))  # larger sets would be nearly the same one
     few = (half[torch.randperm(len(half), generator=rng)[:m]] for _ in range(draws))
     kids = [kid_by_picture(rest[:SUBSET], f, kid_pairs(f)).mean() for f in few]
     return torch.stack(kids).std().item()
