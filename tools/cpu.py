@@ -4,22 +4,21 @@
 
 Each part writes one record as soon as it is measured; a part that fails says why and the rest goes on. It wants a quiet
 machine with 16 GB for half an hour. With --dry it takes small shapes, a minute, and its figures mean nothing."""
-import argparse, statistics, sys, tempfile, time, traceback
+import statistics, sys, tempfile, time
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT/'tools')]
 
 import torch
 import torch.nn.functional as F
 
-from sar_repro.core import SarError, check_choice, get_size
-from sar_repro.engine.files import save_json
+from parts import main
+from sar_repro.core import get_size
 from sar_repro.engine.kernels import attend, head_loss
-from sar_repro.engine.machine import run_record
 from sar_repro.engine.models import start_models
 from sar_repro.engine.speed import PASSES, Stand, flops, matmul_rate, profiled, sampling_pairs, saving_pairs, state_of
 from sar_repro.scale_ar import FlexVAR, causal_mask, sample
@@ -149,21 +148,4 @@ def saving(dry):
 
 PARTS = dict(profiles=profiles, attention=attention, head=head, steps=steps, sampling=sampling, decoding=decoding, saving=saving)
 
-def main():
-    parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parse.add_argument('--out', type=Path, default=ROOT/'results/cpu', help='folder of the records')
-    parse.add_argument('--parts', default=','.join(PARTS), help='which, in this order')
-    parse.add_argument('--dry', action='store_true', help='small shapes')
-    args, failed = parse.parse_args(), 0
-    try: names = [check_choice('part', n, PARTS) for n in args.parts.split(',')]
-    except SarError as e: sys.exit(f'cpu.py: {e}')
-    args.out.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        start = time.time()
-        try: record = run_record(part=name, dry=args.dry, **PARTS[name](args.dry))
-        except Exception: failed += 1; traceback.print_exc(); print(f'{name}: failed', flush=True); continue
-        save_json(args.out/f'{name}.json', record)
-        print(f'{name}: {time.time() - start:.0f} s', flush=True)
-    sys.exit(bool(failed))
-
-if __name__ == '__main__': main()
+if __name__ == '__main__': main('cpu.py', __doc__, PARTS, ROOT/'results/cpu')

@@ -4,23 +4,22 @@
 
 Each part writes one record as soon as it is measured; a part that fails says why and the rest goes on. With --dry
 everything runs on the CPU in a few seconds, on small shapes, and its figures mean nothing."""
-import argparse, statistics, sys, tempfile, time, traceback, warnings
+import statistics, sys, tempfile, time, warnings
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT/'tools')]
 
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-from sar_repro.core import SarError, TrainConfig, check_choice, get_size
-from sar_repro.engine.files import save_json
+from parts import main
+from sar_repro.core import SarError, TrainConfig, get_size
 from sar_repro.engine.kernels import Replay
-from sar_repro.engine.machine import run_record
 from sar_repro.engine.models import start_models
 from sar_repro.data import load_dataset
 from sar_repro.engine.own import STEPS, own_tokenizer, plan_tokenizer, train_arms
@@ -225,25 +224,14 @@ def speed(size, batch):
 
 PARTS = dict(golden=golden, steps=steps, ceilings=ceilings, attention=attention, sampling=sampling, graphs=graphs, fp16=fp16, saving=saving, profile=profile, d16=speed('d16', 16), d16_64=speed('d16', 64), d24=speed('d24', 24), training=training, small=speed('small', None), tiny=speed('tiny', None))
 
-def main():
-    parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parse.add_argument('--out', type=Path, required=True, help='folder of the records')
-    parse.add_argument('--parts', default=','.join(PARTS), help='which, in this order')
-    parse.add_argument('--dry', action='store_true', help='small shapes on the CPU')
-    args, failed = parse.parse_args(), 0
-    try:
-        names = [check_choice('part', n, PARTS) for n in args.parts.split(',')]
-        if not args.dry and not torch.cuda.is_available(): raise SarError('there is no GPU here: pass --dry to try the script on a CPU')
-    except SarError as e: sys.exit(f'gpu.py: {e}')
-    args.out.mkdir(parents=True, exist_ok=True)
-    device = torch.device('cpu' if args.dry else 'cuda')
-    for name in names:
-        start = time.time()
-        try: record = PARTS[name](args.dry, device)
-        except Exception: failed += 1; traceback.print_exc(); print(f'{name}: failed', flush=True); continue
-        record = record if 'commit' in record else run_record(part=name, device=device.type, dry=args.dry, **record)
-        save_json(args.out/f'{name}.json', record)
-        print(f'{name}: {time.time() - start:.0f} s', flush=True)
-    sys.exit(bool(failed))
+def there(dry):
+    if not dry and not torch.cuda.is_available(): raise SarError('there is no GPU here: pass --dry to try the script on a CPU')
 
-if __name__ == '__main__': main()
+def placed(part):
+    "The part on its device, which its record names."
+    def run(dry):
+        device = torch.device('cpu' if dry else 'cuda')
+        return dict(device=device.type) | part(dry, device)
+    return run
+
+if __name__ == '__main__': main('gpu.py', __doc__, {name: placed(part) for name, part in PARTS.items()}, check=there)

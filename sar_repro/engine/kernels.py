@@ -64,7 +64,8 @@ def inverse_norm(x):  # 1/|x| in float32; only this column, not the whole tensor
     )
 
 
-# tokens a block: 4 MB of logits for a CPU's cache, 256 MB on a GPU; products of fewer are slow
+# tokens a block: 4 MB of logits for a CPU's cache, 256 MB on a GPU, but never fewer than 512, for
+# thin products are slow
 def _rows(width, device):
     return max(512, (2**20 if device.type == "cpu" else 2**26) // width)
 

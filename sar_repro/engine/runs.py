@@ -1195,8 +1195,8 @@ def _found(job, gaps, table):  # what differs with the kind of run
     kl = gaps[gaps.measure.str.startswith("KL")].groupby("when", sort=False)
     kl = _columns({w: dict(zip(g.scale, g.value)) for w, g in kl})
     rows = table.reset_index().round(5).to_dict("records")
-    said = dict(few_held_out=job.few_held_out) if job.few_held_out else {}
-    return dict(gap_KL_bits=kl, features=job.features, distances=rows, **said)
+    found = dict(gap_KL_bits=kl, features=job.features, distances=rows)
+    return found | dict(few_held_out=job.few_held_out)
 
 # %% ../../nbs/86_runs.ipynb #5a88c982
 def findings(
