@@ -157,14 +157,13 @@ def revive_codes(
     return len(dead)
 
 # %% ../../nbs/84b_tokenizer_training.ipynb #b769d5eb
-def _augment(images, gen, shift=2):  # white borders, so a shift brings in white
+def _augment(images, gen, shift=2):  # a shift brings in the border's own pixels
     flip = torch.rand(len(images), generator=gen) < 0.5
     images = torch.where(flip[:, None, None, None], images.flip(-1), images)
     dy, dx = torch.randint(-shift, shift + 1, (2,), generator=gen).tolist()
     h, w = images.shape[-2:]
-    return F.pad(images, (shift,) * 4, value=1.0)[
-        ..., shift + dy : shift + dy + h, shift + dx : shift + dx + w
-    ]
+    wide = F.pad(images, (shift,) * 4, mode="replicate")
+    return wide[..., shift + dy : shift + dy + h, shift + dx : shift + dx + w]
 
 # %% ../../nbs/84b_tokenizer_training.ipynb #7aefb5a8
 def _lr_at(step, cfg, warmup=200):
