@@ -22,17 +22,18 @@ from dataclasses import dataclass
 from filelock import FileLock, Timeout
 from pathlib import Path
 from secrets import token_hex
+from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tokenize import TokenError
 from torch import nn
-from ..core import ROOT, SarError, check_choice, get_size, shown
+from ..core import ROOT, SarError, check_choice, get_size, in_short, shown
 
 # %% auto #0
-__all__ = ['TEMPORARY', 'NO_LOCKS', 'TORN_ARRAY', 'NESTS', 'PUBLISHED', 'check_output', 'check_folder', 'atomic_path',
-           'save_json', 'read_json', 'remove_stale', 'locked', 'save_tensors', 'load_tensors', 'load_facts',
-           'read_weights', 'load_weights', 'shape_of', 'weights_hash', 'save_checkpoint', 'load_checkpoint',
-           'PublishedFile', 'weights_path', 'fetch_published']
+__all__ = ['KINDS', 'TEMPORARY', 'NO_LOCKS', 'TORN_ARRAY', 'NESTS', 'PUBLISHED', 'check_output', 'check_replace', 'check_folder',
+           'atomic_path', 'save_json', 'read_json', 'remove_stale', 'locked', 'save_tensors', 'load_tensors',
+           'load_facts', 'read_weights', 'load_weights', 'shape_of', 'weights_hash', 'save_checkpoint',
+           'load_checkpoint', 'PublishedFile', 'weights_path', 'fetch_published']
 
 # %% ../../nbs/81a_files.ipynb #70cca755
 # the new name, too, is on disk only when its folder is; not every system can do it
@@ -54,28 +55,74 @@ def check_output(
 ) -> Path:  # Where it lies: a link is followed
     "Refuse what is there and is no regular file: a folder, a device, a link that leads nowhere."
     path = Path(path)
-    path = Path(os.path.realpath(path)) if path.is_symlink() else path
-    if path.is_dir():
-        raise SarError(f"cannot write {shown(path)}: it is a folder, expected the name of a file")
-    if path.is_symlink() or path.exists() and not path.is_file():
+    try:
+        path = Path(os.path.realpath(path)) if path.is_symlink() else path
+        if path.is_dir():
+            raise SarError(
+                f"cannot write {shown(path)}: it is a folder, expected the name of a file"
+            )
+        odd = path.is_symlink() or path.exists() and not path.is_file()
+    except OSError as e:  # a name that is too long, a folder that may not be read
+        raise SarError(f"cannot write {in_short(path.name)}: {e.strerror}") from e
+    if odd:
         raise SarError(f"cannot write {shown(path)}: it is no regular file, choose another name")
     return path
+
+# %% ../../nbs/81a_files.ipynb #6062bce5
+def _is_picture(path):
+    try:
+        with Image.open(path, formats=("PNG", "JPEG", "WEBP")):
+            return True
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False
+
+
+def _is_executed(path):
+    found = read_json(path, metadata=dict)
+    return found is not None and "papermill" in found["metadata"]
+
+
+KINDS = dict(  # what a command writes where a user says, told by its content
+    picture=_is_picture,
+    record=lambda path: read_json(path, kind=str, commit=str) is not None,
+    notebook=_is_executed,
+)
+
+
+def check_replace(
+    path,  # File to be written, where a user said
+    kind: str,  # A name in `KINDS`: what will be written
+    force: bool = False,  # Replace it, whatever it is
+) -> Path:  # See `check_output`
+    "Refuse to replace a file that is not of the kind which is to be written."
+    path = check_output(path)
+    if force or not path.exists() or not path.stat().st_size or KINDS[kind](path):
+        return path
+    what = dict(notebook="executed notebook").get(kind, kind)
+    raise SarError(
+        f"{shown(path)} is there and is no {what}, so it would be lost: choose another name, or"
+        " pass --force"
+    )
 
 # %% ../../nbs/81a_files.ipynb #1ef472d3
 def check_folder(
     path,  # Folder to be filled
-    mark: str,  # Name of a file that every such folder of ours holds
+    marks,  # Name of a file that every such folder of ours holds, or several: one will do
     what: str,  # Whose it is, for the message
+    force: bool = False,  # Whatever it holds
 ) -> Path:
     "Refuse a folder with files of others; a new or empty one will do, and so will ours."
-    path = Path(path)
-    if path.exists() and not path.is_dir():
-        raise SarError(f"cannot write into {shown(path)}: it is no folder")
-    there = sorted(p.name for p in path.iterdir()) if path.is_dir() else []
-    if there and mark not in there:
+    path, marks = Path(path), [marks] if isinstance(marks, str) else marks
+    try:
+        there = sorted(p.name for p in path.iterdir())
+    except FileNotFoundError:
+        return path
+    except OSError as e:
+        raise SarError(f"cannot write into {shown(path)}: {e.strerror}") from e
+    if there and not force and not {*marks} & {*there}:
         raise SarError(
             f"{shown(path)} holds files that are not of {what} ({', '.join(there[:3])}): choose a"
-            " new or empty folder"
+            " new or empty folder, or pass --force"
         )
     return path
 
@@ -86,7 +133,8 @@ def atomic_path(path):  # Final path; its folder is made if missing
     removed."""
     path = check_output(path)
     # a name that nobody can foresee, and that nobody has yet
-    tmp = path.with_name(f".{path.name}.{os.getpid()}-{token_hex(4)}.tmp")
+    stem = os.fsencode(path.name)[:200].decode(errors="ignore")  # a name has 255 bytes at most
+    tmp = path.with_name(f".{stem}.{os.getpid()}-{token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(tmp, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
@@ -553,13 +601,11 @@ def _hub_answers():
 def fetch_published(
     size: str,  # 'd16', 'd20' or 'd24'
     parts: tuple = ("tokenizer", "model", "sar"),  # Which files
+    say=print,  # Called with a line about a file that could not be checked
 ):  # Yields the path of each file
     """Download published weights into pretrained/; a download that was cut goes on, and the hub's
-    checksums hold."""
-    if get_size(size).name not in PUBLISHED:
-        raise SarError(
-            f"size {size} has no published weights: expected one of {', '.join(PUBLISHED)}"
-        )
+    checksums hold. Without a network, a whole file that was put there by hand will do."""
+    check_choice("size of published weights", size, PUBLISHED)
     from huggingface_hub import hf_hub_download
 
     for f in (PUBLISHED[size][p] for p in parts if p in PUBLISHED[size]):
@@ -569,6 +615,11 @@ def fetch_published(
                 hf_hub_download(f.repo, f.name, local_dir=ROOT / "pretrained", etag_timeout=10)
             )
         except Exception as e:  # the hub's client raises a dozen types
+            path = ROOT / "pretrained" / f.name
+            if path.is_file() and path.stat().st_size >= 0.99e9 * f.gigabytes:
+                say(f"{f.name} was there already; the hub does not answer, so it was not compared")
+                yield path
+                continue
             raise SarError(
                 f"{f.name} cannot be downloaded from {f.repo} ({type(e).__name__}): check the"
                 f" network and run `sar fetch {size}` again, or put the file into pretrained/ by"
