@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 import warnings
 import zlib
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
@@ -24,14 +24,15 @@ from http.client import HTTPException
 from pathlib import Path
 from torchvision import datasets as tv_datasets
 from torchvision.datasets.folder import IMG_EXTENSIONS
-from ..core import ROOT, SarError, WORK, shown
+from ..core import ROOT, SarError, SarWarning, WORK, plain, shown
 from .files import TORN_ARRAY, locked, read_json, save_json
 from .plots import progress
 
 # %% auto #0
-__all__ = ['TRAIN', 'HELD_OUT', 'FASHION_FILES', 'FASHION_DEBIAN', 'FASHION16', 'on_white', 'read_image', 'list_images',
-           'in_test', 'find_broken', 'load_folder', 'load_imagenet', 'read_idx', 'fetch', 'load_fashion_mnist',
-           'load_fashion_white', 'pack_fashion16', 'load_fashion16', 'load_cifar10']
+__all__ = ['LONGEST', 'ENDINGS', 'SIDE_FOLDERS', 'SMALL_COPIES', 'HIDDEN', 'SIDE', 'UNREAD', 'TRAIN', 'HELD_OUT', 'FASHION_FILES',
+           'FASHION_DEBIAN', 'FASHION16', 'on_white', 'read_image', 'list_images', 'in_test', 'find_broken', 'how_many',
+           'load_folder', 'load_imagenet', 'read_idx', 'fetch', 'load_fashion_mnist', 'load_fashion_white',
+           'pack_fashion16', 'load_fashion16', 'load_cifar10']
 
 # %% ../../nbs/82a_sources.ipynb #cab3de0a
 def _place(path):  # for messages: short inside the repository, else as the user gave it
@@ -70,15 +71,38 @@ def _eight_bits(image):  # PIL clips grey of 16 bits and floats instead of scali
     return Image.fromarray(x.clip(0, 255).round().astype(np.uint8))
 
 
+_TURN = dict(enumerate("FLIP_LEFT_RIGHT ROTATE_180 FLIP_TOP_BOTTOM TRANSPOSE".split(), 2))
+_TURN |= dict(enumerate("ROTATE_270 TRANSVERSE ROTATE_90".split(), 6))
+
+
+def _upright(image):  # as its camera was held; whatever else its EXIF says, and if it is broken
+    try:
+        turn = _TURN.get(image.getexif().get(0x0112))
+    except Exception:  # PIL raises many types for broken notes beside a picture
+        turn = None
+    return image.transpose(Image.Transpose[turn]) if turn else image
+
+
+LONGEST = 100  # one side in units of the other: the short side is enlarged, and the long one with it
+
+
+def _decoded(path):  # uint8 (H, W, 3)
+    with Image.open(path) as image:
+        w, h = image.size
+        if max(w, h) > LONGEST * min(w, h):
+            raise ValueError(f"{w}x{h} pixels, one side over {LONGEST} times the other")
+        image.load()
+        image = _eight_bits(_upright(image))
+        image = on_white(image) if image.has_transparency_data else image.convert("RGB")
+        return np.array(image)
+
+
 def read_image(
     path,  # Image file
 ) -> torch.Tensor:  # uint8 (3, H, W)
-    "Decode a file; transparency is laid on white."
+    "Decode a file; transparency is laid on white, and a picture stands as its camera was held."
     try:
-        with Image.open(path) as image:
-            image = _eight_bits(ImageOps.exif_transpose(image))
-            image = on_white(image) if image.has_transparency_data else image.convert("RGB")
-            return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        return torch.from_numpy(_decoded(path)).permute(2, 0, 1)
     except Exception as e:  # PIL raises many types for broken files
         raise SarError(f"{_place(path)} cannot be read ({_reason(e)}); repair or remove it") from e
 
@@ -88,12 +112,28 @@ def list_images(
 ) -> tuple:  # (paths relative to it, sorted; class name of each)
     "Find the pictures under a folder; the first folder of a path names its class."
     files = _scan(folder)[0]
-    return files, _class_names(folder, files)
+    return files, _class_names(files, Path(folder).resolve().name)
 
 
-def _class_names(folder, files):
-    own = Path(folder).resolve().name
+def _class_names(files, own):
     return [f.split(os.sep)[0] if os.sep in f else own for f in files]
+
+
+# what Pillow reads, of the endings that pictures have
+ENDINGS = (*IMG_EXTENSIONS, ".jfif", ".jpe", ".gif", ".avif")
+ENDINGS = tuple(e for e in ENDINGS if e in Image.registered_extensions())
+# folders in which systems, disks and viewers keep copies, in any case
+SIDE_FOLDERS = "__macosx @eadir @recycle @recently-snapshot @tmp #recycle #snapshot ~snapshot"
+SIDE_FOLDERS = {*SIDE_FOLDERS.split(), "lost+found", "$recycle.bin", "system volume information"}
+SMALL_COPIES = {"thumbs", "_thumbs", "thumbnails", "_thumbnails"}  # a class may be called so, too
+HIDDEN, SIDE = "hidden", "folder of a system's own copies"
+
+
+def _no_folder(name, top):  # why a folder below another is left out, or None
+    if name.startswith("."):
+        return HIDDEN
+    side = name.lower() in SIDE_FOLDERS or not top and name.lower() in SMALL_COPIES
+    return SIDE if side else None
 
 
 def _scan(folder):  # pictures relative to it, sorted; (path, reason) of whatever is left out
@@ -105,33 +145,27 @@ def _scan(folder):  # pictures relative to it, sorted; (path, reason) of whateve
             below[:] = []
             continue
         met.add((facts.st_dev, facts.st_ino))
-        below[:] = sorted(b for b in below if not b.startswith((".", "__MACOSX")))
-        for name in sorted(n for n in names if not n.startswith(".")):
-            why = _no_picture(os.path.join(d, name))
-            path = os.path.relpath(os.path.join(d, name), folder)
-            left.append((path, why)) if why else files.append(path)
+        inside = lambda name: os.path.relpath(os.path.join(d, name), folder)
+        why = {b: _no_folder(b, d == str(folder)) for b in sorted(below)}
+        left += [(inside(b), w) for b, w in why.items() if w]
+        below[:] = [b for b, w in why.items() if not w]
+        why = {n: _no_picture(os.path.join(d, n)) for n in sorted(names)}
+        left += [(inside(n), w) for n, w in why.items() if w]
+        files += [inside(n) for n, w in why.items() if not w]
     return sorted(files), left
 
 
 def _no_picture(path):  # why a file is left out, or None
-    if not path.lower().endswith(IMG_EXTENSIONS):
-        return f"ending {Path(path).suffix or 'none'}"
+    if os.path.basename(path).startswith("."):
+        return HIDDEN
+    if not path.lower().endswith(ENDINGS):
+        return f"ending {Path(path).suffix.lower() or 'none'}"
     if not os.path.isfile(path):  # a link that leads nowhere, or a pipe, which would wait for ever
         return "no regular file"
     try:
         path.encode()
     except UnicodeEncodeError:
         return "a name that is not UTF-8"
-
-
-def _say_left_out(folder, left, classes):  # in one line
-    found = os.scandir(folder) if Path(folder).is_dir() else ()
-    empty = [d.name for d in found if d.is_dir() and d.name not in classes]
-    empty = [n for n in empty if not n.startswith((".", "__MACOSX"))] if classes else []
-    counts = Counter(why for _, why in left) + Counter({"folder without pictures": len(empty)})
-    if counts:
-        said = ", ".join(f"{n} ({why})" for why, n in counts.most_common(4))
-        warnings.warn(f"left out in {shown(folder)}: {said}", stacklevel=3)
 
 # %% ../../nbs/82a_sources.ipynb #923cdf68
 def in_test(
@@ -142,17 +176,15 @@ def in_test(
 
 # %% ../../nbs/82a_sources.ipynb #924e7ea0
 @lru_cache(maxsize=None)
-def _fault(file, size, mtime):  # size and mtime only make the key
+def _fault(file, size, mtime):  # size and mtime only make the key; the reader itself is the check
     try:
-        with Image.open(file) as image:
-            image.load()
-    # PIL raises many types for broken files
-    except Exception as e:
-        return _reason(e)
+        _decoded(file)
+    except Exception as e:  # PIL raises many types for broken files
+        return plain(_reason(e))
 
 
 def _verdict_file(folder, files, stats, memory):  # one name for one state of these files
-    facts = [str(folder), [[f, s.st_size, s.st_mtime_ns] for f, s in zip(files, stats)]]
+    facts = [str(folder), LONGEST, [[f, s.st_size, s.st_mtime_ns] for f, s in zip(files, stats)]]
     digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
     return Path(memory) / f"checked-{digest[:24]}.json"
 
@@ -183,17 +215,59 @@ def find_broken(
         warnings.warn(
             f"{len(broken)} of {len(files)} images in {shown(folder)} cannot be read and are"
             f" skipped: {some}{'; ...' if len(broken) > 3 else ''}",
+            SarWarning,
             stacklevel=2,
         )
     return broken
+
+# %% ../../nbs/82a_sources.ipynb #f3a6f645
+def how_many(
+    n: int,  # Of them
+    what: str,  # One of them
+) -> str:  # '1 class', '2 classes'
+    "A number and its noun."
+    several = what + ("es" if what.endswith("s") else "s")
+    return f"{n:,} {what if n == 1 else several}"
+
+
+UNREAD = (".heic", ".heif", ".jxl", ".svg", ".psd", ".raw", ".dng", ".cr2", ".nef", ".arw")
+
+
+def _kinds(left):  # what is left out, and how often, in one line
+    counts = Counter(why for _, why in left).most_common()
+    return ", ".join(f"{n} ({why})" for why, n in counts[:6]) + ", ..." * (len(counts) > 6)
+
+
+def _to_convert(left):  # what to do about pictures that Pillow does not read
+    found = sorted({Path(f).suffix.lower() for f, _ in left} & {*UNREAD})
+    return f"; convert {', '.join(found)} to .jpg to use them" if found else ""
+
+
+def _empty_folders(base, left, classes):  # class folders without a picture, and what they hold
+    found = [d.name for d in _folders(base) if d.name not in classes]
+    holds = lambda name: _kinds([x for x in left if x[0].split(os.sep)[0] == name]) or "nothing"
+    named = "; ".join(f"{name}: {holds(name)}" for name in found[:3]) + "; ..." * (len(found) > 3)
+    number = how_many(len(found), "class folder")
+    return [f"{number} without pictures ({named})"] if found else []
+
+
+def _say_left_out(base, left, broken, classes):  # in one line; classes: those that have pictures
+    left = [(f, why) for f, why in left if why != HIDDEN]
+    said = [_kinds(left)] if left else []
+    unread = [(f, "cannot be read") for f in broken]
+    said += _empty_folders(base, left + unread, classes) if classes else []
+    if said:
+        told = f"left out in {shown(base)}: {', and '.join(said)}{_to_convert(left)}"
+        warnings.warn(told, SarWarning, stacklevel=3)
 
 # %% ../../nbs/82a_sources.ipynb #64e5bf1f
 TRAIN, HELD_OUT = ("train", "training"), ("test", "testing", "val", "valid", "validation")
 HELD_OUT += ("dev", "eval")
 
 
-def _folders(root):
-    return sorted(d for d in root.iterdir() if d.is_dir()) if root.is_dir() else []
+def _folders(root):  # that may hold pictures
+    below = root.iterdir() if root.is_dir() else ()
+    return sorted(d for d in below if d.is_dir() and not _no_folder(d.name, True))
 
 
 def _split_folder(root, split, heldout):  # folders of this split and of training; None: no splits
@@ -201,24 +275,72 @@ def _split_folder(root, split, heldout):  # folders of this split and of trainin
     first = lambda names: next((found[n] for n in names if n in found), None)
     train, test = first(TRAIN), first(heldout)
     if train and test:
-        return (train if split == "train" else test), train
+        return (train if split == "train" else test), train, _beside(root, train, test)
     alone = train or test
     if alone and len(found) == 1 and _folders(alone):
         raise SarError(
             f"{_place(root)} holds {alone.name}/ alone: expected a training and a held-out folder,"
             f" as in train/ and test/, or pass {_place(alone)} itself"
         )
-    return root, None
+    return root, None, []
 
 
-def _class_numbers(train, base, names):  # class name -> label, as the training pictures have it
-    classes = sorted(set(list_images(train)[1] if train not in (None, base) else names))
+def _beside(root, train, test):  # what is left out of a set that comes in splits
+    loose = [p.name for p in root.iterdir() if not p.is_dir() and not _no_picture(str(p))]
+    others = [f"{d.name}/" for d in _folders(root) if d not in (train, test)]
+    return [(f, f"beside {train.name}/ and {test.name}/") for f in loose + others]
+
+# %% ../../nbs/82a_sources.ipynb #645fe64b
+def _classified(folder, own):  # pictures, the class of each, and (path, reason) of what is left out
+    files, left = _scan(folder)
+    inside, loose = [f for f in files if os.sep in f], [f for f in files if os.sep not in f]
+    if inside and len(loose) >= len(inside):
+        raise SarError(
+            f"{_place(folder)} holds {how_many(len(loose), 'loose picture')} beside class folders"
+            f" with {len(inside)}: put them into a class folder, too, or pass one folder alone"
+        )
+    if inside:
+        files, left = inside, left + [(f, "loose picture beside class folders") for f in loose]
+    return files, _class_names(files, own), left
+
+
+def _class_numbers(train, base, names, own):  # class name -> label, as training pictures have it
+    classes = sorted(set(_classified(train, own)[1] if train not in (None, base) else names))
     if unknown := sorted(set(names) - set(classes)):
         raise SarError(
             f"{_place(base)} holds pictures of class {unknown[0]!r}, which {_place(train)}"
             " lacks: expected the same class folders in both"
         )
     return {c: i for i, c in enumerate(classes)}
+
+
+def _held_out(rows):  # one picture in ten; a class that this would empty keeps its first
+    held = {f for f, _ in rows if in_test(f)}
+    kept = {c for f, c in rows if f not in held}
+    first = {c: f for f, c in reversed(rows) if c not in kept}
+    return held - {*first.values()}
+
+# %% ../../nbs/82a_sources.ipynb #828aaf33
+def _say_classes(base, left, broken, rows, own):  # what is left out, and what becomes of flat folders
+    folders = any(os.sep in f for f, _ in rows)
+    _say_left_out(base, left, broken, {c for _, c in rows} if folders else ())
+    if rows and not folders:
+        told = f"{shown(base)} has no class folders: all its pictures are one class, {own}"
+        warnings.warn(told, SarWarning, stacklevel=3)
+
+
+def _check_rows(rows, base, split, files, label):  # enough of them, and of every class
+    if not rows:
+        raise SarError(
+            f"{_place(base)} has no readable images for the {split} split ({files} files in"
+            " all): add pictures, or make train and test folders"
+        )
+    lacking = sorted(label.keys() - {c for _, c in rows}) if split == "train" else ()
+    if lacking:
+        raise SarError(
+            f"{_place(base)} has no readable picture of {how_many(len(lacking), 'class')}"
+            f" ({', '.join(lacking[:3])}): repair the files, or remove these folders"
+        )
 
 # %% ../../nbs/82a_sources.ipynb #c49e8344
 def load_folder(
@@ -229,34 +351,29 @@ def load_folder(
 ) -> dict:  # Arguments of `ImageSet`
     "Pictures in folders; classes are the names of the folders."
     root = Path(root)
-    base, train = _split_folder(root, split, heldout)
-    files, left = _scan(base)
-    names = _class_names(base, files)
+    base, train, beside = _split_folder(root, split, heldout)
+    own = root.resolve().name
+    files, names, left = _classified(base, own)
     if not files:
+        there = f", but {_kinds(left)}" if left else ""
         raise SarError(
-            f"{_place(base)} holds no images: expected one folder per class with"
-            f' {", ".join(IMG_EXTENSIONS[:4])} ... files in it'
+            f"{_place(base)} holds no images{there}: expected one folder per class with"
+            f" {', '.join(ENDINGS[:4])} ... files in it{_to_convert(left)}"
         )
-    _say_left_out(base, left, set(names) if any(os.sep in f for f in files) else ())
-    label = _class_numbers(train, base, names)
-    rows = [
-        (f, label[c])
-        for f, c in zip(files, names)
-        if train or in_test(f) == (split == "test")
-    ]
-    broken = find_broken(base, [f for f, _ in rows], memory)
-    rows = [r for r in rows if r[0] not in broken]
-    if not rows:
-        raise SarError(
-            f"{_place(base)} has no readable images for the {split} split ({len(files)} files in"
-            " all): add pictures, or make train and test folders"
-        )
+    broken = find_broken(base, files, memory)
+    rows = [(f, c) for f, c in zip(files, names) if f not in broken]
+    _say_classes(base, left + beside * (heldout == HELD_OUT), broken, rows, own)
+    label = _class_numbers(train, base, names if train else [c for _, c in rows], own)
+    if not train:
+        held = _held_out(rows)
+        rows = [r for r in rows if (r[0] in held) == (split == "test")]
+    _check_rows(rows, base, split, len(files), label)
     return dict(
-        classes=list(label),
-        labels=[c for _, c in rows],
+        classes=[plain(c) for c in label],
+        labels=[label[c] for _, c in rows],
         source=[f for f, _ in rows],
         base=base,
-        skipped=[*broken.items(), *left],
+        skipped=[*broken.items(), *((f, why) for f, why in left if why != HIDDEN)],
     )
 
 # %% ../../nbs/82a_sources.ipynb #4fadc3a4
