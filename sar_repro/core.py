@@ -14,29 +14,13 @@ from pathlib import Path
 from unicodedata import category
 
 # %% auto #0
-__all__ = ['NUMBERS', 'ROOT', 'WORK', 'SIZES', 'VARIANTS', 'plain', 'SarError', 'SarWarning', 'check_choice', 'in_short',
+__all__ = ['NUMBERS', 'ROOT', 'WORK', 'SIZES', 'VARIANTS', 'SarError', 'check_choice', 'plain', 'SarWarning', 'in_short',
            'check_text', 'Number', 'check_number', 'check_numbers', 'stored', 'is_test', 'shown', 'TokenizerConfig',
            'ModelConfig', 'StepConfig', 'TrainConfig', 'Size', 'get_size', 'with_base', 'index_uniform', 'order_rng']
 
 # %% ../nbs/00_core.ipynb #8bd22d40
-def plain(text) -> str:  # Anything that may hold words of others: names of files, headers
-    "One line that a terminal prints as it is: what it would obey, or cannot print, as its code."
-    odd = lambda c: category(c) in ("Cc", "Cs", "Zl", "Zp") or c in _TURNS
-    return "".join(repr(c)[1:-1] if odd(c) else c for c in str(text))
-
-
-_TURNS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # right to left
-
-
 class SarError(Exception):
     "A mistake the user can mend: the message names the thing, what was expected, and what to do."
-
-    def __init__(self, message):
-        super().__init__(plain(message))
-
-
-class SarWarning(UserWarning):
-    "What a user should know, in one line."
 
     def __init__(self, message):
         super().__init__(plain(message))
@@ -54,6 +38,22 @@ def check_choice(
     raise SarError(f"unknown {what} {in_short(value)}: expected one of {known}")
 
 # %% ../nbs/00_core.ipynb #d2a0220d
+def plain(text) -> str:  # Anything that may hold words of others: names of files, headers
+    "One line that a terminal prints as it is: what it would obey, or cannot print, as its code."
+    odd = lambda c: category(c) in ("Cc", "Cs", "Zl", "Zp") or c in _TURNS
+    return "".join(repr(c)[1:-1] if odd(c) else c for c in str(text))
+
+
+_TURNS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # right to left
+
+
+class SarWarning(UserWarning):
+    "What a user should know, in one line."
+
+    def __init__(self, message):
+        super().__init__(plain(message))
+
+
 def in_short(value) -> str:  # Anything a user gave
     "The value as a message may repeat it."
     try:

@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
-from .core import ROOT, SarError, check_choice
+from .core import ROOT, SarError, check_choice, plain, shown
 from .engine.emoji64 import EMOJI_SOURCES, emoji_table
 from sar_repro.engine.sources import (
     _reason,
@@ -30,7 +30,7 @@ from sar_repro.engine.sources import (
 )
 
 # %% auto #0
-__all__ = ['IN_MEMORY', 'LOADERS', 'to_float', 'to_uint8', 'resize_square', 'eval_transform', 'train_transform',
+__all__ = ['IN_MEMORY', 'READ_WHOLE', 'LOADERS', 'to_float', 'to_uint8', 'resize_square', 'eval_transform', 'train_transform',
            'RandomShortSide', 'ImageSet', 'load_emoji64', 'load_dataset']
 
 # %% ../nbs/01_data.ipynb #94dd541a
@@ -205,11 +205,7 @@ def __repr__(self: ImageSet):
     )
 
 
-def _ends(path, n=2048):  # first and last bytes of a file: a copy elsewhere has the same
-    with open(path, "rb") as f:
-        first = f.read(n)
-        f.seek(max(0, os.path.getsize(path) - n))
-        return first + f.read(n)
+READ_WHOLE = 2**28  # Bytes of files up to which a fingerprint is made of all of them
 
 
 def _hash_pixels(data):
@@ -217,13 +213,22 @@ def _hash_pixels(data):
     if torch.is_tensor(data.source):
         h.update(data.source.contiguous().numpy().data)
     else:
-        every = max(1, len(data.source) // 20_000)  # of large sets some are opened
-        for i, f in enumerate(data.source):
-            path = Path(data.base) / f
-            h.update(f"{f}\0{os.stat(path).st_size}\n".encode())
-            h.update(_ends(path) if i % every == 0 else b"")
+        _hash_files(h, data.base, data.source)
     h.update(data.labels.numpy().data)
     return h.hexdigest()
+
+
+def _hash_files(h, base, files):
+    try:
+        stats = [os.stat(Path(base) / f) for f in files]
+        whole = sum(s.st_size for s in stats) <= READ_WHOLE
+        for f, s in zip(files, stats):
+            h.update(f"{f}\0{s.st_size}\n".encode())
+            h.update((Path(base) / f).read_bytes() if whole else str(s.st_mtime_ns).encode())
+    except OSError as e:
+        raise SarError(
+            f"{shown(base)} has changed since it was listed ({e.strerror}): run again"
+        ) from e
 
 # %% ../nbs/01_data.ipynb #d7e35f8f
 def _packed_pictures(packed):  # PNG files in a table -> uint8 (H, W, 3), all of one small size
@@ -304,5 +309,5 @@ def load_dataset(
         parts = LOADERS[name](root, split)
     else:
         folder = _find_folder(name)
-        name, parts = folder.resolve().name, load_folder(folder, split)
+        name, parts = plain(folder.resolve().name), load_folder(folder, split)
     return ImageSet(name, split, size, **_spread(parts, limit), transform=transform)

@@ -83,7 +83,7 @@ def _upright(image):  # as its camera was held; whatever else its EXIF says, and
     return image.transpose(Image.Transpose[turn]) if turn else image
 
 
-LONGEST = 100  # one side in units of the other: the short side is enlarged, and the long one with it
+LONGEST = 100  # one side in units of the other: where the short one is enlarged, both are
 
 
 def _decoded(path):  # uint8 (H, W, 3)
@@ -321,7 +321,7 @@ def _held_out(rows):  # one picture in ten; a class that this would empty keeps 
     return held - {*first.values()}
 
 # %% ../../nbs/82a_sources.ipynb #828aaf33
-def _say_classes(base, left, broken, rows, own):  # what is left out, and what becomes of flat folders
+def _say_classes(base, left, broken, rows, own):  # what is left out; what flat folders become
     folders = any(os.sep in f for f, _ in rows)
     _say_left_out(base, left, broken, {c for _, c in rows} if folders else ())
     if rows and not folders:
