@@ -7,7 +7,9 @@ from __future__ import annotations
 import math
 import matplotlib.pyplot as plt
 import numpy as np
+import os
 import pandas as pd
+import re
 import seaborn as sns
 import torch
 import torch.nn.functional as F
@@ -47,11 +49,11 @@ from sar_repro.exposure_bias import (
 from ..csfl import csf_loss
 
 # %% auto #0
-__all__ = ['MARK', 'training_curves', 'flat_gradient', 'group_losses', 'batches', 'plot_dynamics', 'plot_error',
-           'plot_sensitivity', 'plot_supervision', 'plot_conflict', 'gradient_table', 'round_trip', 'consistency',
-           'pair_features', 'judge_scores', 'exposure_auc', 'token_bits', 'own_likelihood', 'sensitivity', 'reach',
-           'sensitivities', 'random_codes', 'rises', 'pyramid_pictures', 'linear_probe', 'supervision',
-           'student_losses', 'conflict', 'diagnose']
+__all__ = ['MARK', 'BEGUN', 'training_curves', 'read_log', 'flat_gradient', 'group_losses', 'batches', 'plot_dynamics',
+           'plot_error', 'plot_sensitivity', 'plot_supervision', 'plot_conflict', 'gradient_table', 'round_trip',
+           'consistency', 'pair_features', 'judge_scores', 'exposure_auc', 'token_bits', 'own_likelihood',
+           'sensitivity', 'reach', 'sensitivities', 'random_codes', 'rises', 'pyramid_pictures', 'linear_probe',
+           'supervision', 'student_losses', 'conflict', 'check_diagnosis', 'diagnose']
 
 # %% ../../nbs/11_diagnostics.ipynb #25027941
 def training_curves(
@@ -63,6 +65,19 @@ def training_curves(
     tidy = log.melt(["epoch", "grad"], [c for c in log if c.startswith("test_")], "scale", "nats")
     tidy["scale"] = tidy.scale.str.removeprefix("test_")
     return tidy.assign(relative=tidy.nats / tidy.groupby("scale").nats.transform("last"))
+
+
+def read_log(
+    path,  # log.csv of a run, if it is there
+) -> pd.DataFrame:  # None where there is none, or one of another tool
+    "The log of a training of ours."
+    try:
+        log = pd.read_csv(path)
+        losses = [c for c in log if re.fullmatch(r"test_\d+x\d+", c)]
+        log[["epoch", *losses, *({"grad"} & {*log})]].astype(float)
+    except (OSError, ValueError, KeyError):  # pandas' own errors are of these, too
+        return None
+    return log if losses and len(log) else None
 
 
 def flat_gradient(
@@ -681,7 +696,16 @@ def _parts_of(probe, how, log, limit, later, lessons):
     )
 
 
-MARK = "diagnosis.json"  # of a folder that may be filled again
+# of a folder that may be filled again: the second until all of it is there
+MARK, BEGUN = "diagnosis.json", "unfinished.json"
+
+
+def check_diagnosis(
+    folder,  # Where tables, figures and their facts are to go
+    force: bool = False,  # Whatever it holds
+) -> Path:
+    "Refuse a folder that is not of a diagnosis."
+    return check_folder(folder, (MARK, BEGUN), "`sar diagnose`", force)
 
 
 def diagnose(
@@ -692,10 +716,11 @@ def diagnose(
     limit: int = None,  # Reference pictures of each split (None = all)
     later: dict = None,  # 'after SAR', 'after TF' -> `Probe` from `later_probe`
     lessons: int = 400,  # Training pictures of each kind for the readers of classes
+    force: bool = False,  # Fill a folder with files of others, too
     **facts,  # To be noted beside every figure
 ) -> list:  # Files written
     "All measurements of one model."
-    folder, done, later = check_folder(folder, MARK, "`sar diagnose`"), [], later or {}
+    folder, done, later = check_diagnosis(folder, force), [], later or {}
     facts = dict(
         n=len(probe.held),
         n_seen=len(probe.seen),
@@ -707,7 +732,8 @@ def diagnose(
         **how,
         **facts,
     )
-    save_json(folder / MARK, run_record(**facts))
+    (folder / MARK).unlink(missing_ok=True)
+    save_json(folder / BEGUN, run_record(**facts))
     parts = _parts_of(probe, how, log, limit, later, lessons)
     bar = progress(None, "diagnose", total=len(parts))
     for name, measure in parts.items():
@@ -721,4 +747,5 @@ def diagnose(
         done += [*(folder / f"{k}.csv" for k in tables), folder / f"{name}.png"]
         bar.update()
     bar.close()
+    os.replace(folder / BEGUN, folder / MARK)
     return done

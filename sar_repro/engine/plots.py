@@ -12,13 +12,15 @@ import seaborn as sns
 import sys
 import torch
 from importlib.util import find_spec
+from pathlib import Path
 from PIL import Image
-from ..core import WORK, is_test
+from ..core import SarError, WORK, is_test, shown
 from .files import atomic_path, save_json
 from .machine import run_record
 
 # %% auto #0
-__all__ = ['plot_style', 'bars', 'to_grid', 'save_grid', 'show_images', 'save_figure', 'progress', 'in_jupyter']
+__all__ = ['plot_style', 'bars', 'to_grid', 'picture_format', 'save_grid', 'show_images', 'save_figure', 'progress', 'Lenient',
+           'in_jupyter']
 
 # %% ../../nbs/81c_plots.ipynb #548a3cf0
 def plot_style():
@@ -70,14 +72,33 @@ def to_grid(
     return make_grid(images.cpu(), nrow=ncol, padding=pad, pad_value=255).permute(1, 2, 0).numpy()
 
 
+# how each kind of picture file is written: what is not lossless, at a quality that shows no blocks
+_FORMATS = {".png": dict(format="PNG"), ".webp": dict(format="WEBP", lossless=True)}
+_FORMATS |= dict.fromkeys((".jpg", ".jpeg"), dict(format="JPEG", quality=95, subsampling=0))
+
+
+def picture_format(
+    path,  # File to write
+) -> dict:  # What PIL's `save` takes
+    "The format that a file's name asks for."
+    ending = Path(path).suffix.lower()
+    if ending not in _FORMATS:
+        raise SarError(
+            f"{shown(path)} is to be a picture: expected a name that ends in"
+            f" {', '.join(_FORMATS)}"
+        )
+    return _FORMATS[ending]
+
+
 def save_grid(
-    path,  # PNG to write
+    path,  # Picture to write, in the format of its name
     images: torch.Tensor,  # As for `to_grid`
     ncol: int = 8,  # Pictures a row
 ):
     "Pictures on white as one file."
+    how = picture_format(path)
     with atomic_path(path) as temporary:
-        Image.fromarray(to_grid(images, ncol)).save(temporary, format="PNG")
+        Image.fromarray(to_grid(images, ncol)).save(temporary, **how)
 
 # %% ../../nbs/81c_plots.ipynb #a67b7d54
 def show_images(
@@ -123,14 +144,37 @@ def progress(
     **kwargs,  # Passed to tqdm
 ):
     "A bar with time left, gone when finished: a widget in JupyterLab, else a line of text."
-    how = dict(desc=desc, total=total, leave=False, mininterval=0.5, disable=is_test())
+    off = is_test() or sys.stderr is None  # None: it was closed before Python began
+    how = dict(desc=desc, total=total, leave=False, mininterval=0.5, disable=off)
     if in_jupyter():
         from tqdm.notebook import tqdm
 
         return tqdm(iterable, **how, **kwargs)
     from tqdm.std import tqdm
 
-    return tqdm(iterable, **how, file=sys.stderr, ncols=100, **kwargs)
+    return tqdm(iterable, **how, file=Lenient(sys.stderr), ncols=100, **kwargs)
+
+
+class Lenient:
+    "A stream that may have lost its reader: what it is told is lost, too, and the work goes on."
+
+    def __init__(self, stream):  # Open for text, or None
+        self.stream = stream
+
+    def write(self, text):
+        try:
+            return self.stream.write(text)
+        except (OSError, ValueError):
+            return len(text)
+
+    def flush(self):
+        try:
+            self.stream.flush()
+        except (OSError, ValueError):
+            pass
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
 
 
 def in_jupyter() -> bool:
