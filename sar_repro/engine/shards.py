@@ -41,14 +41,15 @@ def _seal(path):
 class ShardSet:
     "Pictures in shards on disk, read when asked for."
 
-    def __init__(self, folder):  # Folder written by `sample_shards`
+    def __init__(self, folder, n=None):  # Written by `sample_shards`; the first n; None = all
         self.folder = Path(folder)
         self.facts = read_json(self.folder / "shards.json", n=int, per_shard=int, side=int)
         if self.facts is None:
             raise SarError(
                 f"{shown(folder)} holds no shards: expected shards.json from `sample_shards`"
             )
-        self.n, self.per, self.side = (self.facts[k] for k in ("n", "per_shard", "side"))
+        self.drawn, self.per, self.side = (self.facts[k] for k in ("n", "per_shard", "side"))
+        self.n = n or self.drawn
         self._maps = {}
 
     def __len__(self):
@@ -58,7 +59,7 @@ class ShardSet:
         return self.folder / f"shard-{i:05}.npy"
 
     def rows(self, i):
-        return min(self.per, self.n - i * self.per)
+        return min(self.per, self.drawn - i * self.per)
 
     @property
     def count(self):
@@ -88,11 +89,18 @@ class ShardSet:
         )
 
 # %% ../../nbs/87b_shards.ipynb #9d8cf2bf
-def _claim(folder, facts):  # the folder belongs to one set of samples
-    known = folder / "shards.json"
+def _hash(labels):
+    return hashlib.sha256(labels.cpu().numpy().tobytes()).hexdigest()[:16]
+
+
+def _claim(folder, facts, labels):  # it belongs to one set of samples; labels of all of them
+    known, theirs = folder / "shards.json", folder / "labels.npy"
     old = read_json(known)
     if not old and not any(folder.glob("shard-*.npy")):
-        return save_json(known, facts)
+        with atomic_path(theirs) as tmp, open(tmp, "wb") as f:
+            np.save(f, labels.cpu().numpy())
+        save_json(known, facts)
+        return labels
     if not old:  # whose they are is not known: with another seed they would be served as its own
         raise SarError(
             f"{shown(folder)} holds samples without a note of what they are (shards.json is"
@@ -100,11 +108,23 @@ def _claim(folder, facts):  # the folder belongs to one set of samples
         )
     changed = [k for k in facts.keys() | old.keys() if old.get(k) != facts.get(k)]
     if changed:
+        if {*changed} <= {"n", "labels"} and (more := _beginning(theirs, old, labels)) is not None:
+            return more
         raise SarError(
             f"{shown(folder)} holds other samples:"
             f" {', '.join(f'{k} {old.get(k)} (now {facts.get(k)})' for k in sorted(changed)[:4])};"
             " pass another folder, or delete that one"
         )
+    return labels
+
+
+def _beginning(path, old, labels):  # all labels of the folder, if these are the first of them
+    try:
+        known = torch.from_numpy(np.load(path))
+    except TORN_ARRAY:
+        return None
+    ours = len(known) == old.get("n") and _hash(known) == old.get("labels")
+    return known if ours and known[: len(labels)].equal(labels.cpu()) else None
 
 # %% ../../nbs/87b_shards.ipynb #b100460b
 def sample_shards(
@@ -120,17 +140,17 @@ def sample_shards(
     processes: int = 1,  # ... of so many; shards go round
     **how  # `guidance`, `top_k`, `top_p`, ... of `generate`
 ) -> ShardSet:
-    "Draw what is missing; run again after a stop."
+    "Draw what is missing; run again after a stop, or with fewer labels for the first of them."
     device = model.head.weight.device
     group = group or group_size(model.cfg, device)
     per_shard = -(-per_shard // group) * group
-    wanted = hashlib.sha256(labels.cpu().numpy().tobytes()).hexdigest()[:16]
-    facts = dict(weights=weights_hash(model), tokenizer=vae.key, labels=wanted, n=len(labels))
-    facts |= dict(seed=seed, group=group, per_shard=per_shard, **how)
+    facts = dict(weights=weights_hash(model), tokenizer=vae.key, labels=_hash(labels))
+    facts |= dict(n=len(labels), seed=seed, group=group, per_shard=per_shard, **how)
     facts["side"] = model.cfg.scales[-1] * vae.cfg.factor
     facts["precision"] = mixed_precision(precision, device)
-    _claim(Path(folder), json.loads(json.dumps(facts, default=str)))
-    shards = ShardSet(folder)
+    n, facts = len(labels), json.loads(json.dumps(facts, default=str))
+    labels = _claim(Path(folder), facts, labels)
+    shards = ShardSet(folder, n)
     plain = how.get("released_seed") is None
     fast = replay_for("auto", model, vae, plain) or False  # one CUDA graph for all shards
     with cast_models(model, vae, precision):
