@@ -135,10 +135,10 @@ def evaluate_model(
     _same_classes(model, train)
     chosen = dict(guidance=guidance, top_k=top_k, top_p=top_p)
     how = {k: getattr(spec, k) if v is None else v for k, v in chosen.items()}
+    judge = judge_of(size, train)  # and all else that may be missing, before anything is drawn
+    reference = Reference(train, test, vae, inception_weights, limit=limit, judge=judge)
     labels = sample_labels(train.labels, n)
     pictures = sample(model, vae, labels, seed=seed, batch_size=batch_size, **how)
-    judge = judge_of(size, train)
-    reference = Reference(train, test, vae, inception_weights, limit=limit, judge=judge)
     table = distance_table({"samples": pictures}, reference, seed)
     facts = dict(size=size, checkpoint=shown(checkpoint) if checkpoint else "shipped")
     facts |= dict(dataset=train.name, n=n, seed=seed, **how, features=reference.name)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from ..core import ROOT, SarError, WORK, check_choice, check_numbers, get_size, shown
+from ..core import Number, check_number
 from sar_repro.engine.files import (
     PUBLISHED,
     TORN_ARRAY,
@@ -265,7 +266,7 @@ def _folder_pictures(folder, side):  # all readable pictures under a folder, wha
 def _statistics(features):
     from torch_fidelity.metric_fid import fid_features_to_statistics
 
-    return fid_features_to_statistics(features)
+    return fid_features_to_statistics(features.double())
 
 
 def load_reference(
@@ -282,6 +283,8 @@ def load_reference(
         return RealPictures(
             getattr(source, "name", "pictures"), network, _statistics(f), len(f), f
         )
+    if not str(source):
+        raise SarError("the reference is empty text: expected a folder of pictures, or an npz")
     path = Path(source)
     if path.is_dir():
         return load_reference(_folder_pictures(path, side), inception_weights)
@@ -297,11 +300,10 @@ def load_reference(
         raise SarError(
             f"{shown(path)} is not a whole npz file ({type(e).__name__}); get or make it again"
         ) from e
-    _check_npz(stored, shown(path))
-    return _from_npz(stored, path, net, network)
+    return _from_npz(_checked_npz(stored, shown(path)), path, net, network)
 
 
-def _check_npz(stored, where):  # what is there has the shape and type that it must have
+def _checked_npz(stored, where):  # what is there, of the shape and type that it must have
     pictures, mu, sigma = (stored.get(k) for k in ("arr_0", "mu", "sigma"))
     if pictures is not None and (
         pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[-1] != 3
@@ -315,18 +317,41 @@ def _check_npz(stored, where):  # what is there has the shape and type that it m
     if (mu is None) != (sigma is None):
         raise SarError(f"{where} holds only one of mu and sigma: expected both")
     if mu is None:
-        return
+        return stored
     if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)) or not len(mu):
         raise SarError(
             f"{where}: mu has shape {mu.shape} and sigma {sigma.shape}, expected (D,) and (D, D)"
         )
-    numbers = all(v.dtype.kind == "f" and np.isfinite(v).all() for v in (mu, sigma))
-    if not numbers or not np.allclose(sigma, sigma.T, atol=1e-4 * abs(sigma).max()):
+    if not all(v.dtype.kind in "fiu" and np.isfinite(v).all() for v in (mu, sigma)):
+        raise SarError(f"{where}: mu and sigma hold what is no finite real number")
+    mu, sigma = mu.astype(np.float64), sigma.astype(np.float64)
+    if not _is_covariance(sigma):
         raise SarError(
-            f"{where}: mu and sigma are no mean and covariance (finite real numbers, symmetric)"
+            f"{where}: sigma is no covariance (expected a symmetric matrix without negative"
+            " eigenvalues): make the statistics again"
         )
+    return dict(stored, mu=mu, sigma=sigma, n=_count(stored.get("n", 0), where))
+
+
+def _is_covariance(sigma):  # up to what 16 bits would round away
+    if not np.allclose(sigma, sigma.T, rtol=0, atol=1e-3 * abs(sigma).max()):
+        return False
+    spectrum = np.linalg.eigvalsh((sigma + sigma.T) / 2)
+    return spectrum[0] >= -1e-3 * spectrum[-1]
+
+
+def _count(n, where):  # pictures behind statistics; 0 = unknown
+    try:
+        return check_number("n", np.asarray(n).item(), Number(int, 0, 10**12))
+    except (SarError, ValueError):
+        raise SarError(f"{where}: n is no number of pictures: make the statistics again") from None
 
 # %% ../../nbs/87a_published.ipynb #67b2ac30
+def _device_of(net):
+    return next(net.parameters()).device
+
+
+@torch.no_grad()
 def _from_npz(stored, path, net, network):
     f = (
         image_features(net, torch.from_numpy(stored["arr_0"]).permute(0, 3, 1, 2).contiguous())
@@ -348,11 +373,17 @@ def _from_npz(stored, path, net, network):
             f" {'pass inception_weights' if made_with == 'FID' else 'leave inception_weights out'},"
             " or another reference"
         )
+    features = net(torch.zeros(1, 3, 32, 32, dtype=torch.uint8, device=_device_of(net)))[0]
+    if len(stored["mu"]) != features.shape[1]:
+        raise SarError(
+            f"{shown(path)} holds statistics of {len(stored['mu'])} features, {network} has"
+            f" {features.shape[1]}: pass a reference that was made with the same network"
+        )
     return RealPictures(
         path.name,
         network,
         dict(mu=stored["mu"], sigma=stored["sigma"]),
-        int(stored.get("n", 0)),
+        stored["n"],
         f,
     )
 
