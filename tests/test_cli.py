@@ -108,3 +108,15 @@ def test_papermill_reads_the_same_parameters(path, caplog):
     theirs = {k: ast.literal_eval(v['default']) for k, v in inspect_notebook(path).items()}
     assert theirs == read_parameters(path)
     assert not caplog.records, [r.getMessage() for r in caplog.records]
+
+@pytest.mark.parametrize('size', ['mini', 'hybrid-mini', 'var-mini'])
+def test_steps_and_samples_of_every_base_are_timed(size, monkeypatch):
+    from sar_repro.engine import speed
+    monkeypatch.setattr(speed, 'matmul_rate', lambda *_, **__: 1e12) # seconds, where there is nothing to compare
+    record = speed.bench(size, 'cpu', 2, reps=1, memory=False)
+    assert {'tf', 'sar', 'sar, guided'} <= set(record['steps']) and record['sampling']['seconds'] > 0
+
+def test_every_size_has_a_usual_batch():
+    from sar_repro.core import SIZES, VARIANTS
+    from sar_repro.engine.speed import BATCH
+    assert {s.split('-')[-1] for s in [*SIZES, *VARIANTS]} == set(BATCH)

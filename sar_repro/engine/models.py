@@ -13,16 +13,16 @@ from torch import nn
 from ..core import ModelConfig, SIZES, SarError, TokenizerConfig, VARIANTS, get_size, shown
 from ..core import stored, with_base
 from ..hybrid import Hybrid
-from ..var import VAR, VarVAE, our_names
+from ..var import ResidualCodebook, VAR, VarVAE, our_names
 from .files import PUBLISHED, load_weights, read_weights, shape_of, weights_path
 from .machine import default_device
-from ..tokenizer import FlexVAE
+from ..tokenizer import Codebook, FlexVAE
 from ..scale_ar import FlexVAR
 
 # %% auto #0
-__all__ = ['TOKENIZERS', 'BASES', 'TOLD', 'make_tokenizer', 'make_model', 'tokenizer_config', 'load_tokenizer', 'seeded',
-           'name_seeded', 'model_meta', 'model_config', 'find_size', 'load_model', 'find_tokenizer', 'load_models',
-           'start_models']
+__all__ = ['TOKENIZERS', 'BASES', 'TOLD', 'make_tokenizer', 'make_book', 'make_model', 'tokenizer_config', 'load_tokenizer',
+           'seeded', 'name_seeded', 'model_meta', 'model_config', 'find_size', 'load_model', 'find_tokenizer',
+           'load_models', 'start_models']
 
 # %% ../../nbs/84a_models.ipynb #a479ac37
 # by the name that a weight file's header has for them
@@ -34,6 +34,13 @@ TOKENIZERS, BASES = dict(FlexVAE=FlexVAE, VarVAE=VarVAE), dict(
 def make_tokenizer(cfg: TokenizerConfig) -> FlexVAE:  # Sizes
     "A tokenizer of random weights."
     return (VarVAE if cfg.kind == "varvae" else FlexVAE)(cfg)
+
+
+def make_book(cfg: TokenizerConfig) -> Codebook:  # Sizes
+    "The codebook of such a tokenizer, of random codes."
+    if cfg.kind == "varvae":
+        return ResidualCodebook(cfg)
+    return Codebook(cfg.vocab_size, cfg.latent_channels)
 
 
 def make_model(cfg: ModelConfig) -> FlexVAR:  # Sizes
@@ -157,7 +164,7 @@ def model_config(
     blocks = {
         int(k.split(".")[1])
         for k in tensors
-        if k.startswith("blocks.") and k.split(".")[1].isdigit()
+        if k.startswith("blocks.") and k.split(".")[1].isdecimal()
     }
     if not blocks:
         raise SarError(

@@ -26,10 +26,10 @@ from sar_repro.engine.machine import (
     run_record,
 )
 from .plots import progress
-from ..tokenizer import Batch, Codebook, next_inputs
+from ..tokenizer import Batch, next_inputs
 from .kernels import filter_logits, head_loss
 from ..scale_ar import FlexVAR, causal_mask, generate, group_size, sample
-from .models import start_models
+from .models import make_book, make_model, start_models
 from .runs import RunFolder, snapshot
 from ..strategies import get_loss
 from ..train import param_groups
@@ -120,21 +120,23 @@ KINDS = {
 }
 
 
-BATCH = dict(tiny=64, small=8, d16=2, d20=1, d24=1)  # pictures a step on a CPU
+# pictures a step on a CPU, whatever the base model
+BATCH = dict(mini=64, tiny=64, medium=16, small=8, d16=2, d20=1, d24=1, d30=1)
 
 # %% ../../nbs/88_speed.ipynb #0e17c0a8
 class Stand:
     "A model with random weights and tokens, to be stepped."
 
     def __init__(self, size="tiny", batch=None, device=None, precision="auto", compile=False):
-        self.cfg, self.device = get_size(size).model, torch.device(device or default_device())
-        self.precision, self.count = precision, 0
-        self.batch = batch or BATCH[size] * (1 if self.device.type == "cpu" else 32)
+        spec, self.device = get_size(size), torch.device(device or default_device())
+        self.cfg, self.precision, self.count = spec.model, precision, 0
+        usual = BATCH[size.split("-")[-1]] * (1 if self.device.type == "cpu" else 32)
+        self.batch = batch or usual
         torch.manual_seed(0)
-        self.model = FlexVAR(self.cfg).to(self.device).train()
+        self.model = make_model(self.cfg).to(self.device).train()
         if compile:
             self.model.compile_blocks()
-        book, shape = Codebook(self.cfg.vocab_size, self.cfg.latent_channels), (self.batch, -1)
+        book, shape = make_book(spec.tokenizer), (self.batch, -1)
         self.book, n = book.to(self.device).requires_grad_(False), self.batch * self.cfg.seq_len
         self.tokens = torch.randint(self.cfg.vocab_size, (n,), device=self.device).view(shape)
         self.labels = torch.randint(self.cfg.num_classes, (self.batch,), device=self.device)
@@ -242,7 +244,7 @@ def sampling_time(
     "What a sample costs (random weights where there are none); R is taken before each batch."
     device, spec = torch.device(device or default_device()), get_size(size)
     vae, model = (m.to(device) for m in start_models(size, random=True))
-    large = size in ("d16", "d20", "d24") and device.type == "cpu"
+    large = spec.image_size >= 256 and device.type == "cpu"
     batch, times, costs = batch or (4 if large else group_size(model.cfg, device)), [], []
     for r in range(reps + 1):
         rate, start = matmul_rate(device, reps=3), _now(device)
@@ -594,7 +596,7 @@ def bench(
         }
         for k, r in times.drop(columns="round").groupby("kind", sort=False).median().iterrows()
     }
-    for k in PASSES:
+    for k in PASSES if stand.cfg.base != "hybrid" else ():  # whose maps see less than `flops` counts
         rows[k]["share of R"] = round(
             PASSES[k] * flops(stand.cfg, stand.batch) / 1e12 / rows[k]["TFLOP_R"], 3
         )
