@@ -630,6 +630,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/sar_repro', 'doc_host': ''
                                          'sar_repro.engine.models.load_models': ('models.html#load_models', 'sar_repro/engine/models.py'),
                                          'sar_repro.engine.models.load_tokenizer': ( 'models.html#load_tokenizer',
                                                                                      'sar_repro/engine/models.py'),
+                                         'sar_repro.engine.models.make_book': ('models.html#make_book', 'sar_repro/engine/models.py'),
                                          'sar_repro.engine.models.make_model': ('models.html#make_model', 'sar_repro/engine/models.py'),
                                          'sar_repro.engine.models.make_tokenizer': ( 'models.html#make_tokenizer',
                                                                                      'sar_repro/engine/models.py'),
