@@ -362,7 +362,8 @@ def test_hide_is_kept_with_the_weights(tmp_path):
 
 @pytest.mark.parametrize('base', ['hybrid', 'var'])
 def test_study_of_a_base(base, tmp_path):
-    from sar_repro.engine.fork_study import Judge, base_exposure, base_facts, base_fork, fork_table, gate, judged, tail, trunk
+    from sar_repro.engine.fork_study import Judge, base_exposure, base_facts, base_fork, gate, judged, tail, trunk
+    from sar_repro.engine.verdict import fork_table
     fork = base_fork(base, tmp_path/'runs', tmp_path/'records', limit=48, schedule=(2, 1), steps=2)
     trunk(fork, 0, compile=False)
     judge, arms = Judge(fork, 24), ['tf', 'truth, 0.1'] + ['residual, 0.1']*(base == 'var')

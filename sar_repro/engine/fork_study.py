@@ -29,7 +29,6 @@ from sar_repro.engine.files import (
     load_checkpoint,
     load_facts,
     load_tensors,
-    read_json,
     save_checkpoint,
     save_json,
     save_tensors,
@@ -39,8 +38,8 @@ from .machine import run_record
 from .metrics import Classifier, Reference
 from .models import load_model, load_tokenizer, make_model, model_meta
 from .plots import progress
-from .statistics import paired, verdict
 from .tokenizer_training import TokenizerTrainConfig, train_tokenizer
+from .verdict import known_record as _known
 from ..evaluate import compare
 from sar_repro.exposure_bias import (
     LACKING,
@@ -63,8 +62,8 @@ from ..train import heldout_loss, lr_at, param_groups
 # %% auto #0
 __all__ = ['EPOCHS', 'FORK', 'ARMS', 'OF_BASES', 'ALL_ARMS', 'FRESH', 'WAYS', 'GUIDES', 'BASES', 'recipe', 'Fork', 'image_tokens',
            'steps', 'optimizer', 'trunk', 'file_name', 'tail', 'halves', 'classifier', 'Judge', 'student_kl', 'judged',
-           'likelihoods', 'gate', 'study', 'class_in_maps', 'fork_table', 'base_fork', 'residual_tokenizer',
-           'base_facts', 'base_study', 'base_exposure', 'lacking_rise', 'fork_verdict', 'fork_sentence', 'picture_rows']
+           'likelihoods', 'gate', 'study', 'class_in_maps', 'base_fork', 'residual_tokenizer', 'base_facts',
+           'base_study', 'base_exposure', 'lacking_rise', 'picture_rows']
 
 # %% ../../nbs/89c_fork_study.ipynb #38fb7906
 EPOCHS, FORK = 18, 17  # of the whole schedule, and where it forks
@@ -380,13 +379,6 @@ def student_kl(model, held, limit=2000):
     return by_scale(torch.cat(found), held.scales)
 
 # %% ../../nbs/89c_fork_study.ipynb #45bacc3f
-def _known(path, **kinds):  # a record from disk; None where there is none
-    record = read_json(path, **kinds) if path.is_file() else None
-    if path.is_file() and record is None:
-        raise SarError(f"{shown(path)} is not a whole record: remove it, and it is made again")
-    return record
-
-
 def judged(
     judge: Judge,  # Whose study
     start: int,  # Number of the start
@@ -516,27 +508,6 @@ def class_in_maps(
         found.append(right.float().mean().item())
     return found
 
-# %% ../../nbs/89c_fork_study.ipynb #6d492e75
-def fork_table(
-    records=None,  # Folder of the records; None = results/fork
-) -> pd.DataFrame:  # One row a start and arm: method, seed, nats, nats_tf (the bound), kid, ...
-    "All records; `nats` is minus the log-likelihood of a held-out picture: less is better."
-    rows, folder = [], Path(records or ROOT / "results/fork")
-    likely = [_known(p, arms=dict, start=int) for p in sorted(folder.glob("likely-start*.json"))]
-    likely = {r["start"]: r["arms"] for r in likely}
-    for path in sorted(folder.glob("start*.json")):
-        r = _known(path, arm=str, start=int, samples=list, gap=list)
-        plain, usual = r["samples"]
-        row = dict(method=r["arm"], seed=r["start"])
-        if found := likely.get(r["start"], {}).get(r["arm"]):
-            row |= dict(nats=-found["likelihood"][-1], nats_tf=-found["bound"])
-            row |= dict(pair_se=found["pair_se"][-1])
-        row |= {k: plain[k] for k in ("kid", "fd", "kid_recon", "fd_recon", "precision", "recall")}
-        row |= dict(kid_usual=usual["kid"], fd_usual=usual["fd"], right=plain["right"])
-        row |= dict(gap=r["gap"][-1], seconds=r["seconds"])
-        rows.append(row)
-    return pd.DataFrame(rows)
-
 # %% ../../nbs/89c_fork_study.ipynb #9a1eea23
 BASES = ("flexvar", "hybrid", "var")
 
@@ -643,84 +614,6 @@ def lacking_rise(
 
     rise = bits(own, goal) - bits(probe.tokens, probe.tokens)
     return probe.table(rise, context=LACKING, measure=MEASURES[0])
-
-# %% ../../nbs/89c_fork_study.ipynb #47eb6b7d
-def fork_verdict(
-    records=None,  # Folder of the records; None = results/fork
-    emoji=None,  # Of those on emoji; None = results/fork_emoji64
-) -> str:  # Markdown: a sentence, a table, a sentence
-    "What the fork study says of SAR, computed from its records."
-    found, on_emoji = fork_table(records), fork_table(emoji or ROOT / "results/fork_emoji64")
-    if found.empty or on_emoji.empty:  # elsewhere than in a clone
-        return "The records of the fork study ([10b](10b_fork.ipynb)) are not here."
-    wanted = (
-        ("Fashion-MNIST", found, "sar", "SAR as in the paper"),
-        ("Fashion-MNIST", found, "released", "SAR as released"),
-        ("Fashion-MNIST", found, "sar, 0.1", "SAR with ten times the weight"),
-        ("Fashion-MNIST", found, "resample", "coarse maps resampled by how well they fit"),
-        ("emoji", on_emoji, "sar", "SAR as in the paper"),
-        ("emoji", on_emoji, "released", "SAR as released"),
-    )
-    rows = "\n".join(_verdict_row(*w) for w in wanted)
-    nats, few, far = (
-        paired(*w).loc["sar"]
-        for w in ((found, "nats"), (on_emoji, "nats"), (on_emoji, "fd_recon"))
-    )
-    words = {
-        "better": "SAR wins some of it",
-        "worse": "SAR does not win it",
-        "not told apart": "SAR is not seen to win it",
-    }
-    return (
-        "The paper's comparison in small ([10b](10b_fork.ipynb)): pictures of 16x16 pixels,"
-        f" {found.seed.nunique()} trainings from nothing, each forked before its last eighteenth."
-        " That part is teacher forcing, or one of these in its place:\n\n"
-        "| pictures | in place of teacher forcing | log-likelihood of a held-out picture, nats"
-        " (more is better) | Fréchet distance of samples (less is better) |\n"
-        f"|---|---|---|---|\n{rows}\n\n"
-        "*Measured*: changes against teacher forcing from the same fork, 95 % intervals over the"
-        f" trainings. So there was something to win, and {words[verdict(nats)]} at this size."
-        " On emoji, which are few and met often, SAR is"
-        f" {verdict(few)} by likelihood and {verdict(far)} by distance."
-    )
-
-
-def _verdict_row(pictures, table, arm, name):  # of the Markdown table
-    return f"| {pictures} | {name} | {' | '.join(_changes(table, arm))} |"
-
-
-def _changes(table, arm):  # of the log-likelihood in nats, and of the distance
-    n, fd = paired(table, "nats").loc[arm], paired(table, "fd_recon").loc[arm]
-    fd = fd[["change", "low", "high"]] / table[table.method == "tf"].fd_recon.mean()
-    return (
-        f"{-n.change:+.2f} [{-n.high:+.2f}, {-n.low:+.2f}]",
-        f"{100 * fd.change:+.0f} % [{100 * fd.low:+.0f}, {100 * fd.high:+.0f}]",
-    )
-
-
-def fork_sentence(
-    records=None,  # Folder of the records; None = results/fork
-    emoji=None,  # Of those on emoji; None = results/fork_emoji64
-) -> str:  # Markdown
-    "The verdict on SAR as in the paper, in one sentence."
-    tables = [fork_table(p) for p in (records, emoji or ROOT / "results/fork_emoji64")]
-    if any(t.empty for t in tables):
-        return ""
-    words = {"better": "likelier", "worse": "less likely", "not told apart": "about as likely"}
-    likely, far, said = [], [], []
-    for name, t in zip(("clothes", "emoji"), tables):
-        nats, distance = _changes(t, "sar")
-        likely.append(f"of {name} {words[verdict(paired(t, 'nats').loc['sar'])]} ({nats} nats)")
-        far.append(f"{distance} on {name}")
-        said.append(verdict(paired(t, "fd_recon").loc["sar"]))
-    apart = " and ".join(dict.fromkeys(said))  # one word where both say the same
-    return (
-        "In place of the last eighteenth of teacher forcing, SAR makes a held-out picture"
-        f" {', one '.join(likely)}; by the distance of its samples it is {apart}"
-        f" ({', '.join(far)}). (Pictures of 16x16 pixels, {tables[0].seed.nunique()} trainings,"
-        " 95 % intervals. The words are corrected for all methods compared, so an interval"
-        " without zero may still not tell apart: [10b](10b_fork.ipynb).)"
-    )
 
 # %% ../../nbs/89c_fork_study.ipynb #7cb447dd
 @torch.no_grad()
