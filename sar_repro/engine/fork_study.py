@@ -21,7 +21,6 @@ from sar_repro.core import (
     check_choice,
     get_size,
     order_rng,
-    shown,
     with_base,
 )
 from ..data import ImageSet, load_dataset, to_float, to_uint8

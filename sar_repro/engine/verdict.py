@@ -62,7 +62,7 @@ def fork_table(
         rows.append(_row(r, likely.get(r["start"], {}).get(r["arm"])))
     return pd.DataFrame(rows)
 
-# %% ../../nbs/89_verdict.ipynb #4b43bb7f
+# %% ../../nbs/89_verdict.ipynb #16df51c3
 def effects(
     table: pd.DataFrame,  # From `fork_table`
     measure: str,  # One of its columns
@@ -83,7 +83,11 @@ def in_words(
     if measure.startswith("fd"):
         ends, unit = in_per_cent(ends), " %"
     places = digits if digits is not None else 0 if unit else 2
-    value, low, high = (f"{round(v, places) + 0.0:+.{places}f}" for v in ends)  # no minus zero
+    return _interval(ends, places, unit)
+
+
+def _interval(ends, places, unit):  # value, low, high in words, and no minus zero
+    value, low, high = (f"{round(v, places) + 0.0:+.{places}f}" for v in ends)
     return f"{value}{unit} [{low}, {high}]"
 
 
@@ -131,7 +135,7 @@ def together(
     ]
     return pd.concat(parts) if parts else pd.DataFrame()
 
-# %% ../../nbs/89_verdict.ipynb #7270e66a
+# %% ../../nbs/89_verdict.ipynb #230eb0d0
 COLUMNS = {
     "nats": "log-likelihood of a held-out picture, nats gained",
     "fd_recon_guided": "Fréchet distance, guided samples to reconstructions",
@@ -201,9 +205,9 @@ def fork_sentence(
     exact = exact_change("sar 0.01", digits=1)
     return (
         "**What SAR does at this size: almost nothing.** A held-out picture of clothes costs"
-        f" {cost['clothes']}, one of emoji {cost['emoji']}. Samples of clothes drawn with the usual"
-        f" guidance lie as far from reconstructed pictures as before ({far['guided']}); without"
-        f" guidance they lie {far['unguided']} farther. In a world where the error is an exact sum,"
+        f" {cost['clothes']}, one of emoji {cost['emoji']}. The distance of guided samples of"
+        f" clothes to reconstructed pictures changes by {far['guided']}, that of unguided ones by"
+        f" {far['unguided']}. In a world where the error is an exact sum,"
         f" the same dose changes it by {exact}. None of this contradicts the paper's 2 to 5 % at"
         " 310 million weights and more: it says that a small model does not show them. (95 %"
         " intervals over three trainings: [10b](10b_fork.ipynb).)"
@@ -219,5 +223,4 @@ def exact_change(
     "Change of the exact divergence against as many steps of teacher forcing."
     rows = exact_table([r for r in records() if r["world"] == world])
     r = against_tf(rows[(rows.width == 64) & (rows.start == 4000)], steps).loc[method]
-    value, low, high = (f"{round(v, digits) + 0.0:+.{digits}f}" for v in r[["change", "low", "high"]])
-    return f"{value} % [{low}, {high}]"
+    return _interval(r[["change", "low", "high"]], digits, " %")
