@@ -15,7 +15,7 @@ import zlib
 from pathlib import Path
 from torch.utils.data import DataLoader, Dataset
 from ..core import SarError
-from .files import TORN_ARRAY, locked, read_json, save_json
+from .files import TORN_ARRAY, locked, read_array, read_json, save_json
 from .plots import progress
 from .sources import _place
 from ..data import ImageSet, to_float
@@ -164,7 +164,7 @@ def _fill_cache(path, dataset, encode, flips, batch_size):
         if not part.is_file():
             rows = parts[part]
             _grow(part, dataset.name, len(rows), lambda done: encoded(rows, done))
-    whole = (np.load(part, mmap_mode="r") for part in parts)
+    whole = (read_array(part, mmap=True) for part in parts)
     _grow(path, f"{dataset.name}, put together", n, lambda done: _rest_of(whole, done))
 
 
@@ -213,7 +213,7 @@ def latent_cache(
 
 def _open_cache(path, rows):  # the array, and what is wrong with it
     try:
-        found = np.load(path, mmap_mode="r")
+        found = read_array(path, mmap=True)
     except TORN_ARRAY as e:
         return None, f"is not a whole cache ({type(e).__name__})"
     if found.ndim != 5 or found.shape[:2] != rows or found.dtype != np.float16:

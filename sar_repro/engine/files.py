@@ -27,12 +27,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tokenize import TokenError
 from torch import nn
-from ..core import ROOT, SarError, check_choice, get_size, in_short, shown
+from ..core import ROOT, SarError, check_choice, get_size, in_short, plain, shown
 
 # %% auto #0
 __all__ = ['KINDS', 'TEMPORARY', 'NO_LOCKS', 'TORN_ARRAY', 'NESTS', 'PUBLISHED', 'check_output', 'check_replace', 'check_folder',
            'atomic_path', 'save_json', 'read_json', 'remove_stale', 'locked', 'save_tensors', 'load_tensors',
-           'load_facts', 'read_weights', 'load_weights', 'shape_of', 'weights_hash', 'save_checkpoint',
+           'read_array', 'load_facts', 'read_weights', 'load_weights', 'shape_of', 'weights_hash', 'save_checkpoint',
            'load_checkpoint', 'PublishedFile', 'weights_path', 'fetch_published']
 
 # %% ../../nbs/81a_files.ipynb #70cca755
@@ -293,6 +293,18 @@ def load_tensors(path) -> tuple:  # File to read  # ({name: tensor}, {fact: valu
 TORN_ARRAY = (OSError, EOFError, ValueError, TypeError, SyntaxError, TokenError, OverflowError)
 TORN_ARRAY += (KeyError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
 
+
+def read_array(
+    path,  # An npy file
+    mmap: bool = False,  # Map it, rather than read it?
+) -> np.ndarray:
+    "The array in a file; one of `TORN_ARRAY` if it is torn, or an archive of arrays."
+    found = np.load(path, mmap_mode="r" if mmap else None)
+    if not isinstance(found, np.ndarray):
+        found.close()
+        raise ValueError("it is an archive of arrays, expected one array")
+    return found
+
 # %% ../../nbs/81a_files.ipynb #388caa2e
 def load_facts(path) -> dict:  # File to read
     "The facts in a safetensors file's header, without its tensors; none if it is no such file."
@@ -303,11 +315,19 @@ def load_facts(path) -> dict:  # File to read
         return {}
 
 # %% ../../nbs/81a_files.ipynb #eb250e71
-def _from_json(text):
+def _from_json(text):  # a fact of a header; its words are another's
     try:
-        return json.loads(text)
-    except ValueError:
-        return text
+        return _one_line(json.loads(text))
+    except (ValueError, RecursionError):
+        return plain(text)
+
+
+def _one_line(fact):
+    if isinstance(fact, dict):
+        return {plain(k): _one_line(v) for k, v in fact.items()}
+    if isinstance(fact, list):
+        return [_one_line(v) for v in fact]
+    return plain(fact) if isinstance(fact, str) else fact
 
 
 # where published files keep the weights
@@ -379,6 +399,16 @@ def _bare(tensors):  # without what wrappers put before or into the names, in an
     return bare
 
 # %% ../../nbs/81a_files.ipynb #14ecb3ba
+def _can_map(path):  # is it an archive whose entries lie in it as they are?
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as z:
+        packed = [e for e in z.infolist() if e.compress_type != zipfile.ZIP_STORED]
+        if packed and (damaged := z.testzip()):
+            raise ValueError(f"{damaged} has another checksum")
+    return not packed
+
+
 def read_weights(
     path,  # .safetensors of this project, or a checkpoint written by `torch.save`
 ) -> tuple:  # ({name: tensor}, {fact: value}); a checkpoint has no facts
@@ -395,7 +425,7 @@ def read_weights(
                 with open(path, "rb") as f:
                     state = torch.load(f, **how)
             else:
-                state = torch.load(path, mmap=zipfile.is_zipfile(path), **how)
+                state = torch.load(path, mmap=_can_map(path), **how)
     except Exception as e:  # torn zip, code inside, wrong kind: torch raises many types
         held = re.search(r"GLOBAL ([\w.]+)", str(e))  # the type that torch would have to import
         if held and zipfile.is_zipfile(path):
@@ -411,10 +441,11 @@ def read_weights(
         inner = _unnest(state)
     except SarError as e:
         raise SarError(f"{_given(path)} holds {e}") from e
-    tensors = _bare({k: v for k, v in inner.items() if torch.is_tensor(v)})
+    named = {k: v for k, v in inner.items() if isinstance(k, str) and torch.is_tensor(v)}
+    tensors = _bare(named)
     if not tensors:
         raise SarError(
-            f"{shown(path)} holds no weights: expected them at the top, or under"
+            f"{shown(path)} holds no weights with names: expected them at the top, or under"
             f" {', '.join('.'.join(n) for n in NESTS)}"
         )
     return tensors, {}
@@ -507,14 +538,17 @@ def save_checkpoint(
             raise OSError(str(e).splitlines()[0]) from e
 
 # %% ../../nbs/81a_files.ipynb #e504e537
-def load_checkpoint(path) -> dict:  # File to read
-    """Read a training state; raises `SarError` if the file is torn, holds code, or has another
-    byte than was written (torch keeps checksums, and does not look at them)."""
+def load_checkpoint(
+    path,  # File to read
+    **kinds,  # Field that must be there = its type
+) -> dict:
+    """Read a training state; raises `SarError` if the file is torn, holds code, lacks a field, or
+    has another byte than was written (torch keeps checksums, and does not look at them)."""
     try:
         with zipfile.ZipFile(path) as z:
             if damaged := z.testzip():
                 raise ValueError(f"{damaged} has another checksum")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise SarError(f"no such checkpoint: {shown(path)}") from None
     except Exception as e:  # torn zip, foreign pickle, wrong kind: torch raises many types
@@ -522,6 +556,13 @@ def load_checkpoint(path) -> dict:  # File to read
             f"{shown(path)} is not a whole checkpoint ({type(e).__name__}); delete it to go on"
             " without it"
         ) from e
+    found = state if isinstance(state, dict) else {}
+    if odd := next((k for k, kind in kinds.items() if not isinstance(found.get(k), kind)), None):
+        raise SarError(
+            f"{shown(path)} is no such state: its {odd} is {type(found.get(odd)).__name__}, expected"
+            f" {kinds[odd].__name__}; delete it to go on without it"
+        )
+    return state
 
 # %% ../../nbs/81a_files.ipynb #0a461ed5
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from sar_repro.engine.files import (
     atomic_path,
     load_facts,
     load_tensors,
+    read_array,
     read_weights,
     weights_hash,
 )
@@ -247,7 +248,7 @@ class Reference:
         path = self.cache / f"features-{name}.npy"
         if path.is_file():
             try:
-                return torch.from_numpy(np.load(path))
+                return torch.from_numpy(read_array(path))
             except TORN_ARRAY:  # compute it again
                 pass
         f = image_features(self.net, images())

@@ -30,6 +30,7 @@ from sar_repro.core import (
     Number,
     ROOT,
     SarError,
+    SarWarning,
     Size,
     TrainConfig,
     WORK,
@@ -94,10 +95,10 @@ from sar_repro.engine.published import (
 )
 
 # %% auto #0
-__all__ = ['MACHINE', 'MASKED', 'OWN', 'ToyTokens', 'toy_model', 'RunFolder', 'check_run_folder', 'losses_of', 'wants_shards',
-           'is_sharded', 'sharded', 'tracker_name', 'Run', 'whole_state', 'load_moments', 'snapshot', 'train_run',
-           'usual_share', 'train_size', 'Job', 'plan_job', 'load_job', 'draw_job', 'few_of', 'exposure', 'judge_job',
-           'record_job', 'findings', 'stored_findings', 'control_of', 'gauge', 'outlook', 'outcome']
+__all__ = ['STATE', 'MACHINE', 'MASKED', 'OWN', 'ToyTokens', 'toy_model', 'RunFolder', 'check_run_folder', 'losses_of',
+           'wants_shards', 'is_sharded', 'sharded', 'tracker_name', 'Run', 'whole_state', 'load_moments', 'snapshot',
+           'train_run', 'usual_share', 'train_size', 'Job', 'plan_job', 'load_job', 'draw_job', 'few_of', 'exposure',
+           'judge_job', 'record_job', 'findings', 'stored_findings', 'control_of', 'gauge', 'outlook', 'outcome']
 
 # %% ../../nbs/86_runs.ipynb #bfd663dc
 class ToyTokens(TokenData):
@@ -157,11 +158,11 @@ class RunFolder:
     def resume(self):  # the newest whole state of this run, or None; others are set aside
         for path in self.states:
             state, fault = _read_state(path)
-            if state.get("facts") and not _changed(state["facts"], self.facts):
+            if state and not _changed(state["facts"], self.facts):
                 return state
             fault = fault or f"{shown(path)} belongs to another run"
             rest = "set aside, going on with the one before it, or from the beginning"
-            warnings.warn(f"{fault}; {rest}", stacklevel=2)
+            warnings.warn(f"{fault}; {rest}", SarWarning, stacklevel=2)
             if self.write:
                 path.rename(path.with_suffix(".skipped"))
 
@@ -195,15 +196,17 @@ def _plain(facts):
     return json.loads(json.dumps(facts, default=str))
 
 
+STATE = dict(model=dict, opt=dict, log=list, sums=dict, seconds=float, step=int, facts=dict)
+
+
 def _read_state(path):  # a state, and what is wrong with it
     try:
-        state = load_checkpoint(path)
+        state = load_checkpoint(path, **STATE)
     except SarError as e:
         return {}, str(e)
-    weights = state.get("model", {}) if isinstance(state, dict) else None
-    if not isinstance(weights, dict):
-        return {}, f"{shown(path)} is not a state of a run"
-    numbers = (v for v in weights.values() if torch.is_tensor(v) and v.is_floating_point())
+    if not all(isinstance(row, dict) for row in state["log"]):
+        return {}, f"{shown(path)} has a log that is none: expected a row an epoch"
+    numbers = (v for v in state["model"].values() if torch.is_tensor(v) and v.is_floating_point())
     if not all(v.isfinite().all() for v in numbers):
         return {}, f"{shown(path)} holds weights that are not finite"
     return state, None

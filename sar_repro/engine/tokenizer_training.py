@@ -190,7 +190,7 @@ def _start(cfg, tcfg, path, device):  # tokenizer, optimizer, run: from scratch 
     run = dict(step=0, log=[], ema={k: v.clone() for k, v in vae.state_dict().items()})
     run.update(hits=torch.zeros(cfg.vocab_size, dtype=torch.long), used=0)
     if path.exists():
-        state = load_checkpoint(path)
+        state = load_checkpoint(path, model=dict, opt=dict, ema=dict, step=int, log=list)
         vae.load_state_dict(state.pop("model"))
         opt.load_state_dict(state.pop("opt"))
         run.update(state, ema={k: v.to(device) for k, v in state["ema"].items()})
