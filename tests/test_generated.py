@@ -1,5 +1,6 @@
 "nbdev_clean, nbdev_export and the README leave no diff. All is done on a copy: the tree is never altered."
-import shutil
+import json, re, shutil
+from collections import defaultdict
 import pytest
 from conftest import ROOT, python
 
@@ -27,3 +28,19 @@ def test_no_diff(copy, what, command, mend):
     after = contents(copy)
     changed = sorted(f for f in before.keys() | after.keys() if before.get(f) != after.get(f))
     assert not changed, f"{what} changes {', '.join(changed)}: run `{mend}` and look at the result"
+
+def exporters(folder):
+    "Module -> the notebooks that say they make it."
+    found = defaultdict(list)
+    for path in sorted(folder.rglob('*.ipynb')):
+        if any(part.startswith(('.', '_')) for part in path.relative_to(folder).parts): continue # nbdev, too, leaves them alone
+        cells = json.loads(path.read_text(encoding='utf-8'))['cells']
+        for module in re.findall(r'^#\|\s*default_exp\s+(\S+)', '\n'.join(''.join(c['source']) for c in cells if c['cell_type'] == 'code'), re.M): found[module].append(path.name)
+    return found
+
+def test_a_module_is_made_from_one_notebook(tmp_path):
+    made = exporters(ROOT/'nbs')
+    twice = {module: names for module, names in made.items() if len(names) > 1}
+    assert len(made) > 30 and not twice, f'nbdev_export takes the last of several notebooks for one module: move the copies out of nbs/: {twice}'
+    for name in ('07_train.ipynb', '07_train-Copy1.ipynb'): shutil.copy(ROOT/'nbs/07_train.ipynb', tmp_path/name) # as JupyterLab names a copy
+    assert [len(names) for names in exporters(tmp_path).values()] == [2]

@@ -559,8 +559,8 @@ def load_checkpoint(
     found = state if isinstance(state, dict) else {}
     if odd := next((k for k, kind in kinds.items() if not isinstance(found.get(k), kind)), None):
         raise SarError(
-            f"{shown(path)} is no such state: its {odd} is {type(found.get(odd)).__name__}, expected"
-            f" {kinds[odd].__name__}; delete it to go on without it"
+            f"{shown(path)} is no such state: its {odd} is {type(found.get(odd)).__name__},"
+            f" expected {kinds[odd].__name__}; delete it to go on without it"
         )
     return state
 

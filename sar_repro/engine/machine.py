@@ -13,12 +13,13 @@ import subprocess
 import sys
 import torch
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
-from ..core import ROOT, check_choice
+from ..core import check_choice
 
 # %% auto #0
-__all__ = ['keep_memory', 'default_device', 'fast_bf16', 'fast_fp16', 'mixed_precision', 'without_fp16', 'upload', 'autocast',
-           'can_compile', 'git_commit', 'machine_class', 'run_record', 'peak_rss', 'available_memory']
+__all__ = ['CODE', 'keep_memory', 'default_device', 'fast_bf16', 'fast_fp16', 'mixed_precision', 'without_fp16', 'upload',
+           'autocast', 'can_compile', 'git_commit', 'machine_class', 'run_record', 'peak_rss', 'available_memory']
 
 # %% ../../nbs/81b_machine.ipynb #0311c8b7
 def keep_memory() -> bool:  # Could it be done? (Linux with glibc)
@@ -131,18 +132,25 @@ def can_compile(
         return False
 
 # %% ../../nbs/81b_machine.ipynb #4bee9780
+# where this code lies: not always `ROOT`, which SAR_HOME may name
+CODE = Path(find_spec("sar_repro").origin).resolve().parents[1]
+
+
 def git_commit() -> str:
-    "Commit of the checkout, with '+' where files differ from it; 'unknown' outside git."
+    """Commit of the checkout that this code lies in, with '+' where files differ from it; 'unknown'
+    without git, in a copy within another repository, and of an installed package."""
+    # a hook of git tells its children which repository they are in
+    env = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
 
     def git(*args):
-        return subprocess.run(
-            ["git", "-C", str(ROOT), *args], capture_output=True, text=True, timeout=20
-        ).stdout.strip()
+        how = dict(capture_output=True, text=True, timeout=20, env=env)
+        return subprocess.run(["git", "-C", str(CODE), *args], **how).stdout.strip()
 
     try:
-        dirty = [
-            l for l in git("status", "--porcelain", "--", "*.ipynb", "sar_repro").splitlines()
-        ]
+        top = git("rev-parse", "--show-toplevel")
+        if not top or not os.path.samefile(top, CODE):
+            return "unknown"
+        dirty = git("status", "--porcelain", "--", "*.ipynb", "sar_repro")
         return (git("rev-parse", "--short=10", "HEAD") or "unknown") + ("+" if dirty else "")
     except (OSError, subprocess.SubprocessError):
         return "unknown"

@@ -13,7 +13,8 @@ import zipfile
 import zlib
 from pathlib import Path
 from ..core import SarError, shown
-from .files import TORN_ARRAY, atomic_path, read_json, save_json, weights_hash
+from .files import TORN_ARRAY, atomic_path, read_array, read_json, save_json
+from .files import weights_hash
 from .machine import mixed_precision
 from .plots import progress
 from ..scale_ar import cast_models, group_size, replay_for, sample
@@ -69,7 +70,7 @@ class ShardSet:
         "Is shard `i` there, of the right shape, to the last byte?"
         shape = self.rows(i), 3, self.side, self.side
         try:
-            found = np.load(self.path(i), mmap_mode="r")
+            found = read_array(self.path(i), mmap=True)
         except TORN_ARRAY:
             return False
         return found.shape == shape and _seal(self.path(i))[:12] == _identity(self.facts, i)
@@ -77,7 +78,7 @@ class ShardSet:
     def batch(self, ids) -> torch.Tensor:
         "Pictures `ids`, uint8 (B, 3, H, W)."
         for i in {int(j) // self.per for j in ids} - self._maps.keys():
-            data = np.load(self.path(i), mmap_mode="r") if self.whole(i) else None
+            data = read_array(self.path(i), mmap=True) if self.whole(i) else None
             if data is None or _seal(self.path(i))[12:] != _checksum(data):
                 raise SarError(
                     f"{shown(self.path(i))} is missing or torn: delete it and run the same"
