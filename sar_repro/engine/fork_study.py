@@ -179,7 +179,7 @@ def trunk(
     model = make_model(replace(fork.size.model, num_classes=fork.data.num_classes))
     opt, log = optimizer(model, cfg), []
     if path.is_file():
-        state = load_checkpoint(path)
+        state = load_checkpoint(path, model=dict, opt=dict, log=list)
         model.load_state_dict(state["model"])
         opt.load_state_dict(state["opt"])
         log = state["log"]
