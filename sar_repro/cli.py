@@ -19,6 +19,7 @@ import os
 import re
 import sys
 import typer
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Optional
@@ -1048,9 +1049,13 @@ def new(
     budget: _option(str, help="full, or smoke: a minute, to see that all works.") = "full",
 ):
     "Tokenizer, start, SAR and its control on a folder of pictures, and a report."
-    from sar_repro.engine.own import own_pictures
+    from sar_repro.engine.own import kept, own_pictures
 
-    report = own_pictures(folder, size, out, seed, budget, say=typer.echo)
+    try:
+        report = own_pictures(folder, size, out, seed, budget, say=typer.echo)
+    except KeyboardInterrupt:
+        typer.echo(f"\n{kept(folder, size, out, seed, budget)}", err=True)
+        raise typer.Exit(130)
     typer.echo(f"report: {_near(report)}")
 
 # %% ../nbs/90_cli.ipynb #3882f7ab
@@ -1205,12 +1210,28 @@ def fetch(
         typer.echo(f"{shown(path)}: {path.stat().st_size/1e9:.2f} GB")
 
 # %% ../nbs/90_cli.ipynb #c1468690
+def _say_warnings():  # each once and in one line, without the place in the code
+    told = set()
+
+    def say(message, category, file, line, *more):
+        from sar_repro.core import plain
+
+        if (text := plain(message)) not in told:
+            told.add(text)
+            typer.echo(f"sar: {text}", err=True)
+
+    warnings.showwarning = say
+    warnings.filterwarnings("ignore", module="PIL")  # broken pictures are named by who reads them
+
+
 def main(
     argv: list = None,  # Arguments; default those of the process
 ):
     "The `sar` command."
     try:
-        app(args=join_pairs(sys.argv[1:] if argv is None else argv), prog_name="sar")
+        with warnings.catch_warnings():
+            _say_warnings()
+            app(args=join_pairs(sys.argv[1:] if argv is None else argv), prog_name="sar")
     except Exception as e:
         core = sys.modules.get("sar_repro.core")
         if core is None or not isinstance(e, core.SarError):

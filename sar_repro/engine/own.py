@@ -5,17 +5,20 @@
 # %% ../../nbs/86b_own_pictures.ipynb #7557beb1
 from __future__ import annotations
 import html
+import shlex
+import time
 from dataclasses import dataclass
 from pathlib import Path
 import pandas as pd
 import torch
 from ..core import ROOT, SarError, WORK, check_choice, check_number, check_text, get_size
-from ..core import Number, shown
+from ..core import Number, plain, shown
 from ..data import LOADERS, load_dataset, to_uint8
 from .files import PUBLISHED, atomic_path, check_folder, read_json, save_json
 from .models import load_models, load_tokenizer
 from .plots import save_grid
 from .runs import train_size
+from .sources import how_many
 from .tokenizer_training import TokenizerTrainConfig, train_tokenizer
 from ..evaluate import evaluate_model
 from ..scale_ar import sample
@@ -23,7 +26,7 @@ from ..tokenizer import reconstruct
 
 # %% auto #0
 __all__ = ['STEPS', 'LEAST', 'SEED', 'STYLE', 'NAMES', 'SMOKE', 'own_data', 'train_arms', 'TokenizerJob', 'plan_tokenizer',
-           'own_tokenizer', 'own_pictures']
+           'own_tokenizer', 'own_pictures', 'kept']
 
 # %% ../../nbs/86b_own_pictures.ipynb #b63bbb08
 STEPS = dict(full=(2600, 2400, 240), smoke=(12, 2, 1))  # tokenizer, start, SAR and control
@@ -62,8 +65,15 @@ def _claimed(out, facts, name="new.json", whose="`sar new`"):  # it is new, or t
         raise SarError(f"{shown(mark)} does not say whose folder it is: choose another folder")
     if before not in (None, facts):
         changed = [k for k in facts if before.get(k) != facts[k]]
-        raise SarError(f"{shown(out)} belongs to another job ({', '.join(changed)} differ)")
+        raise SarError(
+            f"{shown(out)} belongs to another job ({', '.join(changed)} differ): choose another"
+            " folder, or remove that one"
+        )
     save_json(mark, facts)
+
+
+def _pictures(train, held):  # what both parts are: an edit of either makes another job
+    return f"{train.fingerprint} {held.fingerprint}"
 
 
 def _tokenizer(out, train, size, seed, steps):
@@ -125,9 +135,10 @@ class TokenizerJob:
             given.update(dataset=_from_here(self.dataset))
         if self.root:
             given.update(data_dir=self.root)
-        how = " ".join(f"-p {k} {v}" for k, v in given.items())
-        place = _from_here(self.weights)
-        return f"tokenizer: {place}\na model on it: sar run 07_train {how} -p tokenizer {place}"
+        given.update(tokenizer=_from_here(self.weights))
+        words = [w for k, v in given.items() for w in ("-p", k, str(v))]
+        command = shlex.join(["sar", "run", "07_train", *words])
+        return f"tokenizer: {given['tokenizer']}\na model on it: {command}"
 
 
 def _from_here(path):  # as a person in this folder would type it
@@ -179,7 +190,8 @@ def own_tokenizer(
 ) -> tuple:  # uint8 (N, 3, H, W), up to 256 held-out pictures; what the tokenizer keeps of them
     "Train a tokenizer; run again to go on."
     train, held = own_data(job.dataset, job.size, job.root)
-    facts = dict(pictures=train.fingerprint, size=job.size, seed=job.seed, steps=job.steps)
+    facts = dict(pictures=_pictures(train, held), size=job.size)
+    facts |= dict(seed=job.seed, steps=job.steps)
     _claimed(job.out, facts, "tokenizer.json", "02_tokenizer")
     path = _tokenizer(job.out, train, job.size, job.seed, job.steps)
     real = held.batch(torch.arange(min(256, len(held))))
@@ -187,8 +199,10 @@ def own_tokenizer(
 
 # %% ../../nbs/86b_own_pictures.ipynb #d222a211
 STYLE = (
-    "body{font-family:sans-serif;max-width:60em;margin:2em auto;padding:0 1em}"
-    "h2{font-size:1.1em}"
+    "body{font-family:sans-serif;max-width:60em;margin:2em auto;padding:0 1em;"
+    "overflow-wrap:anywhere}h2{font-size:1.1em}"
+    "img{image-rendering:pixelated;width:640px;max-width:100%;height:auto}"
+    ".wide{overflow-x:auto;overflow-wrap:normal}"
     "table{border-collapse:collapse}td,th{padding:.2em .8em;border-bottom:1px solid #ddd}"
     "td{text-align:right}th,td:nth-child(-n+2){text-align:left}"
     "pre{background:#f4f4f4;padding:1em;overflow:auto}"
@@ -259,22 +273,22 @@ def _said(table, few):  # what the numbers can say and what not
     return f"{told} {few}".strip()
 
 
-def _report(out, facts, table, few, files, smoke):
+def _report(out, folder, facts, table, few, files, smoke):
     rows = "".join(
         f"<li>{html.escape(str(k))}: {html.escape(str(v))}</li>" for k, v in facts.items()
     )
     shown_files = "".join(
-        f'<h2>{html.escape(caption)}</h2><img src="{name}"'
-        ' style="image-rendering:pixelated;width:640px">'
+        f'<h2>{html.escape(caption)}</h2><img src="{name}" alt="{html.escape(caption)}">'
         for caption, name in files.items()
     )
     text = (
-        f'<!doctype html><meta charset="utf-8"><title>{html.escape(facts["folder"])}</title>'
-        f"<style>{STYLE}</style>"
+        '<!doctype html><html lang="en"><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<title>{html.escape(facts['folder'])}</title><style>{STYLE}</style>"
         f"<h1>{html.escape(facts['folder'])}</h1>{SMOKE * smoke}<ul>{rows}</ul>{shown_files}"
-        f"<h2>Distances</h2>{_to_html(table)}<p>{html.escape(_said(table, few))}</p>"
-        "<h2>Go on</h2><pre>"
-        f"{html.escape(_next_steps(out))}</pre>"
+        f'<h2>Distances</h2><div class="wide">{_to_html(table)}</div>'
+        f"<p>{html.escape(_said(table, few))}</p>"
+        f"<h2>Go on</h2><pre>{html.escape(_next_steps(out, folder))}</pre>"
     )
     with atomic_path(out / "report.html") as temporary:
         Path(temporary).write_text(text, encoding="utf-8")
@@ -285,13 +299,11 @@ def _to_html(table):  # without the empty second row of its head
     return table.reset_index().round(3).to_html(index=False, border=0)
 
 
-def _next_steps(out):  # commands, as a person in this folder would type them
-    place = _from_here(out)
-    weights = place / "sar/model.safetensors"
-    return (
-        f"sar sample {weights} --n 16\nsar evaluate {weights} --dataset FOLDER\n"
-        f"sar diagnose {weights} --dataset FOLDER"
-    )
+def _next_steps(out, folder):  # commands, as a person in this folder would type them
+    weights, data = _from_here(out / "sar/model.safetensors"), ("--dataset", _from_here(folder))
+    commands = ("sample", weights, "--n", 16), ("evaluate", weights, *data)
+    commands += (("diagnose", weights, *data),)
+    return "\n".join(shlex.join(map(str, ("sar", *words))) for words in commands)
 
 # %% ../../nbs/86b_own_pictures.ipynb #8cd272bf
 def own_pictures(
@@ -307,20 +319,50 @@ def own_pictures(
     steps = STEPS[check_choice("budget", budget, STEPS)]
     seed = check_number("seed", seed, SEED)
     train, held = own_data(folder, size)
-    out = Path(out or WORK / "runs" / f"new-{folder.name}")
-    _claimed(out, dict(pictures=train.fingerprint, size=size, seed=seed, budget=budget))
-    say(f"1/4 tokenizer: {len(train)} pictures in {train.num_classes} classes, {steps[0]} steps")
+    out = _place_of(folder, out)
+    _claimed(out, dict(pictures=_pictures(train, held), size=size, seed=seed, budget=budget))
+    parts = how_many(len(train), "picture"), how_many(train.num_classes, "class")
+    say(f"1/4 tokenizer: {' in '.join(parts)}, {len(held)} more held out, {steps[0]:,} steps")
     tokenizer = _tokenizer(out, train, size, seed, steps[0])
-    say(f"2/4 start, SAR and control: {steps[1]} and twice {steps[2]} steps")
+    say(f"2/4 start, SAR and control: {steps[1]:,} and twice {steps[2]:,} steps")
     made = train_arms(out, folder, size, seed, steps[1:], len(train), tokenizer)
     n = 40 if budget == "smoke" else 2000
-    say(f"3/4 distances of {n} samples of each")
+    say(f"3/4 distances of {n:,} samples of each")
     table, few = _judged(out, made, folder, size, seed, n)
     say("4/4 pictures and report")
-    facts = dict(folder=folder.name, size=f"{size}, {held.size} pixels", seed=seed)
+    facts = dict(folder=plain(folder.name), size=f"{size}, {held.size} pixels", seed=seed)
     facts |= dict(classes=", ".join(map(str, train.classes)))
     facts |= {"pictures": f"{len(train)} for training, {len(held)} held out"}
     facts["steps"] = "tokenizer {:,}, start {:,}, SAR and control {:,} each".format(*steps)
     facts["samples"] = f"{n:,} of each model"
     files = _grids(out, made, held, size, seed)
-    return _report(out, facts, table, few, files, budget == "smoke")
+    return _report(out, folder, facts, table, few, files, budget == "smoke")
+
+# %% ../../nbs/86b_own_pictures.ipynb #86b0ce01
+def _place_of(folder, out):  # where a job goes
+    return Path(out or WORK / "runs" / f"new-{Path(folder).resolve().name}")
+
+
+def kept(
+    folder,  # These are the arguments of `own_pictures`
+    size: str = "tiny",
+    out=None,
+    seed: int = 0,
+    budget: str = "full",
+) -> str:  # Two lines
+    "What a call that was stopped leaves, and the command that goes on."
+    place = _place_of(folder, out)
+    whole = dict(tokenizer=place / "tokenizer.safetensors")
+    whole |= {k: place / k / "model.safetensors" for k in NAMES}
+    done = [k for k, path in whole.items() if path.is_file()]
+    states = [*place.glob("tokenizer.state"), *place.glob("*/state-*.pt")]
+    if states:
+        newest = max(states, key=lambda p: p.stat().st_mtime)
+        of = "tokenizer" if newest.parent == place else newest.parent.name
+        age = max(0, time.time() - newest.stat().st_mtime)
+        done += [f"a state of {of}, {age:.0f} s old"] if of not in done else []
+    usual = dict(size=("tiny", size), out=(None, out), seed=(0, seed), budget=("full", budget))
+    words = [w for k, (u, v) in usual.items() if v != u for w in (f"--{k}", str(v))]
+    command = shlex.join(["sar", "new", str(folder), *words])
+    said = f"stopped; kept in {_from_here(place)}: {', '.join(done) or 'nothing yet'}"
+    return f"{said}\ngo on: {command}"
