@@ -40,6 +40,7 @@ for line in sys.stdin:
         signal.alarm(600) # one that waits for ever
         sys.argv, status = ['-c', *args], 0
         try: exec(code, globals())
+        except SystemExit as e: status = e.code if type(e.code) is int else int(e.code is not None)
         except BaseException: status = traceback.print_exc() or 1
         sys.stdout.flush(); sys.stderr.flush(); os._exit(status)
     print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)

@@ -15,11 +15,12 @@ import torch
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from ..core import check_choice
+from ..core import SarError, check_choice
 
 # %% auto #0
-__all__ = ['CODE', 'keep_memory', 'default_device', 'fast_bf16', 'fast_fp16', 'mixed_precision', 'without_fp16', 'upload',
-           'autocast', 'can_compile', 'git_commit', 'machine_class', 'run_record', 'peak_rss', 'available_memory']
+__all__ = ['CODE', 'keep_memory', 'default_device', 'team', 'my_rows', 'shared_rows', 'fast_bf16', 'fast_fp16', 'mixed_precision',
+           'without_fp16', 'upload', 'autocast', 'can_compile', 'git_commit', 'machine_class', 'run_record', 'peak_rss',
+           'available_memory']
 
 # %% ../../nbs/81b_machine.ipynb #0311c8b7
 def keep_memory() -> bool:  # Could it be done? (Linux with glibc)
@@ -48,6 +49,55 @@ def default_device() -> torch.device:
     return torch.device(
         "cuda", int(os.environ.get("LOCAL_RANK", 0)) % max(1, torch.cuda.device_count())
     )
+
+# %% ../../nbs/81b_machine.ipynb #c6c0e641
+def team():  # accelerate's `PartialState`
+    "This process, or all those that a launcher started, on GPUs or on CPUs."
+    from accelerate import PartialState
+
+    here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
+    if 0 < gpus < here:
+        raise SarError(
+            f"{here} processes were started on this machine, which has {gpus} GPUs: start one for"
+            " each, or set CUDA_VISIBLE_DEVICES to nothing to run them on the CPU"
+        )
+    return PartialState(cpu=not gpus)
+
+
+def my_rows(
+    n: int,  # Rows of all processes together
+    block: int,  # Rows computed at a time
+    rank: int,  # Number of the process
+    ranks: int,  # Of so many
+) -> range:
+    "The rows of one process: consecutive, and in whole blocks where there are enough of them."
+    block = max(1, min(block, -(-n // ranks)))
+    ends = [-(-n // block) * r // ranks * block for r in (rank, rank + 1)]
+    return range(min(n, ends[0]), min(n, ends[1]))
+
+
+def shared_rows(
+    n: int,  # Rows of all processes together
+    block: int,  # Rows computed at a time
+    compute,  # Function: rows (range) -> tensor (len, ...)
+    team=None,  # From `team`; None = this process alone
+) -> torch.Tensor:  # (n, ...) on the CPU of every process
+    "Rows that the processes of a team compute together."
+    ranks = team.num_processes if team else 1
+    if ranks == 1:
+        return compute(range(n))
+    mine = my_rows(n, block, team.process_index, ranks)
+    found = compute(mine) if mine else None
+    kinds = [None] * ranks
+    torch.distributed.all_gather_object(kinds, mine and (found.shape[1:], found.dtype))
+    shape, dtype = next(k for k in kinds if k)
+    counts = [len(my_rows(n, block, r, ranks)) for r in range(ranks)]
+    padded = torch.zeros(max(counts), *shape, dtype=dtype, device=team.device)
+    if mine:
+        padded[: len(mine)] = found.to(team.device)
+    every = [torch.empty_like(padded) for _ in counts]
+    torch.distributed.all_gather(every, padded)
+    return torch.cat([part[:k].cpu() for part, k in zip(every, counts)])
 
 # %% ../../nbs/81b_machine.ipynb #f4a524cf
 def fast_bf16(

@@ -57,7 +57,14 @@ from sar_repro.engine.files import (
     weights_hash,
     weights_path,
 )
-from .machine import available_memory, can_compile, mixed_precision, run_record
+from sar_repro.engine.machine import (
+    available_memory,
+    can_compile,
+    mixed_precision,
+    run_record,
+    shared_rows,
+    team,
+)
 from .plots import progress
 from ..data import load_dataset
 from ..tokenizer import Batch, Codebook, TokenData, token_groups
@@ -68,7 +75,7 @@ from sar_repro.engine.metrics import (
     image_features,
     judge_of,
 )
-from ..scale_ar import FlexVAR, sample
+from ..scale_ar import FlexVAR, group_size, sample
 from .models import model_meta, start_models
 from .latents import LatentData
 from ..exposure_bias import Probe, gap, one_step, picture_groups
@@ -364,17 +371,19 @@ def _from_first(state, acc):  # the first process's state on all of them
     return tree_map(share, state if acc.is_main_process else shell[0])
 
 # %% ../../nbs/86_runs.ipynb #46e300f5
-def _totals(sums, acc):  # over the samples of all processes
-    if acc.num_processes == 1 or not sums:
-        return sums
-    names = sorted(sums)
-    mine = torch.tensor([sums[k] for k in names], dtype=torch.float64, device=acc.device)
-    return dict(zip(names, acc.reduce(mine, "sum").tolist()))
+def _totals(sums, acc):  # over the samples of all processes, which may know other scales
+    every, total = [sums], {}
+    if acc.num_processes > 1:
+        every = [None] * acc.num_processes
+        torch.distributed.all_gather_object(every, sums)
+    for name, (value, n) in (pair for found in every for pair in found.items()):
+        a, b = total.get(name, (0.0, 0))
+        total[name] = [a + value, b + n]
+    return total
 
 
-# totals count once; the same names everywhere, because `_totals` adds by position
-def _on_first(sums, acc):
-    return sums if acc.is_main_process else {k: (0.0, 0) for k in sums}
+def _on_first(sums, acc):  # totals count once
+    return sums if acc.is_main_process else {}
 
 
 def _means(sums, acc):
@@ -975,13 +984,13 @@ def load_job(
     job: Job,  # From `plan_job`
 ) -> Job:  # The same, with pictures, models, tokens and classes to sample
     "Load what a run needs."
-    from accelerate import PartialState
-
-    job.team = PartialState()  # one process, or those that `accelerate launch` started
+    job.team = team()
     check_run_folder(job.out)
     # it is done in seconds, and an earlier version's would be another run
-    if job.smoke and not job.own_folder and job.out.parent == WORK / "runs":
+    ours = job.smoke and not job.own_folder and job.out.parent == WORK / "runs"
+    if ours and job.team.is_main_process:
         shutil.rmtree(job.out, ignore_errors=True)
+    job.team.wait_for_everyone()
     job.root = imagenet_folder(job.data_dir) if job.kind == "PAPER" else job.data_dir or None
     how = (job.dataset, job.size.image_size)
     n_train, n_held = _limits(job)
@@ -1070,7 +1079,7 @@ def draw_job(
 ):  # uint8 (n, 3, H, W), `ShardSet`, or None: measured before, and not drawn again
     "Samples of the model as it is now."
     if job.kind != "PAPER":
-        return sample(job.model, job.vae, job.labels, **job.sampling)
+        return _drawn(job)
     if when == "before" and job.base:
         return None
     ranks = dict(process=job.team.process_index, processes=job.team.num_processes)
@@ -1078,6 +1087,15 @@ def draw_job(
     shards = sample_shards(job.model, job.vae, job.labels, folder, **ranks, **job.sampling)
     job.team.wait_for_everyone()
     return shards
+
+
+def _drawn(job):  # by all processes
+    def rows(part):
+        labels = job.labels[part.start : part.stop]
+        return sample(job.model, job.vae, labels, first=part.start, **job.sampling)
+
+    group = group_size(job.model.cfg, job.model.head.weight.device)
+    return shared_rows(len(job.labels), group, rows, job.team)
 
 
 def few_of(
