@@ -26,9 +26,16 @@ from sar_repro.core import (
 from .engine.files import read_json, weights_hash
 from .engine.machine import autocast, default_device
 from .engine.plots import bars, progress
-from .data import ImageSet, emoji_table, load_dataset, to_uint8
+from .data import ImageSet, emoji_table, load_dataset, spread_ids, to_uint8
 from .tokenizer import FlexVAE, TokenData, by_group, next_inputs, token_groups
-from .engine.metrics import fd_interval, image_features, kid_by_picture, kid_pairs
+from sar_repro.engine.metrics import (
+    BothSides,
+    fd_interval,
+    image_features,
+    kid_by_picture,
+    kid_pairs,
+    one_side,
+)
 from .engine.kernels import pick
 from .scale_ar import FlexVAR, generate, hidden_first, token_loss
 from .engine.models import load_model, load_models
@@ -38,7 +45,8 @@ from .engine.statistics import resample, slope_weights, t_interval, tidy
 __all__ = ['STRENGTHS', 'LACKING', 'MEASURES', 'WAYS', 'Probe', 'check_probe', 'picture_groups', 'load_probe', 'check_later',
            'later_probe', 'finish', 'same_classes', 'other_pictures', 'per_picture', 'logits_from', 'unigram_bits',
            'group_bars', 'plot_difficulty', 'plot_gap', 'plot_prefix', 'difficulty', 'one_step', 'contexts', 'gap',
-           'prefixes', 'decode_finest', 'attribution', 'context_loss', 'oracle_prefix', 'over_starts', 'plot_bases']
+           'both_sides', 'prefixes', 'decode_finest', 'attribution', 'context_loss', 'oracle_prefix', 'over_starts',
+           'plot_bases']
 
 # %% ../nbs/04_exposure_bias.ipynb #b2fe27b9
 @dataclass
@@ -113,11 +121,9 @@ def picture_groups(
     "Pictures that belong together: the drawings of one emoji; elsewhere each stands alone."
     if data.name != "emoji64":
         return torch.arange(len(data))
-    codes = emoji_table(root, ["code_point", "split"], data.split).code_point.to_numpy()
-    # as `load_dataset` thins them
-    return torch.from_numpy(
-        pd.factorize(codes[[i * len(codes) // len(data) for i in range(len(data))]])[0]
-    ).long()
+    rows = emoji_table(root, ["code_point", "label", "split"], data.split)
+    kept = rows.code_point.iloc[spread_ids(rows.label, len(data))]  # as `load_dataset` thins them
+    return torch.from_numpy(pd.factorize(kept)[0]).long()
 
 
 def load_probe(
@@ -497,13 +503,20 @@ def _mean_of_scales(probe, values, **facts):  # from the second on, copies left 
 WAYS = ("true codes up to scale k", "own codes up to scale k, then true ones; last map drawn")
 
 
+def both_sides(
+    probe: Probe,  # Held-out tokens
+) -> torch.Tensor:  # int64 (B, L)
+    "True codes as training draws them: half of the pictures are mirrored, as the reference is."
+    return one_side(probe.held.tokens.flatten(0, 1)).long()
+
+
 def prefixes(
     probe: Probe,  # Model and tokens
     how: dict,  # guidance, top_k, top_p of sampling
 ):  # Yields direction, k, codes int64 (B, L)
     """Finished samples with true codes up to scale k, and with own codes up to scale k (whose
     ends, k = 0 and N - 1, the first line holds already)."""
-    N, ends, truth = len(probe.scales), probe.ends, probe.tokens
+    N, ends, truth = len(probe.scales), probe.ends, both_sides(probe)
     draw = lambda prefix: finish(probe, prefix, probe.seed + 2, **how)
     for k in range(N + 1):
         codes = truth if k == N else draw(truth[:, : ends[k]])
@@ -561,8 +574,8 @@ def context_loss(
 ) -> pd.DataFrame:  # One row like those of `attribution`
     "What is lost through wrong context, with other noise."
     real, kid = reference.features["training"], []
-    pairs = kid_pairs(real)
-    for given in (None, probe.tokens[:, : probe.ends[-2]]):
+    pairs = kid_pairs(real, 2)
+    for given in (None, both_sides(probe)[:, : probe.ends[-2]]):
         drawn = finish(probe, given, seed, **how)
         f = image_features(reference.net, decode_finest(probe, drawn))
         kid.append(kid_by_picture(f, real, pairs))
@@ -579,7 +592,7 @@ def oracle_prefix(
 ) -> pd.DataFrame:  # direction, k, scale, measure, value, low, high
     "Distance to training pictures with true, and with own codes up to scale k."
     real, kid, rows, N = reference.features["training"], {}, [], len(probe.scales)
-    pairs, mu, sigma = kid_pairs(real), real.double().mean(0), torch.cov(real.double().T)
+    pairs, mu, sigma = kid_pairs(real, 2), real.double().mean(0), torch.cov(real.double().T)
 
     def judge(way, k, pictures):
         f, facts = image_features(reference.net, pictures), dict(direction=way, k=k)
@@ -595,7 +608,8 @@ def oracle_prefix(
     rows += [t.assign(direction=WAYS[1], k=N - 1 - t.k) for t in ends]
     rows.sort(key=lambda t: (t.direction[0] != WAYS[0], t.k[0]))
     lost = torch.stack([kid[WAYS[0], k] - kid[WAYS[0], k + 1] for k in range(N)], 1)
-    judge("real held-out pictures (floor)", N, probe.test.batch(range(len(probe.test))))
+    held = BothSides(probe.test, range(len(probe.test)))
+    judge("real held-out pictures (floor)", N, one_side(held.batch(torch.arange(len(held)))))
     return pd.concat([*rows, attribution(probe, lost)], ignore_index=True)
 
 # %% ../nbs/04_exposure_bias.ipynb #98e2cebf
