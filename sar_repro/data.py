@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
-from .core import ROOT, SarError, check_choice, plain, shown
+from .core import ROOT, SarError, check_choice, order_rng, plain, shown
 from .engine.emoji64 import EMOJI_SOURCES, emoji_table
 from sar_repro.engine.sources import (
     _reason,
@@ -31,7 +31,7 @@ from sar_repro.engine.sources import (
 
 # %% auto #0
 __all__ = ['IN_MEMORY', 'READ_WHOLE', 'LOADERS', 'to_float', 'to_uint8', 'resize_square', 'eval_transform', 'train_transform',
-           'RandomShortSide', 'ImageSet', 'load_emoji64', 'load_dataset']
+           'RandomShortSide', 'ImageSet', 'load_emoji64', 'spread_ids', 'load_dataset']
 
 # %% ../nbs/01_data.ipynb #94dd541a
 def to_float(
@@ -280,11 +280,22 @@ def _find_folder(name):
     return folder
 
 
-def _spread(parts, limit):  # `limit` of the pictures, evenly over the set
-    n = len(parts["labels"])
+def spread_ids(
+    labels,  # (N,) class of each picture
+    limit: int = None,  # How many are wanted; None = all
+) -> np.ndarray:  # int64 (min(N, limit),), ascending
+    """Pictures that stand for a set: of every class in proportion, and within a class drawn once
+    for all, for a set that is sorted repeats itself (each emoji in three drawings)."""
+    labels = np.asarray(labels)
+    n, k = len(labels), min(limit or len(labels), len(labels))
+    by_class = np.lexsort((order_rng(0, 0).random(n), labels))
+    return np.sort(by_class[(2 * np.arange(k) + 1) * n // max(1, 2 * k)])
+
+
+def _spread(parts, limit):
     if not limit:
         return parts
-    keep = [i * n // min(limit, n) for i in range(min(limit, n))]
+    keep = spread_ids(parts["labels"], limit)
     cut = lambda v: v[keep] if torch.is_tensor(v) else [v[i] for i in keep]
     return parts | dict(labels=cut(parts["labels"]), source=cut(parts["source"]))
 

@@ -9,15 +9,16 @@ import time
 import torch
 from .core import SarError, check_numbers, get_size, shown
 from .engine.machine import run_record
-from .data import load_dataset
+from .data import load_dataset, spread_ids
 from sar_repro.engine.metrics import (
     REFERENCES,
-    SUBSET,
     Reference,
     few_held_out,
     frechet_distance,
     image_features,
     judge_of,
+    kid,
+    one_side,
 )
 from .scale_ar import sample
 from .engine.models import load_models
@@ -29,23 +30,22 @@ __all__ = ['PAIRED', 'compare', 'inception_score', 'distance_table', 'sample_lab
 def compare(
     samples: torch.Tensor,  # (N, D) features of samples
     real: torch.Tensor,  # (M, D) features of the reference
-    seed: int = 0,  # Seed of KID's subsets
-    subset: int = SUBSET,  # Largest subset for KID
+    sides: int = 1,  # See `kid_pairs`
+    pairs: float = None,  # From `kid_pairs`; None = computed
     prc: bool = True,  # Precision and recall, too: they take all pairs of pictures
-    most: int = None,  # Of so many of each set, evenly spread; None = of all
-) -> dict:  # fd, kid (x 1000), kid_sd (x 1000, over subsets), precision, recall, n
-    "torch-fidelity's distances of one feature set to another."
-    from torch_fidelity.metric_kid import kid_features_to_metric
+    most: int = None,  # Of so many of each set, spread; None = of all
+) -> dict:  # fd, kid and its standard error kid_se (both x 1000), precision, recall, n
+    "Distances of one feature set to another; of a `Reference`, `against` has the arguments."
     from torch_fidelity.metric_prc import prc_features_to_metric
 
-    how = dict(kid_subsets=50, kid_subset_size=min(subset, len(samples), len(real)))
-    kid = kid_features_to_metric(samples, real, **how, rng_seed=seed % 2**32, verbose=False)
-    few = [f[:: -(-len(f) // most)] if most else f for f in (samples, real)]
+    value, error = kid(samples, real, sides, pairs)
+    once = samples, real if sides == 1 else one_side(real)  # each picture with one ball
+    few = [f[spread_ids(torch.zeros(len(f)), most)] for f in once]
     both = prc_features_to_metric(*few, verbose=False) if prc else {}
     return dict(
         fd=frechet_distance(samples, real),
-        kid=1000 * kid["kernel_inception_distance_mean"],
-        kid_sd=1000 * kid["kernel_inception_distance_std"],
+        kid=value,
+        kid_se=error,
         **{k: both[k] for k in ("precision", "recall") if k in both},
         n=len(samples),
     )
@@ -70,16 +70,15 @@ PAIRED = 6000  # Pictures of a set whose pairs precision and recall look at
 def distance_table(
     sets: dict,  # Name -> uint8 pictures (N, 3, H, W)
     reference: Reference,  # What to compare with
-    seed: int = 0,  # Seed of KID's subsets
 ) -> pd.DataFrame:  # Rows (against, pictures); the Fréchet distance under its network's name
-    "Every set against every reference, with the floor of real pictures."
+    "Every set against every reference, with the floor: real pictures, as many if there are."
     features = {name: image_features(reference.net, images) for name, images in sets.items()}
-    floors, rows = reference.floors(), []
+    floors, rows = reference.floors(max(len(f) for f in features.values())), []
     for against in REFERENCES:
         for name, f in [*features.items(), ("real (floor)", floors[against])]:
-            row = compare(f, reference.features[against], seed, most=PAIRED)
+            row = compare(f, **reference.against(against), most=PAIRED)
             rows.append(dict(pictures=name, against=against, **row))
-    names = dict(fd=reference.name, kid="KID x1000", kid_sd="KID sd")
+    names = dict(fd=reference.name, kid="KID x1000", kid_se="KID se")
     return pd.DataFrame(rows).rename(columns=names).set_index(["against", "pictures"])
 
 
@@ -139,7 +138,7 @@ def evaluate_model(
     reference = Reference(train, test, vae, inception_weights, limit=limit, judge=judge)
     labels = sample_labels(train.labels, n)
     pictures = sample(model, vae, labels, seed=seed, batch_size=batch_size, **how)
-    table = distance_table({"samples": pictures}, reference, seed)
+    table = distance_table({"samples": pictures}, reference)
     facts = dict(size=size, checkpoint=shown(checkpoint) if checkpoint else "shipped")
     facts |= dict(dataset=train.name, n=n, seed=seed, **how, features=reference.name)
     rows, took = table.reset_index().round(5).to_dict("records"), round(time.time() - start, 1)

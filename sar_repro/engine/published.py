@@ -451,7 +451,6 @@ def judge(
     samples,  # uint8 (N, 3, H, W), `ShardSet`, or `ImageSet`
     reference: RealPictures,  # From `load_reference`
     inception_weights=None,  # The same as for the reference
-    seed: int = 0,  # Seed of KID's subsets
 ) -> dict:  # Fréchet distance under its name, IS, KID, precision, recall, n, n_reference
     "All five numbers of a set of samples; NaN where the reference has no pictures."
     from torch_fidelity.metric_fid import fid_statistics_to_metric
@@ -468,9 +467,9 @@ def judge(
         "frechet_inception_distance"
     ]
     other = (
-        compare(features, reference.features, seed)
+        compare(features, reference.features)
         if reference.features is not None
-        else dict.fromkeys(("kid", "kid_sd", "precision", "recall"), float("nan"))
+        else dict.fromkeys(("kid", "kid_se", "precision", "recall"), float("nan"))
     )
     isc, sd = inception_score(logits)
     return {
@@ -478,7 +477,7 @@ def judge(
         score: isc,
         f"{score} sd": sd,
         "KID x1000": other["kid"],
-        "KID sd": other["kid_sd"],
+        "KID se": other["kid_se"],
         "precision": other["precision"],
         "recall": other["recall"],
         "n": len(features),
@@ -732,7 +731,7 @@ def evaluate_published(
     if process:
         return None
     _all_there(shards)
-    row = judge(shards, judge_by, inception_weights, seed)
+    row = judge(shards, judge_by, inception_weights)
     about = protocol_of(size, n, classes, row) | dict(size=size, checkpoint=weights.stem)
     about |= dict(method=method_of(weights) if checkpoint else "base", date=f"{date.today()}")
     about |= dict(seed=seed, **how, reference=Path(str(reference)).name)
