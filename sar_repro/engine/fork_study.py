@@ -23,18 +23,17 @@ from sar_repro.core import (
     order_rng,
     with_base,
 )
-from ..data import ImageSet, load_dataset, to_float, to_uint8
+from ..data import ImageSet, load_dataset, spread_ids, to_float, to_uint8
 from sar_repro.engine.files import (
     load_checkpoint,
     load_facts,
-    load_tensors,
     save_checkpoint,
     save_json,
     save_tensors,
 )
 from .kernels import pick
 from .machine import run_record
-from .metrics import Classifier, Reference
+from .metrics import Classifier, Reference, one_side
 from .models import load_model, load_tokenizer, make_model, model_meta
 from .plots import progress
 from .tokenizer_training import TokenizerTrainConfig, train_tokenizer
@@ -51,6 +50,7 @@ from sar_repro.exposure_bias import (
     oracle_prefix,
     other_pictures,
     per_picture,
+    picture_groups,
 )
 from ..posterior import picture_likelihood
 from ..scale_ar import FlexVAR, by_scale, generate, given, sample, token_loss
@@ -59,10 +59,10 @@ from ..tokenizer import FlexVAE, TokenData, next_inputs, psnr, reconstruct
 from ..train import heldout_loss, lr_at, param_groups
 
 # %% auto #0
-__all__ = ['EPOCHS', 'FORK', 'ARMS', 'OF_BASES', 'ALL_ARMS', 'FRESH', 'WAYS', 'GUIDES', 'BASES', 'recipe', 'Fork', 'image_tokens',
-           'steps', 'optimizer', 'trunk', 'file_name', 'tail', 'halves', 'classifier', 'Judge', 'student_kl', 'judged',
-           'likelihoods', 'gate', 'study', 'class_in_maps', 'base_fork', 'residual_tokenizer', 'base_facts',
-           'base_study', 'base_exposure', 'lacking_rise', 'picture_rows']
+__all__ = ['EPOCHS', 'FORK', 'ARMS', 'OF_BASES', 'ALL_ARMS', 'FRESH', 'DRAWS', 'WAYS', 'GUIDES', 'BASES', 'recipe', 'Fork',
+           'image_tokens', 'steps', 'optimizer', 'trunk', 'file_name', 'tail', 'halves', 'classifier', 'Judge',
+           'student_kl', 'judged', 'by_subject', 'likelihoods', 'gate', 'shares', 'study', 'class_in_maps', 'base_fork',
+           'residual_tokenizer', 'base_facts', 'base_study', 'base_exposure', 'lacking_rise', 'picture_rows']
 
 # %% ../../nbs/89c_fork_study.ipynb #38fb7906
 EPOCHS, FORK = 18, 17  # of the whole schedule, and where it forks
@@ -271,14 +271,13 @@ def halves(images: ImageSet) -> tuple:  # Indices of each
     return ids[: 2 * half : 2], ids[1::2]
 
 
-def classifier(fork: Fork, total: int = 936) -> Classifier:  # Steps; in evaluation mode
-    "Train the judge on one half of the training pictures, or load it."
+@torch.enable_grad()  # it may be asked for in the midst of a measurement
+def classifier(fork: Fork, total: int = 936) -> Path:  # Steps; weights of a `JudgeNet`
+    "Train the judge on one half of the training pictures, if it is not there."
     path = Path(fork.judge or fork.folder / "judge.safetensors")
+    if path.is_file() and "unit" in load_facts(path):
+        return path
     first = halves(fork.images)[0]
-    net = Classifier(fork.data.num_classes)
-    if path.is_file():
-        net.load_state_dict(load_tensors(path)[0])
-        return net.eval().requires_grad_(False)
     torch.manual_seed(0)
     net = Classifier(fork.data.num_classes)
     opt = torch.optim.AdamW(net.parameters(), lr=1e-3, weight_decay=1e-3)
@@ -293,54 +292,62 @@ def classifier(fork: Fork, total: int = 936) -> Classifier:  # Steps; in evaluat
         opt.param_groups[0]["lr"] = 1e-3 * (1 - step / total)
         opt.step()
         opt.zero_grad(set_to_none=True)
-    save_tensors(path, net.state_dict(), kind="Classifier")
-    return net.eval().requires_grad_(False)
-
-# %% ../../nbs/89c_fork_study.ipynb #1f99c869
-def _half_mirrored(pictures):  # every second one, for models are trained on both sides
-    pictures[1::2] = pictures[1::2].flip(-1)
-    return pictures
+    held = to_float(fork.test.batch(range(len(fork.test))))
+    with torch.no_grad():
+        unit = net.eval()(held).square().mean().sqrt().item()
+    facts = dict(classes=fork.images.classes, datasets=[fork.dataset], unit=unit)
+    save_tensors(path, net.state_dict(), kind="Classifier", **facts)
+    return path
 
 # %% ../../nbs/89c_fork_study.ipynb #f01d959e
+DRAWS = 4  # of samples, each with a seed of its own
+
+
 class Judge:
-    "Features of held-out pictures, of their reconstructions, and of pictures for the floor."
+    "Distances to held-out pictures and their reconstructions, and to training pictures it never saw."
 
     def __init__(
         self,
         fork: Fork,  # The study
         n: int = 10_000,  # Pictures and samples
         steps: int = 936,  # Of the judge's training
+        draws: int = DRAWS,  # Of samples
     ):
-        self.fork, self.net, self.n = fork, classifier(fork, steps), n
-        held = _half_mirrored(fork.test.batch(torch.arange(min(n, len(fork.test)))))
-        self.labels = fork.test.labels[: len(held)]
-        rest = halves(fork.images)[1][: self.n]
-        rest = _half_mirrored(fork.images.batch(rest))
-        self.unit = 1.0
-        self.unit = self.features(held).square().mean().sqrt()
-        self.real = dict(held=self.features(held), rest=self.features(rest))
-        self.real["recon"] = self.features(to_uint8(reconstruct(fork.vae, held)[0]))
+        path, rest = classifier(fork, steps), halves(fork.images)[1]
+        d, self.fork, self.n, self.draws = fork.images, fork, n, draws
+        rest = ImageSet(d.name, d.split, d.size, d.classes, d.labels[rest], d.batch(rest))
+        how = dict(cache=fork.folder / "features", limit=n, judge=path)
+        self.reference = Reference(rest, fork.test, fork.vae, **how)
+        self.net = self.reference.net
 
     @torch.no_grad()
-    def features(self, pictures):  # uint8 (n, 3, 16, 16) -> (n, 64)
-        return torch.cat([self.net(to_float(x)) for x in pictures.split(1000)]) / self.unit
+    def features(self, pictures):  # uint8 (n, 3, 16, 16) -> (n, 64), and class logits
+        f, logits = zip(*(self.net(x) for x in pictures.split(1000)))
+        return torch.cat(f), torch.cat(logits)
 
-    def right(self, f, labels):  # share of pictures that look like their class
-        return (self.net.head(f * self.unit).argmax(1) == labels).float().mean().item()
-
-    def distances(self, f, prc=False):  # of features
-        held, recon = (compare(f, self.real[k], prc=False) for k in ("held", "recon"))
-        found = {k: held[k] for k in ("kid", "fd")}
-        found |= {f"{k}_recon": recon[k] for k in ("kid", "fd")}
-        if prc:  # all pairs of pictures: of a part
-            few = compare(f[:4000], self.real["held"][:4000])
-            found |= {k: few[k] for k in ("precision", "recall")}
-        return found
+    def distances(self, f, prc=False, split="held-out"):  # of features
+        against = lambda name: self.reference.against(name)
+        real = compare(f, **against(split), prc=prc, most=4000)
+        recon = compare(f, **against(split + ", reconstructed"), prc=False)
+        keys = ("kid", "kid_se", "fd")
+        found = {k: real[k] for k in keys} | {f"{k}_recon": recon[k] for k in keys}
+        return found | {k: real[k] for k in ("precision", "recall") if prc}
 
     def floors(self):
-        "Real pictures, and reconstructions, in place of samples."
-        real = {k: self.distances(self.real[k], prc=True) for k in ("rest", "recon")}
-        return real | dict(right=self.right(self.real["held"], self.labels))
+        "What a perfect model would score, and what the tokenizer alone would."
+        names = dict(rest="training", rest_recon="training, reconstructed")
+        names["recon"] = "held-out, reconstructed"
+        drawn = {k: self.reference.drawn(name) for k, name in names.items()}
+        real = {k: self.distances(f, prc=True) for k, f in drawn.items()}
+        right = self.right(self.features(self.fork.test.batch(self.held()))[1])
+        return real | dict(right=right)
+
+    def held(self):  # held-out pictures, as many as are judged
+        return spread_ids(self.fork.test.labels, self.n)
+
+    def right(self, logits, labels=None):  # share of pictures that look like their class
+        labels = self.fork.test.labels[self.held()] if labels is None else labels
+        return (logits.argmax(1) == labels).float().mean().item()
 
     def classes(self):  # of samples: as many of every class, or as often as held out
         counts, at = torch.bincount(self.fork.test.labels), torch.arange(self.n)
@@ -348,14 +355,20 @@ class Judge:
             return at % len(counts)
         return self.fork.test.labels[at % len(self.fork.test)]
 
+    def over_draws(self, row):  # seed -> distances: their mean, and their spread over draws
+        rows = pd.DataFrame([row(1000 * i) for i in range(self.draws)])
+        spread = rows.std().dropna().to_dict()
+        return rows.mean().to_dict() | dict(draws=len(rows), sd=spread)
+
     def samples(self, model, seed, prc=False, **how):
-        labels = self.classes()
-        f = self.features(
-            sample(
-                model, self.fork.vae, labels, seed=seed, precision="fp32", batch_size=500, **how
-            )
-        )
-        return dict(how, **self.distances(f, prc), right=self.right(f, labels))
+        labels, more = self.classes(), dict(precision="fp32", batch_size=500, **how)
+
+        def row(i):
+            drawn = sample(model, self.fork.vae, labels, seed=seed + i, **more)
+            f, logits = self.features(drawn)
+            return dict(self.distances(f, prc and not i), right=self.right(logits, labels))
+
+        return dict(how, n=self.n) | self.over_draws(row)
 
 # %% ../../nbs/89c_fork_study.ipynb #be66268b
 WAYS = (dict(), dict(guidance=0.5, top_p=0.95))  # to sample: as the model is, and as usual
@@ -400,15 +413,24 @@ def judged(
         heldout=[h * n for h, n in zip(held.tolist(), tokens)],  # nats a picture, by scale
         gap=student_kl(model, fork.held).tolist(),
         seconds=load_facts(fork.path(start, name) / "model.safetensors")["seconds"],
-        samples=[
-            dict(judge.samples(model, 100 + start, not how, **how), n=judge.n) for how in WAYS
-        ],
+        reference="both sides",  # of every picture; without this field one side of each
+        samples=[judge.samples(model, 100 + start, not how, **how) for how in WAYS],
     )
     save_json(path, record)
     return record
 
 # %% ../../nbs/89c_fork_study.ipynb #338ebb9d
 GUIDES = ("tf", "sar", "released", "resample")
+
+
+def by_subject(
+    d: torch.Tensor,  # (n, K) a number a picture
+    subject: torch.Tensor,  # int64 (n,), from 0
+) -> tuple:  # mean, its standard error, each (K,)
+    "Means over pictures whose errors are those of independent subjects."
+    few = int(subject.max()) + 1
+    off = torch.zeros(few, d.shape[1], dtype=d.dtype).index_add(0, subject, d - d.mean(0))
+    return d.mean(0), (off.square().sum(0) * few / (few - 1)).sqrt() / len(d)
 
 
 def likelihoods(
@@ -423,19 +445,25 @@ def likelihoods(
     known = _known(path, arms=dict, start=int)
     if known and not set(arms) - set(known["arms"]):
         return known
-    ids, models = range(min(pictures, len(fork.held))), {a: tail(fork, start, a) for a in arms}
+    ids = torch.from_numpy(spread_ids(fork.held.labels, pictures))
+    models = {a: tail(fork, start, a) for a in arms}
     guides = tuple(a for a in GUIDES if a in arms)
     bounds, found = picture_likelihood(models, fork.held, ids, rounds, guides=guides)
-    rows, root = {}, len(ids) ** 0.5
+    subject = picture_groups(fork.test)[ids].unique(return_inverse=True)[1]
+    rows = {}
     for arm, x in found.items():
-        d = x - found["tf"]
+        gain, pair_se = by_subject(x - found["tf"], subject)
+        bound_gain, bound_se = by_subject((bounds[arm] - bounds["tf"])[:, None], subject)
         rows[arm] = dict(
             bound=bounds[arm].mean().item(),
             likelihood=x.mean(0).tolist(),
-            gain=d.mean(0).tolist(),
-            pair_se=(d.std(0) / root).tolist(),
+            gain=gain.tolist(),
+            pair_se=pair_se.tolist(),
+            bound_gain=bound_gain.item(),
+            bound_se=bound_se.item(),
         )
     facts = dict(start=start, pictures=len(ids), dataset=fork.dataset, precision="fp32")
+    facts |= dict(subjects=len(subject.unique()))
     proposals = [32 * (r + 1) for r in range(rounds)]
     record = run_record(**facts, proposals=proposals, guides=guides, arms=rows)
     save_json(path, record)
@@ -444,24 +472,42 @@ def likelihoods(
 # %% ../../nbs/89c_fork_study.ipynb #57f72f0f
 @torch.no_grad()
 def gate(judge: Judge, start: int) -> dict:
-    "Distances of samples whose first 0, 1, ... maps are true, by the control of a start."
+    "Distances of samples whose first 0, 1, ..., all maps are true, by the control of a start."
     fork, path = judge.fork, judge.fork.records / f"gate-start{start}.json"
     if record := _known(path, gate=list, floors=dict, log=list):
         return record
-    model, scales = tail(fork, start, "tf"), fork.data.scales
-    ids, rows = halves(fork.images)[1][: judge.n], []
-    for k in range(len(scales)):
+    model, scales, ids = tail(fork, start, "tf"), fork.data.scales, judge.held()
+    truth = one_side(fork.held.tokens[ids].flatten(0, 1)).long()
+    labels, rows = fork.held.labels[ids], []
+
+    def drawn(k, seed):
         end, parts = sum(p * p for p in scales[:k]), []
-        for part in progress(ids.split(500), f"{k} true maps"):
-            truth, labels = fork.data.tokens[part, part % 2].long(), fork.data.labels[part]
-            how = dict(prefix=truth[:, :end] if k else None, seed=start, index=part)
-            codes = generate(model, fork.vae.quantize, labels, **how)
+        for part in torch.arange(len(ids)).split(500):
+            how = dict(prefix=truth[part, :end] if k else None, seed=start + seed, index=part)
+            whole = k == len(scales)  # nothing is left to draw
+            book = fork.vae.quantize
+            codes = truth[part] if whole else generate(model, book, labels[part], **how)
             parts.append(to_uint8(fork.vae.picture(codes, scales)))
-        rows.append(dict(true_maps=k, **judge.distances(judge.features(torch.cat(parts)))))
+        return judge.distances(judge.features(torch.cat(parts))[0], split="training")
+
+    for k in progress(range(len(scales)), "true maps"):
+        rows.append(dict(true_maps=k, **judge.over_draws(lambda seed: drawn(k, seed))))
+    floor = drawn(len(scales), 0)  # the same in every draw
     log = [{k: row[k] for k in ("epoch", "train", "held")} for row in trunk(fork, start)["log"]]
-    record = run_record(start=start, n=judge.n, gate=rows, floors=judge.floors(), log=log)
+    about = dict(start=start, n=len(ids), maps="held-out", against="training", log=log)
+    found = dict(gate=rows, all_true=floor, floors=judge.floors())
+    record = run_record(**about, reference="both sides", **found)
     save_json(path, record)
     return record
+
+
+def shares(
+    record: dict,  # From `gate`
+    measure: str = "fd_recon",  # A distance of its rows
+) -> pd.Series:  # By number of true maps: 0 without any, 1 if the floor is reached
+    "What share of the distance above its floor is gone with so many true maps."
+    d = pd.Series({row["true_maps"]: row[measure] for row in record["gate"]})
+    return (d[0] - d) / (d[0] - record["all_true"][measure])
 
 # %% ../../nbs/89c_fork_study.ipynb #a0da7959
 def study(

@@ -16,7 +16,7 @@ from pathlib import Path
 from scipy.stats import t as student_t
 from torch import nn
 from unittest.mock import patch
-from ..core import ROOT, SarError, WORK, shown
+from ..core import ROOT, SarError, WORK, order_rng, shown
 from sar_repro.engine.files import (
     TORN_ARRAY,
     atomic_path,
@@ -28,13 +28,14 @@ from sar_repro.engine.files import (
 )
 from .machine import default_device
 from .plots import progress
-from ..data import ImageSet, to_float, to_uint8
+from ..data import ImageSet, spread_ids, to_float, to_uint8
 from ..tokenizer import reconstruct
 
 # %% auto #0
-__all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'EFFNET', 'EFFNET_SIDE', 'REFERENCES', 'SUBSET', 'effnet_lite0', 'imagenet_input',
-           'register_effnet', 'Classifier', 'JudgeNet', 'judge_of', 'feature_extractor', 'image_features', 'Reference',
-           'kid_pairs', 'kid_by_picture', 'real_spread', 'few_held_out', 'fd_interval', 'frechet_distance']
+__all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'EFFNET', 'EFFNET_SIDE', 'REFERENCES', 'ENOUGH', 'effnet_lite0', 'imagenet_input',
+           'register_effnet', 'Classifier', 'JudgeNet', 'judge_of', 'feature_extractor', 'image_features', 'BothSides',
+           'Reference', 'one_side', 'kid_pairs', 'kid_by_picture', 'kid', 'told_kid', 'real_spread', 'few_held_out',
+           'fd_interval', 'frechet_distance']
 
 # %% ../../nbs/85a_metrics.ipynb #264c7023
 @lru_cache(1)
@@ -156,8 +157,9 @@ def judge_of(
 ) -> Path:  # Weights of a `JudgeNet`; None where there is none for such pictures
     "The shipped classifier of such pictures."
     path = ROOT / "pretrained" / size / "judge.safetensors"
-    ours = path.is_file() and load_facts(path).get("classes") == data.classes
-    return path if ours else None
+    facts = load_facts(path) if path.is_file() else {}
+    known = data.name in facts.get("datasets", ()) and data.classes == facts.get("classes")
+    return path if known else None
 
 # %% ../../nbs/85a_metrics.ipynb #63d10f42
 def feature_extractor(
@@ -216,8 +218,30 @@ def image_features(
 REFERENCES = ("training", "training, reconstructed", "held-out")
 
 
+class BothSides:
+    "Pictures and their mirror images in turn, made when they are asked for."
+
+    def __init__(
+        self,
+        data: ImageSet,  # Pictures
+        ids,  # Which of them (n,)
+        show=lambda x: x,  # What becomes of uint8 pictures (B, 3, H, W)
+    ):
+        self.data, self.ids, self.show = data, torch.as_tensor(ids), show
+
+    def __len__(self):
+        return 2 * len(self.ids)
+
+    def batch(self, rows):  # uint8 (B, 3, H, W) of rows that follow each other
+        whole = (rows // 2).unique()
+        x = self.data.batch(self.ids[whole])
+        both = torch.stack([x, x.flip(-1)], 1).flatten(0, 1)
+        return self.show(both[rows - 2 * whole[0]])
+
+
 class Reference:
-    "Features of real pictures and of their reconstructions, cached on disk."
+    """Features of real pictures and of their reconstructions, of both sides of each in turn,
+    cached on disk."""
 
     def __init__(
         self,
@@ -232,57 +256,78 @@ class Reference:
         self.net, self.name = feature_extractor(inception_weights, judge)
         judged = judge and not inception_weights
         self.key = weights_hash(self.net) if judged else f"{self.name} {EFFNET_SIDE}"
-        self.cache = Path(cache or WORK / "cache")
-        pick = lambda s: s.batch(torch.arange(len(s))[:limit])
-        self.features = {}
+        self.cache, self.features, self._pairs = Path(cache or WORK / "cache"), {}, {}
+        recon = lambda x: to_uint8(reconstruct(vae, x)[0])
         for split, data in (("training", train), ("held-out", test)):
-            self.features[split] = self._cached(data.fingerprint, limit, lambda: pick(data))
-            self.features[split + ", reconstructed"] = self._cached(
-                data.fingerprint + vae.key,
-                limit,
-                lambda: to_uint8(reconstruct(vae, pick(data))[0]),
-            )
+            ids, key = spread_ids(data.labels, limit), f"{data.fingerprint} {limit}"
+            self.features[split] = self._cached(key, BothSides(data, ids))
+            shown = BothSides(data, ids, recon)
+            self.features[split + ", reconstructed"] = self._cached(f"{key} {vae.key}", shown)
 
-    def _cached(self, key, limit, images):
-        name = hashlib.sha256(f"{key} {limit} {self.key}".encode()).hexdigest()[:16]
+    def _cached(self, key, images):
+        name = hashlib.sha256(f"{key} {self.key} both sides".encode()).hexdigest()[:16]
         path = self.cache / f"features-{name}.npy"
         if path.is_file():
             try:
                 return torch.from_numpy(read_array(path))
             except TORN_ARRAY:  # compute it again
                 pass
-        f = image_features(self.net, images())
+        f = image_features(self.net, images)
         with atomic_path(path) as tmp:
             with open(tmp, "wb") as out:
                 np.save(out, f.numpy())
         return f
 
-    def floors(self):  # rows (set, against) of real pictures against real pictures
+    def pairs(self, name):  # see `kid_pairs`; once for all sets that are compared
+        if name not in self._pairs:
+            self._pairs[name] = kid_pairs(self.features[name], 2)
+        return self._pairs[name]
+
+    def against(self, name):  # arguments of `compare`
+        return dict(real=self.features[name], sides=2, pairs=self.pairs(name))
+
+    def drawn(self, name, n=None, seed=0):  # features of up to n pictures, as training draws them
+        return one_side(self.features[name], n, seed)
+
+    def floors(self, n=None):  # what a perfect model would score: real pictures of the other split
         other = lambda s: (
             s.replace("training", "held-out")
             if "training" in s
             else s.replace("held-out", "training")
         )
-        return {against: self.features[other(against)] for against in REFERENCES}
+        return {against: self.drawn(other(against), n) for against in REFERENCES}
+
+
+def one_side(
+    f: torch.Tensor,  # (2 N, D) features of pictures and their mirror images in turn
+    n: int = None,  # Pictures; None = all
+    seed: int = 0,  # Of the choice
+) -> torch.Tensor:  # (min(n, N), D)
+    "Pictures spread over a set, each once, half of them mirrored by chance."
+    ids, rng = spread_ids(torch.zeros(len(f) // 2), n), order_rng(seed, 1)
+    return f[2 * ids + rng.permutation(len(ids)) % 2]
 
 # %% ../../nbs/85a_metrics.ipynb #c75d8bd8
 def kid_pairs(
     real: torch.Tensor,  # (M, D) features of the reference
+    sides: int = 1,  # Rows in turn that are one picture: 2 where its mirror image follows it
 ) -> float:
     """Mean kernel value of two different reference pictures: the part of KID that samples do not
     change."""
     real, total = real.double(), 0.0
-    for x in real.split(512):
-        total += _kernel(x, real).sum().item()
-    return (total - _kernel_self(real).sum().item()) / (len(real) * (len(real) - 1))
+    for i, x in enumerate(real.split(512)):  # each pair of blocks once
+        total += _kernel(x, x).sum().item() + 2 * _kernel(x, real[512 * (i + 1) :]).sum().item()
+    one = real.view(-1, sides, real.shape[1])
+    same = sum(_kernel_self(one[:, i], one[:, j]).sum() for i in range(sides) for j in range(sides))
+    return (total - same.item()) / (len(real) * (len(real) - sides))
 
 # %% ../../nbs/85a_metrics.ipynb #8f4565cb
 def _kernel(x, y):
     return (x @ y.T / x.shape[1] + 1) ** 3
 
 
-def _kernel_self(x):
-    return (x.square().sum(1) / x.shape[1] + 1) ** 3
+def _kernel_self(x, y=None):  # of rows that stand beside each other
+    return ((x * (x if y is None else y)).sum(1) / x.shape[1] + 1) ** 3
 
 
 def kid_by_picture(
@@ -293,12 +338,35 @@ def kid_by_picture(
     """One number a picture whose mean is the unbiased KID; to first order their spread is that of
     KID (Hajek's projection), the reference taken as given."""
     f, real = f.double(), real.double()
-    cross = torch.cat([_kernel(x, real).mean(1) for x in f.split(64)])
-    h = (_kernel(f, f).sum(1) - _kernel_self(f)) / (len(f) - 1) - cross
+    cross, own = (torch.cat([_kernel(x, y).sum(1) for x in f.split(64)]) for y in (real, f))
+    cross = cross / len(real)
+    h = (own - _kernel_self(f)) / max(1, len(f) - 1) - cross
     return 1000 * (h.mean() - cross.mean() + pairs + 2 * (h - h.mean()))
 
+
+def kid(
+    f: torch.Tensor,  # (n, D) features of samples
+    real: torch.Tensor,  # (M, D) features of the reference
+    sides: int = 1,  # See `kid_pairs`
+    pairs: float = None,  # From `kid_pairs`; None = computed
+) -> tuple:  # KID x 1000, its standard error
+    """The unbiased KID of all pairs, and its standard error over samples, the reference taken as
+    given. (Near zero the error is too large, by up to the root of two: the projection ends there.)"""
+    pairs = kid_pairs(real, sides) if pairs is None else pairs
+    values = kid_by_picture(f, real, pairs)
+    return values.mean().item(), (values.std() / len(f) ** 0.5).item()
+
+
+def told_kid(
+    row,  # Of a table or a record of distances
+) -> tuple:  # KID x 1000, its error, and what that error is
+    "KID as a record tells it: records of November 2026 and before have the spread of subsets."
+    if "KID se" in row:
+        return row["KID x1000"], row["KID se"], "a standard error"
+    return row["KID x1000"], row["KID sd"], "a spread over subsets"
+
 # %% ../../nbs/85a_metrics.ipynb #2a935d3b
-SUBSET = 500  # Pictures in each of KID's subsets, at most
+ENOUGH = 500  # Held-out pictures from which on tables say nothing of their number
 
 
 def real_spread(
@@ -306,15 +374,23 @@ def real_spread(
     m: int,  # Pictures of the small set
     draws: int = 20,  # Small sets
     seed: int = 0,  # Of the draws
+    sides: int = 1,  # See `kid_pairs`
 ) -> float:  # KID x 1000
     "How far KID of real pictures to m others lies from zero (standard deviation over draws)."
     rng = torch.Generator().manual_seed(seed % 2**63)
-    order = torch.randperm(len(features), generator=rng)
-    half, rest = features[order].tensor_split(2)
+    pictures = features.view(-1, sides, features.shape[1])
+    order = torch.randperm(len(pictures), generator=rng)
+    half, rest = pictures[order].tensor_split(2)
+    samples = rest[: 4 * ENOUGH, 0].double()
     m = max(2, min(m, len(half) // 2))  # larger sets would be nearly the same one
     few = (half[torch.randperm(len(half), generator=rng)[:m]] for _ in range(draws))
-    kids = [kid_by_picture(rest[:SUBSET], f, kid_pairs(f)).mean() for f in few]
-    return torch.stack(kids).std().item()
+    # without the pairs of samples, which are the same in every draw
+    kids = (kid_pairs(f, sides) - 2 * _kernel(samples, f).mean() for f in map(_doubles, few))
+    return 1000 * torch.stack([torch.as_tensor(k) for k in kids]).std().item()
+
+
+def _doubles(pictures):  # (m, sides, D) -> (m sides, D)
+    return pictures.flatten(0, 1).double()
 
 
 def few_held_out(
@@ -322,10 +398,10 @@ def few_held_out(
     reference: Reference,  # What it compared with
 ) -> str:  # Sentences, or nothing where the held-out pictures are enough
     "Which distance a small held-out set can show, and how many pictures could show this one."
-    real, m = reference.features["training"], len(reference.features["held-out"])
-    if m >= SUBSET:
+    real, m = reference.features["training"], len(reference.features["held-out"]) // 2
+    if m >= ENOUGH:
         return ""
-    spread = real_spread(real, m)
+    spread = real_spread(real, m, sides=2)
     far = table.loc["training"]["KID x1000"].drop("real (floor)").min()
     said = (
         f"The held-out pictures are few ({m:,}). KID x1000 of real pictures to as many others lies"
@@ -337,8 +413,8 @@ def few_held_out(
             f" difference of models below about {3 * spread:.0f}."
         )
     doubled = (m * 2**i for i in range(1, 20))
-    within = [n for n in doubled if n <= len(real) // 4]
-    enough = next((n for n in within if 3 * real_spread(real, n) < far), None)
+    within = [n for n in doubled if n <= len(real) // 8]
+    enough = next((n for n in within if 3 * real_spread(real, n, sides=2) < far), None)
     number = f"about {enough:,}" if enough else f"more than {max([m, *within]):,}"
     return (
         f"{said} The samples lie {far:.0f} from the training pictures, so rows against held-out"

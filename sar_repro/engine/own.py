@@ -262,13 +262,13 @@ SMOKE = (
 
 
 def _said(table, few):  # what the numbers can say and what not
-    spread = table.loc["training, reconstructed"]["KID sd"].drop("real (floor)").max()
+    error = table.loc["training, reconstructed"]["KID se"].drop("real (floor)").max()
     told = (
         "Less is better for the distances, more for precision and recall. The floor is what real"
         " pictures of the other part score; the Fréchet distance falls with the number of"
-        " pictures (n), so compare KID. Against reconstructed training pictures its spread over"
-        f" samples is up to {spread:.0f}: smaller differences say nothing. One seed cannot rank"
-        " methods."
+        " pictures (n), so compare KID. Against reconstructed training pictures its standard error"
+        f" over samples is up to {error:.1f}: differences below three times that say nothing. One"
+        " seed cannot rank methods."
     )
     return f"{told} {few}".strip()
 
