@@ -304,7 +304,8 @@ DRAWS = 4  # of samples, each with a seed of its own
 
 
 class Judge:
-    "Distances to held-out pictures and their reconstructions, and to training pictures it never saw."
+    """Distances to held-out pictures and their reconstructions, and to training pictures that the
+    judge never saw."""
 
     def __init__(
         self,

@@ -351,7 +351,7 @@ def kid(
     pairs: float = None,  # From `kid_pairs`; None = computed
 ) -> tuple:  # KID x 1000, its standard error
     """The unbiased KID of all pairs, and its standard error over samples, the reference taken as
-    given. (Near zero the error is too large, by up to the root of two: the projection ends there.)"""
+    given. (Near zero it is too large, by up to the root of two, for the projection ends there.)"""
     pairs = kid_pairs(real, sides) if pairs is None else pairs
     values = kid_by_picture(f, real, pairs)
     return values.mean().item(), (values.std() / len(f) ** 0.5).item()
