@@ -74,6 +74,7 @@ from sar_repro.engine.metrics import (
     few_held_out,
     image_features,
     judge_of,
+    told_kid,
 )
 from ..scale_ar import FlexVAR, group_size, sample
 from .models import model_meta, start_models
@@ -1141,7 +1142,7 @@ def judge_job(
     real = (job.train_set, job.test_set, job.vae)
     judge = judge_of(job.size.name, job.train_set)
     reference = Reference(*real, job.inception or None, WORK / "cache", judge=judge)
-    job.features, table = reference.name, distance_table(sets, reference, seed=job.seed)
+    job.features, table = reference.name, distance_table(sets, reference)
     job.few_held_out = few_held_out(table, reference)
     return table
 
@@ -1150,7 +1151,7 @@ def _quick_distances(job, sets):  # of a smoke run: one reference, to see that i
     judge = judge_of(job.size.name, job.train_set)
     net, job.features = feature_extractor(job.inception or None, judge)
     real = image_features(net, job.train_set)
-    found = {w: compare(image_features(net, s), real, job.seed) for w, s in sets.items()}
+    found = {w: compare(image_features(net, s), real) for w, s in sets.items()}
     return pd.DataFrame(found).T.rename_axis("pictures")
 
 
@@ -1267,10 +1268,10 @@ def _context(record):
     )
 
 # %% ../../nbs/86_runs.ipynb #d6340205
-# KID against reconstructed training pictures, which takes the tokenizer's error out; its spread
+# KID against reconstructed training pictures, which takes the tokenizer's error out; its error
 def _kid(record, when):
     rows = {(r["against"], r["pictures"]): r for r in record["distances"]}
-    return [rows["training, reconstructed", when][k] for k in ("KID x1000", "KID sd")]
+    return told_kid(rows["training, reconstructed", when])
 
 
 def _apart(a, b):  # of two (value, spread)
@@ -1279,11 +1280,11 @@ def _apart(a, b):  # of two (value, spread)
 
 def _pictures(record, control):
     before, after = (_kid(record, w) for w in ("before", "after"))
-    verdict = "a change" if _apart(before, after) else "not told apart"
+    verdict = "a change" if _apart(before, after) else "no detectable change"
     said = (
         f"**Pictures.** KID x1000 against reconstructed training pictures: {before[0]:.3g}"
-        f" before, {after[0]:.3g} after, with a spread of {after[1]:.2g} over subsets of"
-        f" {record['n']} samples: {verdict}."
+        f" before, {after[0]:.3g} after, with {after[2]} of {after[1]:.2g}"
+        f" ({record['n']} samples): {verdict}."
     )
     same = ("start", "n", "dataset")
     if not control or any(control.get(k) != record.get(k) for k in same):
@@ -1291,7 +1292,7 @@ def _pictures(record, control):
     if control["train"]["epochs"] != record["train"]["epochs"] or control == record:
         return said
     other = _kid(control, "after")
-    verdict = "a difference" if _apart(after, other) else "again not told apart"
+    verdict = "a difference" if _apart(after, other) else "no detectable difference"
     return f"{said} Teacher forcing for as many epochs ends at {other[0]:.3g}: {verdict}."
 
 
