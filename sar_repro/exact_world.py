@@ -16,10 +16,10 @@ from .engine.plots import progress
 from .tokenizer import pooling_windows
 
 # %% auto #0
-__all__ = ['LARGEST', 'sequences', 'pool', 'World', 'check_world', 'canvas_of', 'shown_picture', 'pyramid', 'probabilities',
-           'number', 'context_probabilities', 'Models', 'token_logp', 'draw_codes', 'exact_tf', 'exact_sar', 'fit',
-           'mixture', 'as_values', 'distributions', 'divergence', 'free_run', 'conditional', 'best_factorised',
-           'parts_of_error', 'propose', 'acceptance']
+__all__ = ['LARGEST', 'ALONE', 'sequences', 'pool', 'World', 'check_world', 'canvas_of', 'shown_picture', 'pyramid',
+           'probabilities', 'number', 'context_probabilities', 'Models', 'token_logp', 'draw_codes', 'exact_tf',
+           'exact_sar', 'fit', 'mixture', 'as_values', 'distributions', 'divergence', 'free_run', 'conditional',
+           'best_factorised', 'parts_of_error', 'copy_sources', 'propose', 'acceptance']
 
 # %% ../nbs/09_exact_world.ipynb #64b5db38
 LARGEST = 20_000  # coarse pyramids, or pictures, that are still summed over
@@ -426,19 +426,53 @@ def parts_of_error(
     return dict(independence=floor, capacity=one - floor, drawn=drawn, beyond=beyond, all=free)
 
 # %% ../nbs/09_exact_world.ipynb #fec44926
+ALONE = 0.1  # of the steps leave copies where they are, so that a disagreement can end, too
+
+
+def copy_sources(
+    windows: list,  # A scale: the window of each of its tokens, anything that can be compared
+) -> torch.Tensor:  # int64 (N - 1, L)
+    """Row k: the token of scale k that a later token repeats, having the same window; elsewhere the
+    token itself. Tokens of the last scale repeat nothing here: they are the picture, and stay."""
+    ends = [0]
+    for part in windows:
+        ends.append(ends[-1] + len(part))
+    every = [w for part in windows for w in part]
+    out = torch.arange(ends[-1]).repeat(len(windows) - 1, 1)
+    for k, part in enumerate(windows[:-1]):
+        at = {w: ends[k] + i for i, w in enumerate(part)}
+        for t in range(ends[k + 1], ends[-2]):
+            out[k, t] = at.get(every[t], t)
+    return out
+
+
 def propose(
     codes: torch.Tensor,  # int64 (..., L)
     drawn: torch.Tensor,  # int64 (..., L): one code a token from the model, given `codes`
     scale: torch.Tensor,  # int64 (L,): scale of every token
     noise: torch.Tensor,  # (..., L + 1) uniforms
     share: torch.Tensor | float = 0.5,  # Of a scale's codes, in expectation; or (..., N - 1)
+    copies: torch.Tensor = None,  # int64 (N - 1, L), see `copy_sources`: they move along
 ) -> tuple:  # proposal int64 (..., L), its scale int64 (..., 1)
-    "Redraw a random share of one random scale's codes; the last scale stays."
-    k = (noise[..., :1] * int(scale.max())).long()
+    "Redraw a random share of one random scale's codes, and their copies; the last scale stays."
+    place = noise[..., :1] * int(scale.max())
+    k = place.long()
     if torch.is_tensor(share):
         share = share.gather(-1, k)
     swap = (scale == k) & (noise[..., 1:] < share)
-    return torch.where(swap, drawn, codes), k
+    new = torch.where(swap, drawn, codes)
+    if copies is not None:  # what is left of the place within the scale decides
+        joint = _with_copies(codes, new, copies[k[..., 0]])
+        new = torch.where(place - k < ALONE, new, joint)
+    return new, k
+
+
+def _with_copies(codes, new, source):  # what agreed before agrees after, and nothing else does
+    before, after = codes.gather(-1, source), new.gather(-1, source)
+    along = codes == before
+    new = torch.where(along, after, codes)
+    same = ((new == after) == along).all(-1, keepdim=True)
+    return torch.where(same, new, codes)
 
 
 def acceptance(

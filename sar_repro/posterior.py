@@ -7,21 +7,38 @@ from __future__ import annotations
 import math
 import torch
 from fastcore.basics import patch
+from functools import lru_cache
 from torch import nn
 from typing import Iterator
 from .core import SarError, TrainConfig, index_uniform
 from .engine.kernels import Prediction
 from .engine.plots import progress
-from .exact_world import acceptance, propose
-from .tokenizer import Batch, Codebook, TokenData, next_inputs, split_scales
+from .exact_world import acceptance, copy_sources, propose
+from sar_repro.tokenizer import (
+    Batch,
+    Codebook,
+    TokenData,
+    next_inputs,
+    pooling_windows,
+    split_scales,
+)
 from .scale_ar import by_scale, scale_index, token_loss, unwrap
 from .ssr import draw
 
 # %% auto #0
-__all__ = ['PULL', 'TRUST', 'TEMPER', 'PROPOSALS', 'posterior_step', 'moved_share', 'walk', 'Posterior', 'proposal',
+__all__ = ['PULL', 'TRUST', 'TEMPER', 'PROPOSALS', 'map_copies', 'posterior_step', 'moved_share', 'walk', 'Posterior', 'proposal',
            'propose_maps', 'proposal_weights', 'sharpen', 'shared_weights', 'picture_likelihood', 'resample_loss']
 
 # %% ../nbs/09c_posterior.ipynb #4c01e82a
+@lru_cache(256)
+def map_copies(
+    scales: tuple,  # Side lengths p_1 ... p_N; the latent has the last one's
+) -> torch.Tensor:  # int64 (N - 1, L)
+    "Of which token each token is a copy, by scale (`copy_sources`), for square maps."
+    rows = [pooling_windows(p, scales[-1]) for p in scales]
+    return copy_sources([[(r, c) for r in part for c in part] for part in rows])
+
+
 def posterior_step(
     look,  # int64 (B, L) codes -> `Prediction` of every scale from them
     codes: torch.Tensor,  # int64 (B, L), where the chains stand; the last map stays
@@ -30,13 +47,15 @@ def posterior_step(
     scales: tuple,  # Side lengths
     noise: torch.Tensor,  # (B, L + 3) uniforms: share, acceptance, scale, which codes
     of_draw: torch.Tensor,  # (B, L) uniforms of the redrawn codes
+    joint: bool = True,  # Copies of redrawn codes move along
 ) -> tuple:  # new codes, their prediction and log-probabilities; accepted (B,); scale (B, 1)
     "One Metropolis-Hastings step on the coarse maps of each picture: one pass, no gradient."
     scale = scale_index(scales).to(codes.device)
     sizes = torch.tensor([p * p for p in scales[:-1]], device=codes.device)
     share = sizes ** -noise[:, :1]
     drawn = draw(f, of_draw, TrainConfig())
-    new, k = propose(codes, drawn, scale, noise[:, 2:], share)
+    copies = map_copies(tuple(scales)).to(codes.device) if joint else None
+    new, k = propose(codes, drawn, scale, noise[:, 2:], share, copies)
     f_new = look(new)
     new_each = -token_loss(f_new, new)
     return new, f_new, new_each, noise[:, 1] < acceptance(each, new_each, scale, k), k
@@ -51,13 +70,14 @@ def moved_share(
     return torch.stack([x.float().mean() for x in split_scales(codes != tokens, scales)])
 
 
-def _counted(codes, batch, counts):  # how far chains are, and the share of proposals taken
+def _counted(codes, batch, counts):  # how far chains are, and what became of the proposals
     scales, end = batch.scales[:-1], sum(p * p for p in batch.scales[:-1])
     far = moved_share(codes[:, :end], batch.tokens[:, :end], scales).tolist()
-    taken = (counts[1] / counts[0].clamp(min=1)).tolist()
-    row = {f"moved_{p}x{p}": v for p, v in zip(scales, far)}
-    row |= {f"taken_{p}x{p}": v for p, v in zip(scales, taken)}
-    return row | dict(taken=(counts[1].sum() / counts[0].sum()).item())
+    tried, other, taken = counts
+    found = {"moved": far, "taken": (taken / tried.clamp(min=1)).tolist()}
+    found["accepted"] = (taken / other.clamp(min=1)).tolist()
+    row = {f"{what}_{p}x{p}": v for what, shares in found.items() for p, v in zip(scales, shares)}
+    return row | dict(taken=(taken.sum() / tried.sum()).item())
 
 # %% ../nbs/09c_posterior.ipynb #624e1984
 @torch.no_grad()
@@ -67,10 +87,12 @@ def walk(
     steps: int,  # Of each chain
     marks: tuple,  # Steps after which to report
     seed: int = 0,  # Of the noise
-) -> tuple:  # codes int64 (B, L); rows with step, moved_PxP, taken_PxP, taken
-    "Chains that begin at the truth: how far they go, and how often a proposal changes a code."
+    joint: bool = True,  # Copies of redrawn codes move along
+) -> tuple:  # codes int64 (B, L); rows with step, moved_PxP, taken_PxP, accepted_PxP, taken
+    """Chains that begin at the truth: how far they go, the share of proposals that change a code, and
+    the share accepted of those that would."""
     scales, codes, (B, L), rows = batch.scales, batch.tokens, batch.tokens.shape, []
-    counts = torch.zeros(2, len(scales) - 1)  # tries, and those that changed a code
+    counts = torch.zeros(3, len(scales) - 1)  # tries, those with another code, and those taken
 
     def look(codes):
         return model(batch.labels, next_inputs(batch.book, codes, scales), scales, lazy=True)
@@ -80,10 +102,10 @@ def walk(
     for s in progress(range(1, steps + 1), "steps of the chains"):
         at = (batch.index + s * 10**6).tolist()
         noise = (index_uniform(seed, at, n, i).to(codes.device) for i, n in enumerate((L + 3, L)))
-        new, f_new, new_each, yes, k = posterior_step(look, codes, f, each, scales, *noise)
-        changed = (yes & (new != codes).any(1)).float()
-        for count, value in zip(counts, (torch.ones(B), changed.cpu())):
-            count.index_add_(0, k[:, 0].cpu(), value)
+        new, f_new, new_each, yes, k = posterior_step(look, codes, f, each, scales, *noise, joint)
+        other = (new != codes).any(1)
+        for count, value in zip(counts, (torch.ones(B), other, yes & other)):
+            count.index_add_(0, k[:, 0].cpu(), value.float().cpu())
         codes, each = (torch.where(yes[:, None], *x) for x in ((new, codes), (new_each, each)))
         f.hidden[yes] = f_new.hidden[yes]
         if s in marks:

@@ -205,9 +205,10 @@ def damaged(b, how=mixed, weight=None):
 
 # %% ../../nbs/89b_exact_study.ipynb #68cfabb1
 class DDO:
-    "Direct discriminative optimisation: data against samples of the start, by likelihood ratio."
+    """Direct discriminative optimisation: data q against samples of the start p0, by likelihood
+    ratio. Its pointwise optimum is p0 (q / p0)^(1 / strength), the data at strength 1 alone."""
 
-    def __init__(self, strength: float = 0.1):  # of the ratio in the logistic loss
+    def __init__(self, strength: float = 1.0):  # Of the ratio in the logistic loss, above 0
         self.strength = strength
 
     def prepare(self, models):
@@ -336,7 +337,8 @@ for _name, _how, _passes in (("mixed", mixed, 4), ("jitter", jitter, 3), ("flipp
         METHODS[f"{_name} second {_w}"] = partial(damaged, how=_how, weight=_w), 6
 for _w in (0.1, 1):
     METHODS[f"own corrected {_w}"] = partial(damaged, how=own_corrected, weight=_w), 6
-METHODS["ddo"] = DDO, 9
+for _s in (0.1, 0.5, 1):
+    METHODS[f"ddo {_s}"] = partial(DDO, _s), 9
 for _w in (0.1, 0.5, 0.9):
     for _k in (1, 3, 10):
         METHODS[f"fresh {_w} x{_k}"] = partial(Fresh, _w, _k), 3 + _w * (_k + 1)
