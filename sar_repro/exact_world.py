@@ -16,7 +16,7 @@ from .engine.plots import progress
 from .tokenizer import pooling_windows
 
 # %% auto #0
-__all__ = ['LARGEST', 'ALONE', 'sequences', 'pool', 'World', 'check_world', 'canvas_of', 'shown_picture', 'pyramid',
+__all__ = ['LARGEST', 'ALONE', 'sequences', 'pool', 'World', 'check_world', 'canvas_of', 'shown_picture', 'pyramid', 'prototypes',
            'probabilities', 'number', 'context_probabilities', 'Models', 'token_logp', 'draw_codes', 'exact_tf',
            'exact_sar', 'fit', 'mixture', 'as_values', 'distributions', 'divergence', 'free_run', 'conditional',
            'best_factorised', 'parts_of_error', 'copy_sources', 'propose', 'acceptance']
@@ -158,17 +158,23 @@ def pyramid(
     return torch.cat([*parts, pictures - canvas + world.values - 1], -1)
 
 # %% ../nbs/09_exact_world.ipynb #5f5a2343
-def probabilities(
+def prototypes(
     world: World,  # The world
-) -> torch.Tensor:  # float64 (P,), sums to one
-    "Of every picture: a mixture of noisy prototypes."
+) -> torch.Tensor:  # int64 (K, n)
+    "What pictures are noisy copies of."
     g, n, V = torch.Generator().manual_seed(world.seed), world.scales[-1], world.values
     shape = world.prototypes, n
     pairs = torch.randint(V, (shape[0], -(-n // 2)), generator=g).repeat_interleave(2, 1)[:, :n]
     other = torch.randint(V, shape, generator=g)
-    kinds = torch.where(torch.rand(shape, generator=g) < world.flip, other, pairs)
-    same = world.pictures[:, None] == kinds
-    keep, leave = 1 - world.noise, world.noise / (V - 1)
+    return torch.where(torch.rand(shape, generator=g) < world.flip, other, pairs)
+
+
+def probabilities(
+    world: World,  # The world
+) -> torch.Tensor:  # float64 (P,), sums to one
+    "Of every picture: a mixture of noisy prototypes."
+    same = world.pictures[:, None] == prototypes(world)
+    keep, leave = 1 - world.noise, world.noise / (world.values - 1)
     prob = torch.where(same, keep, leave).double().prod(-1).mean(1)
     return prob / prob.sum()
 
@@ -402,7 +408,8 @@ def best_factorised(
     prob: torch.Tensor,  # float64 (P,)
     free: bool = False,  # Draw the coarse maps as well, token by token apart
 ) -> torch.Tensor:  # float64 (P,)
-    "Every token by its true probability given the coarser maps, which are true or drawn so, too."
+    """Teacher forcing's limit: every token by its true probability given the coarser pooled maps,
+    which are true or drawn so, too. A model of this form with other coarse maps can be better."""
     z, weight, last = world.contexts, context_probabilities(world, prob), len(world.scales) - 1
     if free:
         weight = torch.ones_like(weight)
@@ -417,7 +424,8 @@ def parts_of_error(
     models: Models,  # R models
     prob: torch.Tensor,  # float64 (P,)
 ) -> dict:  # name -> (R,) nats; the first four sum to the last
-    "Independence, capacity, exposure of the best and exposure beyond it, and the whole divergence."
+    """Limit with true maps (independence), what is not learned (capacity), the limit's own exposure
+    (drawn), exposure beyond it, and the whole divergence; the first four sum to it."""
     d = distributions(models, context_probabilities(models.world, prob)[None])
     free, one = (divergence(prob, d[k]) for k in ("free", "one_step"))
     floor, drawn = (divergence(prob, best_factorised(models.world, prob, f)) for f in (False, True))

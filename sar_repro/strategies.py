@@ -25,7 +25,7 @@ __all__ = ['SHARE', 'NEAREST', 'STRENGTH', 'METHODS', 'one_step_codes', 'free_co
 
 # %% ../nbs/10_strategies.ipynb #27a9e867
 # of `mixed` and `jitter`; neighbours of `jitter`; strength of `ddo`
-SHARE, NEAREST, STRENGTH = 0.25, 16, 0.1
+SHARE, NEAREST, STRENGTH = 0.25, 16, 1.0
 
 
 def _nats_from(model, batch, cfg, codes):  # (B, L) nats of the truth in the context of any codes

@@ -694,7 +694,7 @@ def exact_at_dose(
 def exact_sentence(
     folder: Path = ROOT / "results/exact",  # Of the records
 ) -> str:  # Markdown
-    "What the exact worlds say of SAR and of posterior rollouts, at the paper's dose and after more."
+    "What the exact worlds say of SAR and posterior rollouts, at the paper's dose and after more."
     cells = records(folder)
     at, later = (exact_at_dose(cells, s).set_index(["world", "method"]) for s in (DOSE, 1000))
     of = lambda t, m, kind: "{change:+.1f} % [{low:+.1f}, {high:+.1f}]".format(**t.loc[kind, m])
