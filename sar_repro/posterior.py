@@ -26,8 +26,9 @@ from .scale_ar import by_scale, scale_index, token_loss, unwrap
 from .ssr import draw
 
 # %% auto #0
-__all__ = ['PULL', 'TRUST', 'TEMPER', 'PROPOSALS', 'map_copies', 'posterior_step', 'moved_share', 'walk', 'Posterior', 'proposal',
-           'propose_maps', 'proposal_weights', 'sharpen', 'shared_weights', 'picture_likelihood', 'resample_loss']
+__all__ = ['PULL', 'TRUST', 'TEMPER', 'PROPOSALS', 'counts', 'map_copies', 'posterior_step', 'moved_share', 'walk', 'Posterior',
+           'proposal', 'propose_maps', 'proposal_weights', 'sharpen', 'shared_weights', 'picture_likelihood',
+           'resample_loss', 'with_more_proposals']
 
 # %% ../nbs/09c_posterior.ipynb #4c01e82a
 @lru_cache(256)
@@ -89,8 +90,8 @@ def walk(
     seed: int = 0,  # Of the noise
     joint: bool = True,  # Copies of redrawn codes move along
 ) -> tuple:  # codes int64 (B, L); rows with step, moved_PxP, taken_PxP, accepted_PxP, taken
-    """Chains that begin at the truth: how far they go, the share of proposals that change a code, and
-    the share accepted of those that would."""
+    """Chains that begin at the truth: how far they go, the share of proposals that change a code,
+    and the share accepted of those that would."""
     scales, codes, (B, L), rows = batch.scales, batch.tokens, batch.tokens.shape, []
     counts = torch.zeros(3, len(scales) - 1)  # tries, those with another code, and those taken
 
@@ -352,3 +353,16 @@ def resample_loss(model: nn.Module, batch: Batch, cfg: TrainConfig) -> Iterator:
     whole = torch.cat([chosen, batch.tokens[:, coarse:]], 1)
     ce = token_loss(look(whole, model), whole, cfg.label_smoothing)
     yield "tf", ce.mean(), by_scale(ce.detach(), scales)
+
+# %% ../nbs/09c_posterior.ipynb #85632b48
+def with_more_proposals(
+    proposals: list,  # Numbers of proposals, growing; the last is twice another one
+    gains: list,  # Differences estimated with them, nats
+) -> float:  # What an error that falls as one over their number would leave, nats
+    "Extrapolate a difference of likelihoods to many proposals."
+    half = list(proposals).index(proposals[-1] // 2)
+    return 2 * gains[-1] - gains[half]
+
+
+counts = [32, 64, 96, 128, 256]
+test_close(with_more_proposals(counts, [0.3 + 5 / k for k in counts]), 0.3, eps=1e-6)
