@@ -26,9 +26,9 @@ from .scale_ar import by_scale, scale_index, token_loss, unwrap
 from .ssr import draw
 
 # %% auto #0
-__all__ = ['PULL', 'TRUST', 'TEMPER', 'PROPOSALS', 'counts', 'map_copies', 'posterior_step', 'moved_share', 'walk', 'Posterior',
-           'proposal', 'propose_maps', 'proposal_weights', 'sharpen', 'shared_weights', 'picture_likelihood',
-           'resample_loss', 'with_more_proposals']
+__all__ = ['PULL', 'TRUST', 'TEMPER', 'PROPOSALS', 'map_copies', 'posterior_step', 'moved_share', 'walk', 'Posterior', 'proposal',
+           'propose_maps', 'proposal_weights', 'sharpen', 'shared_weights', 'picture_likelihood', 'resample_loss',
+           'with_more_proposals']
 
 # %% ../nbs/09c_posterior.ipynb #4c01e82a
 @lru_cache(256)
@@ -362,7 +362,3 @@ def with_more_proposals(
     "Extrapolate a difference of likelihoods to many proposals."
     half = list(proposals).index(proposals[-1] // 2)
     return 2 * gains[-1] - gains[half]
-
-
-counts = [32, 64, 96, 128, 256]
-test_close(with_more_proposals(counts, [0.3 + 5 / k for k in counts]), 0.3, eps=1e-6)
