@@ -90,19 +90,17 @@ def walk(
     seed: int = 0,  # Of the noise
     joint: bool = True,  # Copies of redrawn codes move along
 ) -> tuple:  # codes int64 (B, L); rows with step, moved_PxP, taken_PxP, accepted_PxP, taken
-    """Chains that begin at the truth: how far they go, the share of proposals that change a code,
-    and the share accepted of those that would."""
+    "Chains that begin at the truth: how far they go, and what becomes of the proposals."
     scales, codes, (B, L), rows = batch.scales, batch.tokens, batch.tokens.shape, []
     counts = torch.zeros(3, len(scales) - 1)  # tries, those with another code, and those taken
 
     def look(codes):
         return model(batch.labels, next_inputs(batch.book, codes, scales), scales, lazy=True)
 
-    f = look(codes)
-    each = -token_loss(f, codes)
+    each = -token_loss(f := look(codes), codes)
     for s in progress(range(1, steps + 1), "steps of the chains"):
         at = (batch.index + s * 10**6).tolist()
-        noise = (index_uniform(seed, at, n, i).to(codes.device) for i, n in enumerate((L + 3, L)))
+        noise = (index_uniform(seed, at, n, i).to(codes.device) for i, n in ((0, L + 3), (1, L)))
         new, f_new, new_each, yes, k = posterior_step(look, codes, f, each, scales, *noise, joint)
         other = (new != codes).any(1)
         for count, value in zip(counts, (torch.ones(B), other, yes & other)):
