@@ -5,6 +5,7 @@ import pandas as pd
 import torch
 from conftest import ROOT, Forks
 from sar_repro.engine.files import load_tensors
+from test_cli import notebook
 
 SCRIPT = textwrap.dedent('''
     import os, signal, socket, sys, time
@@ -95,14 +96,36 @@ def test_chains_of_posterior_are_the_same_on_two_processes_and_after_a_kill(tmp_
     assert (tmp_path/'one/log.csv').read_bytes() == (tmp_path/'killed/log.csv').read_bytes()
     for k, v in one[1].items(): assert torch.equal(v, killed[1][k]), k
 
-def test_torchrun_starts_the_processes(tmp_path): # `accelerate launch` starts several on GPUs; on a CPU it leaves them to mpirun or torchrun
-    script = tmp_path/'script.py'
-    script.write_text(SCRIPT + "work(sys.argv[1])\nassert accelerate.PartialState().num_processes == 2\ntorch.distributed.destroy_process_group()\n")
-    done = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', '2', '--master_port', '29611', str(script), str(tmp_path/'two')],
-                          env=dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='', ACCELERATE_USE_CPU='1'), capture_output=True, text=True, timeout=600)
+TOY = """import os, signal
+from pathlib import Path
+from sar_repro.engine.machine import team
+we = team()
+Path(f'{we.process_index}-of-{we.num_processes}').touch()
+we.wait_for_everyone()
+if we.process_index and Path('die').exists(): os.kill(os.getpid(), signal.SIGKILL)
+we.wait_for_everyone()"""
+
+def launched(*words, cwd):
+    env = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='', SAR_WORK=str(cwd))
+    return subprocess.run([sys.executable, '-m', *words], env=env, cwd=cwd, capture_output=True, text=True, timeout=300)
+
+def test_torchrun_runs_a_notebook_in_each_process_and_ends_all_when_one_is_killed(tmp_path):
+    path = notebook(tmp_path, 'x = 1', TOY)
+    command = 'torch.distributed.run', '--nproc-per-node', '2', '--master-port', '29611', '-m', 'sar_repro', 'run', str(path)
+    done = launched(*command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
-    python("must(1, Path(sys.argv[1]))", tmp_path/'one')
-    same(read(tmp_path/'one'), read(tmp_path/'two'))
+    assert {p.name for p in tmp_path.glob('*-of-*')} == {'0-of-2', '1-of-2'}
+    assert [p.name for p in (tmp_path/'runs/notebooks').iterdir()] == ['toy.ipynb'] and done.stdout.count('executed notebook') == 1
+    (tmp_path/'die').touch()
+    done = launched(*command, cwd=tmp_path)
+    assert done.returncode and "the notebook's process died" in done.stderr, done.stderr[-3000:]
+    assert 'another process of this run ended' in done.stderr or 'stopped; run the same command again to resume' in done.stderr, done.stderr[-3000:]
+
+def test_accelerate_starts_two_processes_on_a_cpu(tmp_path):
+    done = launched('accelerate.commands.launch', '--cpu', '--num_processes', '2', '--main_process_port', '29612', '-m', 'sar_repro', '--version', cwd=tmp_path)
+    assert done.returncode == 0 and done.stdout.count('sar_repro ') == 2, (done.stdout, done.stderr[-2000:])
+    refused = launched('torch.distributed.run', '--nproc-per-node', '2', '--master-port', '29613', '-m', 'sar_repro', 'sample', cwd=tmp_path)
+    assert refused.returncode and '2 processes would each do `sar sample` as a whole' in refused.stderr
 
 def test_gradients_travel_once_a_step(tmp_path):
     out = python('''
