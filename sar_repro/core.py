@@ -10,6 +10,7 @@ import numpy as np
 import os
 import torch
 from dataclasses import asdict, dataclass, field, fields, replace
+from difflib import get_close_matches
 from pathlib import Path
 from unicodedata import category
 
@@ -34,8 +35,11 @@ def check_choice(
     "Return `value` if it is among `choices`, else raise `SarError` listing them."
     if any(type(value) is type(c) and value == c for c in choices):
         return value
-    known = ", ".join(map(str, choices))
-    raise SarError(f"unknown {what} {in_short(value)}: expected one of {known}")
+    known = list(map(str, choices))
+    near = get_close_matches(value[:60], known) if isinstance(value, str) else []
+    meant = f"; did you mean {' or '.join(near)}?" if near else ""
+    said = f"unknown {what} {in_short(value)}: expected one of {', '.join(known)}{meant}"
+    raise SarError(said)
 
 # %% ../nbs/00_core.ipynb #d2a0220d
 def plain(text) -> str:  # Anything that may hold words of others: names of files, headers

@@ -1,5 +1,5 @@
 "The `sar` command from outside: exit codes, messages, nothing written on refusal."
-import ast, json, resource
+import ast, json, os, resource, subprocess, sys
 import pytest
 from conftest import NOTEBOOKS, ROOT, python, sar, sar_process
 
@@ -25,7 +25,8 @@ def test_wrong_type(tmp_path):
     refused(sar('run', notebook(tmp_path, 'epochs = 10'), '-p', 'epochs', 'ten', cwd=tmp_path), 'epochs', 'int', "'ten'")
 
 def test_unknown_notebook():
-    refused(sar('run', '70_train'), "'70_train'", '00_core', '90_cli')
+    refused(sar('run', '70_train'), "'70_train'", 'did you mean 07_train?')
+    refused(sar('run', 'x'), "'x'", '00_core', '90_cli')
 
 def test_notebook_without_parameters(tmp_path):
     plain = notebook(tmp_path, 'x = 1', tags=())
@@ -61,10 +62,113 @@ def test_other_error_names_its_cell(tmp_path):
     done = sar('run', notebook(tmp_path, 'x = 1', '1/0'), '--out', tmp_path/'ran.ipynb')
     assert done.returncode == 1 and 'ZeroDivisionError' in done.stderr and 'of toy' in done.stderr
 
-@pytest.mark.parametrize('command', ['run', 'execute', 'sample', 'evaluate', 'diagnose', 'fetch', 'parity'])
+@pytest.mark.parametrize('command', ['run', 'execute', 'sample', 'evaluate', 'new', 'diagnose', 'bench', 'fetch', 'parity'])
 def test_help(command):
     done = sar(command, '--help')
     assert done.returncode == 0 and 'Usage: sar ' + command in done.stdout and '--help' in done.stdout
+    assert f'Examples:\n    sar {command}' in done.stdout # a line each, as it is typed
+    assert command in (listed := sar('--help').stdout) and '...' not in listed.split('Commands:')[1]
+
+MISTAKES = {
+    ('train',): 'did you mean make train, or sar run 07_train?',
+    ('evalute',): 'did you mean evaluate?',
+    ('07_train',): 'did you mean sar run 07_train?',
+    ('frobnicate',): 'expected one of run, execute, sample',
+    ('run', '07_trian'): 'did you mean 07_train?',
+    ('run', '7', '-p', 'Size', 'mini'): '07_train has no parameter \'Size\': did you mean size? --help lists',
+    ('run', '07', '-p', 'epocs', '3'): 'did you mean epochs?',
+    ('run', '07', '-p', 'size', ''): 'parameter size of 07_train is empty text',
+    ('sample', '--size', 'mni'): 'did you mean mini',
+    ('new', 'nowhere'): 'no folder of pictures at nowhere',
+    ('sample', '--classes', 'Boot'): "unknown class 'Boot' of size tiny",
+    ('sample', '--size', 'mini', '--classes', 'Boot'): "of size mini: did you mean Ankle boot?",
+    ('fetch', 'd30'): 'expected one of d16, d20, d24, var-d16'}
+
+@pytest.mark.parametrize('args,words', MISTAKES.items(), ids=lambda v: ' '.join(v) if isinstance(v, tuple) else '')
+def test_a_mistake_is_answered_by_what_was_meant(args, words): refused(sar(*args), words)
+
+def test_mistakes_in_what_is_typed_are_answered_before_pytorch_is_imported(tmp_path):
+    done = python('-c', '''
+import sys
+from sar_repro.cli import main
+for line in ("train", "run 07_trian", "run 07 -p epocs 3", "sample gone.pth", "evaluate --reference gone", "new nowhere", "diagnose --after gone", "sample --edit gone --from-scale 2"):
+    try: main(line.split())
+    except SystemExit as e: print(e.code, "torch" in sys.modules)
+''', cwd=tmp_path)
+    assert done.stdout.split('\n')[:-1] == ['2 False'] * 8, done.stdout + done.stderr
+
+def foreign(folder):
+    "Files that others wrote, where commands are told to write."
+    written = notebook(folder, 'x = 1')
+    (folder/'photos/a').mkdir(parents=True)
+    (folder/'full').mkdir()
+    names = ['a.png', 'package.json', 'results.json', 'bench-mini.json', 'full/index.html', 'full/gap.csv']
+    for name in names: (folder/name).write_text('{"name": "mine"}')
+    return written
+
+STAY = dict(sample=['sample', '--size', 'mini', '--out', 'a.png'], evaluate=['evaluate', '--out', 'package.json'], usual=['evaluate'],
+    protocol=['evaluate', '--reference', 'photos', '--out', 'package.json'], bench=['bench', '--size', 'mini'], diagnose=['diagnose', '--out', 'full'],
+    run=['run', '05', '--out', 'toy.ipynb'], all=['run', '--all', '--out', 'full'], execute=['execute', 'toy.ipynb'])
+
+@pytest.mark.parametrize('args', STAY.values(), ids=STAY)
+def test_no_file_of_others_is_replaced(tmp_path, args):
+    foreign(tmp_path)
+    before = {p: p.read_bytes() for p in tmp_path.rglob('*') if p.is_file()}
+    refused(sar(*args, cwd=tmp_path), '--force')
+    assert {p: p.read_bytes() for p in tmp_path.rglob('*') if p.is_file()} == before
+
+def test_force_replaces(tmp_path):
+    toy = foreign(tmp_path)
+    for args in (['run', toy, '--out', 'full/toy.ipynb'], ['run', toy, '--out', 'full/toy.ipynb'], ['execute', toy, '--force']):
+        assert sar(*args, cwd=tmp_path).returncode == 0 # the second time it is an executed copy of ours
+    written = notebook(tmp_path/'photos', 'y = 2')
+    assert sar('run', toy, '--out', written, '--force', cwd=tmp_path).returncode == 0 and 'x = 1' in written.read_text()
+    assert sar('sample', '--size', 'mini', '--n', '1', '--classes', '0', '--out', 'a.png', '--force', cwd=tmp_path).returncode == 0
+    assert (tmp_path/'a.png').read_bytes()[1:4] == b'PNG'
+    assert sar('sample', '--size', 'mini', '--n', '1', '--classes', '0', '--out', 'a.png', cwd=tmp_path).returncode == 0
+
+def test_a_failed_copy_is_called_so_and_no_other_is_left(tmp_path):
+    path = notebook(tmp_path, 'x = 1', 'assert x, "why"')
+    out = tmp_path/'out'
+    done = sar('run', path, '-p', 'x', '0', '--out', out/'ran.ipynb')
+    assert done.returncode == 1 and 'why' in done.stderr and 'ran.failed.ipynb' in done.stderr
+    assert [p.name for p in out.iterdir()] == ['ran.failed.ipynb'] and 'AssertionError' in (out/'ran.failed.ipynb').read_text()
+    assert sar('run', path, '--out', out/'ran.ipynb').returncode == 0
+    assert [p.name for p in out.iterdir()] == ['ran.ipynb']
+
+def test_the_kernel_is_the_python_that_runs_sar(tmp_path, monkeypatch):
+    path, kernels = notebook(tmp_path, 'import sys; x = sys.executable; x'), tmp_path/'share/kernels/python3'
+    kernels.mkdir(parents=True)
+    (kernels/'kernel.json').write_text(json.dumps(dict(argv=['/gone/python', '-m', 'ipykernel_launcher', '-f', '{connection_file}'], display_name='P', language='python')))
+    monkeypatch.setenv('JUPYTER_PATH', str(tmp_path/'share'))
+    done = sar('run', path, '--out', tmp_path/'ran.ipynb')
+    assert done.returncode == 0 and sys.executable in (tmp_path/'ran.ipynb').read_text(), done.stderr
+
+def test_notebooks_of_others_run_or_are_refused(tmp_path):
+    path = notebook(tmp_path, 'x = 1')
+    whole = json.loads(path.read_text())
+    def written(**changes):
+        path.write_text(json.dumps(whole | changes))
+        return sar('run', path, '--out', tmp_path/'ran.ipynb')
+    for meta in ({}, dict(kernelspec=dict(name='my-env', display_name='mine', language='python'))): assert written(metadata=meta).returncode == 0
+    (tmp_path/'ran.ipynb').unlink()
+    refused(written(metadata=dict(kernelspec=dict(name='ir', display_name='R', language='R'))), 'is written in R')
+    for broken in (dict(nbformat=None), dict(metadata=None), dict(cells=[dict(cell_type='code', source='x = 1')])): refused(written(**broken), 'no whole notebook')
+    assert not (tmp_path/'ran.ipynb').exists()
+
+def test_a_kernel_that_does_not_start_is_named(tmp_path, monkeypatch):
+    from sar_repro import cli
+    broken = cli._own_kernel()
+    broken['kernel_manager_class'].kernel_spec.argv = ['false']
+    monkeypatch.setattr(cli, '_own_kernel', lambda: broken)
+    refused(sar('run', notebook(tmp_path, 'x = 1'), '--out', tmp_path/'out/ran.ipynb'), 'no kernel starts for toy.ipynb')
+    assert not list((tmp_path/'out').iterdir())
+
+def test_work_goes_on_without_a_terminal(tmp_path):
+    code = 'from sar_repro.cli import main; main()'
+    args = ['sample', '--size', 'mini', '--n', '1', '--classes', '0']
+    done = subprocess.run(['sh', '-c', '"$@" 2>&- >&- <&-', 'sh', sys.executable, '-c', code, *args], cwd=tmp_path, env={**os.environ, 'PYTHONPATH': str(ROOT)})
+    assert done.returncode == 0 and (tmp_path/'samples.png').read_bytes()[1:4] == b'PNG'
 
 def test_help_is_quick(): # in seconds of a processor: others may be busy on it
     spent = lambda: sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
