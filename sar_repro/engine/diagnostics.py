@@ -732,8 +732,8 @@ def diagnose(
         **how,
         **facts,
     )
-    (folder / MARK).unlink(missing_ok=True)
     save_json(folder / BEGUN, run_record(**facts))
+    (folder / MARK).unlink(missing_ok=True)
     parts = _parts_of(probe, how, log, limit, later, lessons)
     bar = progress(None, "diagnose", total=len(parts))
     for name, measure in parts.items():

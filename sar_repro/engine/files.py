@@ -114,7 +114,7 @@ def check_folder(
     "Refuse a folder with files of others; a new or empty one will do, and so will ours."
     path, marks = Path(path), [marks] if isinstance(marks, str) else marks
     try:
-        there = sorted(p.name for p in path.iterdir())
+        there = sorted(p.name for p in path.iterdir() if not re.fullmatch(TEMPORARY, p.name))
     except FileNotFoundError:
         return path
     except OSError as e:
