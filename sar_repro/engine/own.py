@@ -58,8 +58,9 @@ def own_data(
     return train, held
 
 # %% ../../nbs/86b_own_pictures.ipynb #3b567774
-def _claimed(out, facts, name="new.json", whose="`sar new`"):  # it is new, or this very job's
-    mark = check_folder(out, name, whose) / name
+# it is new, or this very job's
+def _claimed(out, facts, name="new.json", whose="`sar new`", force=False):
+    mark = check_folder(out, name, whose, force) / name
     before = read_json(mark, pictures=str, size=str, seed=int)
     if before is None and mark.exists():
         raise SarError(f"{shown(mark)} does not say whose folder it is: choose another folder")
@@ -313,6 +314,7 @@ def own_pictures(
     seed: int = 0,  # Of every training and of the samples
     budget: str = "full",  # 'full', or 'smoke': a minute
     say=print,  # Called with one line a stage
+    force: bool = False,  # Fill a folder with files of others, too
 ) -> Path:  # The report
     "Tokenizer, start, SAR and its control on a folder of pictures; run again to go on."
     folder = Path(folder).resolve()
@@ -320,7 +322,8 @@ def own_pictures(
     seed = check_number("seed", seed, SEED)
     train, held = own_data(folder, size)
     out = _place_of(folder, out)
-    _claimed(out, dict(pictures=_pictures(train, held), size=size, seed=seed, budget=budget))
+    mark = dict(pictures=_pictures(train, held), size=size, seed=seed, budget=budget)
+    _claimed(out, mark, force=force)
     parts = how_many(len(train), "picture"), how_many(train.num_classes, "class")
     say(f"1/4 tokenizer: {' in '.join(parts)}, {len(held)} more held out, {steps[0]:,} steps")
     tokenizer = _tokenizer(out, train, size, seed, steps[0])
