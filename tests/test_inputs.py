@@ -31,6 +31,9 @@ def files(tmp_path_factory):
     (tmp_path/'cut.parquet').mkdir()
     (tmp_path/'cut.parquet/emoji64.parquet').write_bytes((ROOT/'data/emoji64.parquet').read_bytes()[:5000])
     (tmp_path/'empty').mkdir()
+    altered(tmp_path/'evil.safetensors', kind='Model\x1b[2J\nsar: all is well')
+    (tmp_path/'phone/sea').mkdir(parents=True)
+    for i in range(3): (tmp_path/f'phone/sea/{i}.HEIC').touch()
     return tmp_path
 
 CASES = {
@@ -51,6 +54,8 @@ CASES = {
     'missing reference': (['evaluate', '--reference', 'gone.npz'], 'no reference at'),
     'torn reference': (['evaluate', '--reference', 'cut.parquet/emoji64.parquet'], 'not a whole npz file'),
     'empty reference': (['evaluate', '--reference', 'empty'], 'no readable pictures'),
+    'terminal codes in a header': (['sample', 'evil.safetensors'], r'holds a Model\x1b[2J\nsar: all is well, expected'),
+    'a folder of what Pillow does not read': (['new', 'phone'], 'holds no images, but 3 (ending .heic): expected one folder per class'),
     'unknown class': (['sample', '--classes', 'dragons'], 'dragons'),
     'guidance of nan': (['sample', '--cfg', 'nan'], 'guidance is nan: expected a number from 0 to 100'),
     'guidance beyond reason': (['evaluate', '--cfg', '1e38'], 'guidance is 1e+38'),
@@ -85,3 +90,26 @@ def test_one_clear_message(files, args, words):
 def test_checkpoint_of_another_size(files):
     got = sar('sample', str(WEIGHTS/'model.safetensors'), '--size', 'small', cwd=files)
     assert got.returncode == 2 and 'which is size tiny: pass that size' in got.stderr, got.stderr
+
+def test_an_interrupted_job_says_what_is_kept_and_how_to_go_on(tmp_path, monkeypatch):
+    def stopped(*args, **kwargs): raise KeyboardInterrupt
+    monkeypatch.setattr('sar_repro.engine.own.own_pictures', stopped)
+    (tmp_path/'out/start').mkdir(parents=True)
+    (tmp_path/'out/tokenizer.safetensors').touch()
+    (tmp_path/'out/start/state-00000010.pt').touch()
+    got = sar('new', 'my pictures', '--size', 'mini', '--out', 'out', cwd=tmp_path)
+    assert got.returncode == 130 and 'stopped; kept in out: tokenizer, a state of start, ' in got.stderr, got.stderr
+    assert got.stderr.endswith("go on: sar new 'my pictures' --size mini --out out\n"), got.stderr
+
+def test_a_warning_is_said_once_without_its_place_in_the_code(tmp_path):
+    from PIL import Image
+    for i in range(60):
+        path = tmp_path/'pictures'/'ab'[i % 2]/f'{i}.png'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new('L', (8, 8), i).save(path)
+    for i in (0, 1, 2): (tmp_path/f'pictures/{"ab"[i % 2]}/{i}.png').write_text('no picture') # of either part
+    got = sar('new', 'pictures', '--size', 'mini', '--out', 'pictures', cwd=tmp_path) # refused once the pictures are known
+    assert got.returncode == 2 and 'not of `sar new`' in got.stderr, got.stderr
+    said = [line for line in got.stderr.splitlines() if 'skipped' in line]
+    assert len(said) == 1 and 'sar: 3 of 60 images in pictures cannot be read and are skipped' in said[0], got.stderr
+    assert '.py:' not in got.stderr
