@@ -7,15 +7,16 @@ from __future__ import annotations
 import math
 import torch
 from torch import nn
-from .core import TrainConfig
-from .engine.machine import autocast
+from .core import SarError, TrainConfig
+from .engine.machine import autocast, without_fp16
 from .tokenizer import TokenData, by_group, token_groups
 from .engine.plots import progress
 from .scale_ar import FlexVAR, by_scale, counted, token_loss
 from .ssr import teacher_pass
+from .strategies import METHODS
 
 # %% auto #0
-__all__ = ['NO_DECAY', 'param_groups', 'lr_at', 'heldout_loss', 'token_mean', 'train']
+__all__ = ['NO_DECAY', 'param_groups', 'lr_at', 'heldout_loss', 'token_mean', 'check_loss', 'train']
 
 # %% ../nbs/07_train.ipynb #b1adc33b
 # positions, class start, per-head scales
@@ -30,6 +31,11 @@ def param_groups(
 ) -> list:
     "Two groups for AdamW: with decay, and without (vectors, positions, class start, scales)."
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    if not named:
+        raise SarError(
+            "no weight of the model may change: call `model.requires_grad_(True)` before its"
+            " optimizer is made"
+        )
     spared = [k for k in NO_DECAY if not (decay_class and k == "class_emb")]
     free = lambda n, p: p.ndim <= 1 or any(k in n for k in spared)
     return [
@@ -94,6 +100,48 @@ def token_mean(
         count = torch.bincount(token_groups(tuple(scales))[1]).float()
     return (values @ count / count.sum()).item()
 
+# %% ../nbs/07_train.ipynb #5b1f77d2
+def check_loss(
+    loss_fn,  # A loss
+    cfg: TrainConfig,  # The run
+):
+    """Refuse a name that belongs to another loss, and a share of pictures that the loss does not
+    know. A loss of one's own takes a name that is not in `METHODS`."""
+    name = next((k for k, f in METHODS.items() if f is loss_fn), None)
+    if METHODS.get(cfg.method, loss_fn) is not loss_fn:
+        raise SarError(
+            f"method {cfg.method} is the name of another loss than the one given: expected"
+            f" {f'method {name}' if name else 'a name that 10_strategies does not have'}"
+        )
+    if name not in (None, cfg.method):
+        raise SarError(f"method {cfg.method} is unknown, and its loss is that of method {name}")
+    if cfg.sf_share < 1 and not getattr(loss_fn, "shares", False):
+        raise SarError(
+            f"sf_share is {cfg.sf_share:g} with method {cfg.method}: expected 1, for the method"
+            " has no pass 2 of its own"
+        )
+
+# %% ../nbs/07_train.ipynb #5b1f77d3
+def _prepared(loss_fn, model, data, cfg):  # the loss, once all is asked that this loop does
+    check_loss(loss_fn, cfg)
+    asked = [k for k in ("micro_batch", "recompute", "compile") if getattr(cfg, k)]
+    asked += ["precision fp16"] if cfg.precision == "fp16" else []
+    if asked:
+        raise SarError(
+            f"this loop does not know {', '.join(asked)}: leave it out, or train with"
+            " `engine.runs.train_run`"
+        )
+    return loss_fn.prepare(model, data) if hasattr(loss_fn, "prepare") else loss_fn
+
+
+def _losses(parts, device, cfg):  # each computed in the run's precision, differentiated outside
+    while True:
+        with autocast(device, without_fp16(cfg.precision, device)):
+            found = next(parts, None)
+        if found is None:
+            return
+        yield found[:2]
+
 # %% ../nbs/07_train.ipynb #14b12219
 def train(
     model: FlexVAR,  # Trained in place
@@ -102,16 +150,18 @@ def train(
     cfg: TrainConfig,  # The run
 ) -> list:  # Teacher-forced loss of every step
     "The loop and nothing else: one process, nothing saved. `engine.runs.train_run` does the rest."
+    loss_fn = _prepared(loss_fn, model, data, cfg)
+    model.train().requires_grad_(True)  # before the optimizer asks which weights may change
     groups = param_groups(model, cfg.weight_decay, cfg.decay_class)
     opt = torch.optim.AdamW(groups, betas=cfg.betas, fused=True)
     steps, log = math.ceil(len(data) / cfg.batch_size), []
-    model.train().requires_grad_(True)
+    device = next(model.parameters()).device
     for step in progress(range(steps * cfg.epochs), cfg.method):
         epoch, at = divmod(step, steps)
         ids = data.order(cfg.seed, epoch)[at * cfg.batch_size : (at + 1) * cfg.batch_size]
-        batch = data.batch(ids, cfg.seed, epoch, step=step)
+        batch = data.batch(ids, cfg.seed, epoch, device, step)
         batch.second = math.ceil(cfg.sf_share * len(ids))
-        for name, loss, _ in loss_fn(model, batch, cfg):
+        for name, loss in _losses(loss_fn(model, batch, cfg), device, cfg):
             loss.backward()
             log += [loss.item()] if name == "tf" else []
         for group in opt.param_groups:

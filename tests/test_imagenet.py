@@ -124,13 +124,13 @@ def test_the_paper_run_measures_the_start_once_and_fills_the_table(tmp_path):
     done = subprocess.run([sys.executable, '-c', PAPER, str(ROOT/'nbs/07_train.ipynb')], capture_output=True, text=True, timeout=500, env=dict(os.environ, SAR_HOME=str(tmp_path), PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1'))
     assert done.returncode == 0, done.stderr[-2000:]
     said, control, _ = done.stdout.split('=' * 9)
-    assert 'PAPER' in said and 'measured' in said and '3.05' in said and '2.89' in said and 'published for SAR: 2.89' in said
+    assert 'PAPER' in said and 'measured' in said and '3.05' in said and '2.89' in said and 'published for SAR: 2.89' in said and 'ends at 181' in said
     def record(name): return json.loads(next((tmp_path/'results').glob(f'{name}*.json')).read_text())
     base, sar = record('d16-FlexVARd16-epo179'), record('d16-imagenet-sar')
     assert (base['method'], sar['method']) == ('base', 'sar') and base['protocol'] == sar['protocol'] == 'imagenet256' and base['n'] == sar['n'] == 100 and base['date'] == sar['date']
     assert sar['before']['FID'] == base['FID'] and 768 % sar['train']['micro_batch'] == 0
     from sar_repro.engine.published import paper_table
     table = paper_table(tmp_path/'results')
-    assert [table.loc[(m, 'measured'), 'FID'] for m in ('FlexVAR-d16', 'FlexVAR-d16 + SAR')] == [base['FID'], sar['FID']]
+    assert [table.loc[row, 'FID'] for row in (('FlexVAR-d16', 'measured'), ('FlexVAR-d16 + SAR', 'measured'), ('FlexVAR-d16 + SAR', 'trained here'))] == [base['FID'], '', sar['FID']]
     assert 'not drawn again' in control and not list((tmp_path/'runs').glob('d16-imagenet-tf-*/samples-before'))
     assert record('d16-imagenet-tf')['method'] == 'control'
