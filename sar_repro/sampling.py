@@ -70,7 +70,8 @@ def known_tokens(
     share: float = 0.5,  # See `token_mask`
 ) -> tuple:  # int64 (n, L) tokens, bool (n, L) which of them are known
     "Tokens of what is kept of pictures, for `known` of `generate`."
-    return _tokens_of(vae, images, scales, redraw), token_mask(redraw, scales, share)
+    latent = _latents_of(vae, images, redraw)
+    return _tokens_of(vae, latent, scales), token_mask(redraw, scales, share)
 
 # %% ../nbs/11b_sampling.ipynb #147e8ff1
 def edit(
@@ -87,12 +88,14 @@ def edit(
     "Draw the masked part of pictures anew; the rest stays, as well as the tokenizer can."
     scales = fit_scales(scales, model.cfg)
     _check_sizes(images, redraw, scales[-1] * vae.cfg.factor)
-    tokens, mask = known_tokens(vae, images, redraw, scales, share)
+    latent = _latents_of(vae, images, redraw)
+    tokens, mask = _tokens_of(vae, latent, scales), token_mask(redraw, scales, share)
     if start:  # of the whole picture, what is under the mask included
-        own = _tokens_of(vae, images, scales)
+        own = _tokens_of(vae, _latents_of(vae, images), scales)
         first = torch.arange(tokens.shape[1]) < sum(p * p for p in scales[:start])
         tokens, mask = torch.where(first, own, tokens), mask | first
-    return sample(model, vae, labels, scales=scales, known=(tokens, mask), **how)
+    known = (tokens, mask, latent) if vae.quantize.residual else (tokens, mask)
+    return sample(model, vae, labels, scales=scales, known=known, **how)
 
 # %% ../nbs/11b_sampling.ipynb #18d06773
 def _filled(x, hole):  # colours under the mask: means of known neighbours, from its border inwards
@@ -107,14 +110,19 @@ def _filled(x, hole):  # colours under the mask: means of known neighbours, from
 
 
 @torch.no_grad()
-def _tokens_of(vae, images, scales, redraw=None):  # int64 (n, L); 64 pictures at a time
+def _latents_of(vae, images, redraw=None):  # (n, C, h, w); 64 pictures at a time
     device, out = next(vae.parameters()).device, []
     for i in range(0, len(images), 64):
         x = to_float(images[i : i + 64])
         if redraw is not None:
             x = _filled(x, redraw[i : i + 64, None])
-        out.append(vae.tokenize(vae.encode(x.to(device)), scales).cpu())
+        out.append(vae.encode(x.to(device)))
     return torch.cat(out)
+
+
+@torch.no_grad()
+def _tokens_of(vae, latent, scales):  # int64 (n, L)
+    return torch.cat([vae.tokenize(some, scales).cpu() for some in latent.split(64)])
 
 
 def _check_sizes(images, redraw, side):
@@ -178,7 +186,11 @@ def refine(
             f"pictures of {images.shape[-1]} pixels have no map of side {scales[start - 1]}:"
             f" expected a multiple of {vae.cfg.factor} that is large enough"
         )
-    given = _tokens_of(vae, images, scales[:start]) if start else None
+    given = None
+    if start:  # maps that add up are made one after the other, up to the last
+        sides = scales if vae.quantize.residual else scales[:start]
+        given = _tokens_of(vae, _latents_of(vae, images), sides)
+        given = given[:, : sum(p * p for p in scales[:start])]
     return sample(model, vae, labels, scales=scales, prefix=given, **how)
 
 # %% ../nbs/11b_sampling.ipynb #3d777eb6

@@ -392,7 +392,9 @@ def generate(
     scales: tuple = None,  # Schedule; None = the model's
     form: str = "var",  # Guidance form, see `guide`
     prefix: torch.Tensor = None,  # int64 (B, l): first scales that are given, not drawn
-    known: tuple = None,  # int64 (B, L), bool (B, L): tokens, and which of them are not drawn
+    # int64 (B, L), bool (B, L): tokens, and which of them are not drawn; of maps that add up also
+    # the latent that they say, (B, C, n, n)
+    known: tuple = None,
     released_seed=None,  # Draw as the released code does: an int, or 'greedy'
     max_side: int = 16,  # Above it guidance is at full strength (and the released code greedy)
     **first,  # How the hybrid (03b) draws its first map: `rounds`, `orders`
@@ -406,7 +408,8 @@ def generate(
     given[0] = net.begin(given[0], draw, how)
     for k in range(len(scales)):  # each map from those before it
         h = net.hidden(k, tokens[-1] if tokens else None)
-        tokens.append(_around(given[k], lambda: draw(net.logits(h, k, *how.guidance[k]), k)))
+        kept = _of_rest(net, given[k], k, known)
+        tokens.append(_around(kept, lambda: draw(net.logits(h, k, *how.guidance[k]), k)))
     return torch.cat(tokens, 1)
 
 # %% ../nbs/03_scale_ar.ipynb #9483930d
@@ -427,6 +430,11 @@ def fit_scales(
     )
     said, first, total = ", ".join(map(str, scales)), cfg.scales[0], sum(p * p for p in scales)
     said = f"the schedule {said if len(said) <= 60 else said[:40] + '...'}"
+    if cfg.base == "var" and scales != tuple(cfg.scales):
+        raise SarError(
+            f"{said} is not that of this VAR, {tuple(cfg.scales)}: its convolutions go by a map's"
+            " place, expected its own schedule"
+        )
     if any(p >= q for p, q in zip(scales, scales[1:])):
         raise SarError(f"{said} does not rise: expected each side above the one before it")
     if scales[0] != first:
@@ -472,7 +480,7 @@ def _given(model, labels, scales, prefix, known):
     parts, end, device = [(None, None)] * len(scales), 0, model.head.weight.device
     if known is not None:
         shape = len(labels), sum(p * p for p in scales)
-        pair = _checked_known(*known, shape, model.cfg.vocab_size)
+        pair = _checked_known(*known[:2], shape, model.cfg.vocab_size)
         for k, (t, m) in enumerate(zip(*(split_scales(x, scales) for x in pair))):
             if m.any():
                 parts[k] = (t.to(device), None if m.all() else m.to(device))
@@ -481,6 +489,16 @@ def _given(model, labels, scales, prefix, known):
         if end <= prefix.shape[1]:
             parts[k] = (prefix[:, start:end].to(device), None)
     return parts
+
+
+# where maps add up, the known codes of a map with drawn ones say what those before it lack
+def _of_rest(net, given, k, known):
+    codes, mask = given
+    if mask is None or len(known) < 3:
+        return given
+    latent = known[2].to(codes.device)
+    rest = latent if net.state is None else latent - net.state
+    return net.book.of_rest(rest, k, net.scales), mask
 
 
 def _around(given, draw):  # what is drawn, but for known codes

@@ -210,7 +210,8 @@ def test_pictures_of_residual_maps():
     with pytest.raises(SarError, match='ends at 2, the latent has side 4'): vae.tokenize(latent, (1, 2))
 
 @pytest.mark.parametrize('call,words', [
-    (lambda: generate(toy('var')[0], toy('var')[1], torch.tensor([0]), scales=(1, 3, 4)), r'schedule \(1, 3, 4\): this VAR knows the sides \(1, 2, 4\)'),
+    (lambda: generate(toy('var')[0], toy('var')[1], torch.tensor([0]), scales=(1, 3, 4)), r'the schedule 1, 3, 4 is not that of this VAR, \(1, 2, 4\)'),
+    (lambda: generate(toy('var')[0], toy('var')[1], torch.tensor([0]), scales=(1, 4)), r'its convolutions go by a map.s place'),
     (lambda: generate(toy('flexvar')[0], toy('flexvar')[1], torch.tensor([0]), rounds=3), 'unknown setting rounds of a sample of base flexvar'),
     (lambda: generate(toy('hybrid')[0], toy('hybrid')[1], torch.tensor([0]), rounds=0), 'rounds is 0: expected a whole number'),
     (lambda: generate(toy('hybrid')[0], toy('hybrid')[1], torch.tensor([0]), scales=(1, 2, 4)), "starts at side 1: this model starts at 2"),

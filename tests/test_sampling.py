@@ -45,6 +45,30 @@ def test_known_tokens_come_out_as_they_went_in(here):
     finest = ~mask[:, -64:].view(-1, 8, 8)
     assert torch.equal(finest, box(len(x), 8, 2, 6))
 
+def test_known_tokens_of_maps_that_add_up_say_what_is_lacking():
+    from sar_repro.core import ModelConfig, TokenizerConfig
+    from sar_repro.engine.models import make_model, make_tokenizer
+    torch.manual_seed(0)
+    vae = make_tokenizer(TokenizerConfig(ch=16, ch_mult=(1, 2), z_channels=8, latent_channels=4, vocab_size=99, enc_blocks=1, dec_blocks=1, groups=8, kind='varvae')).eval().requires_grad_(False)
+    torch.nn.init.normal_(vae.quantize.embedding.weight)
+    scales, book, n = (1, 2, 4), vae.quantize, 6
+    model = make_model(ModelConfig(depth=2, embed_dim=64, num_heads=2, vocab_size=99, latent_channels=4, num_classes=3, pos_side=8, scales=scales, base='var')).eval().requires_grad_(False)
+    latent, hole = torch.randn(n, 4, 4, 4), box(n, 8, 4, 8)
+    hole[:, :, 4:] = True # the right half is drawn anew
+    tokens, mask = book.tokenize(latent, scales), token_mask(hole, scales, 1.)
+    made, plain = (generate(model, book, torch.arange(n) % 3, seed=3, known=k) for k in ((tokens, mask, latent), (tokens, mask)))
+    assert torch.equal(plain[mask], tokens[mask]) and mask.any() and not mask.all()
+    from sar_repro.tokenizer import split_scales
+    sums, masks = book.sums(made, scales), split_scales(mask, scales)
+    for k, (codes, known) in enumerate(zip(split_scales(made, scales), masks)):
+        rest = latent - sums[k - 1] if k else latent
+        assert torch.equal(codes[known], book.of_rest(rest, k, scales)[known])
+    far = [(book.sums(t, scales)[-1] - latent).movedim(1, -1)[masks[-1].view(n, 4, 4)].square().mean() for t in (made, plain)]
+    assert far[0] < 0.9*far[1], far
+    drawn = edit(model, vae, torch.randint(256, (n, 3, 8, 8)).byte(), hole, torch.arange(n) % 3, start=1, precision='fp32')
+    assert drawn.shape == (n, 3, 8, 8)
+    assert refine(model, vae, drawn, torch.arange(n) % 3, 2, precision='fp32').shape == drawn.shape
+
 def test_a_hole_is_not_seen(here):
     vae, model, x, y = here
     spoiled = x.masked_fill(box(len(x))[:, None], 13)
