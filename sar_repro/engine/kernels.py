@@ -9,6 +9,7 @@ import torch.nn.functional as F
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from torch import nn
 from ..core import SarError
 
@@ -336,13 +337,16 @@ def cast_weights(*modules):  # Frozen modules that only look forward while the c
 
 # %% ../../nbs/83_kernels.ipynb #f9f470f0
 class Replay:
-    """Calls a function of tensors on a GPU, always with the same shapes: the first time as it is,
-    later as a CUDA graph. What it gives is overwritten by the next call."""
+    """Calls a function of tensors on a GPU: the first time as it is, later as a CUDA graph, as long
+    as function and shapes stay. What it gives is overwritten by the next call."""
 
     def __init__(self):
-        self.calls, self.graph = 0, None
+        self.calls, self.graph, self.of = 0, None, None
 
     def __call__(self, fn, *inputs):
+        of = _call_of(fn), [(t.shape, t.dtype) for t in inputs]
+        if of != self.of:  # what was recorded is another
+            self.calls, self.graph, self.of = 0, None, of
         self.calls += 1
         if self.calls == 2:  # by now everything is compiled, and set aside
             self._record(fn, inputs)
@@ -364,3 +368,7 @@ class Replay:
             warnings.warn(f"no CUDA graph could be recorded, going on without: {why}", stacklevel=3)
         else:
             self.graph, self.places, self.out = graph, places, out
+
+
+def _call_of(fn):  # two partials of the same function and settings are the same call
+    return (fn.func, fn.args, fn.keywords) if isinstance(fn, partial) else fn
