@@ -392,9 +392,7 @@ def generate(
     scales: tuple = None,  # Schedule; None = the model's
     form: str = "var",  # Guidance form, see `guide`
     prefix: torch.Tensor = None,  # int64 (B, l): first scales that are given, not drawn
-    # int64 (B, L), bool (B, L): tokens, and which of them are not drawn; of maps that add up also
-    # the latent that they say, (B, C, n, n)
-    known: tuple = None,
+    known: tuple = None,  # int64 (B, L), bool (B, L): tokens, which are not drawn; see `_of_rest`
     released_seed=None,  # Draw as the released code does: an int, or 'greedy'
     max_side: int = 16,  # Above it guidance is at full strength (and the released code greedy)
     **first,  # How the hybrid (03b) draws its first map: `rounds`, `orders`
@@ -408,8 +406,7 @@ def generate(
     given[0] = net.begin(given[0], draw, how)
     for k in range(len(scales)):  # each map from those before it
         h = net.hidden(k, tokens[-1] if tokens else None)
-        kept = _of_rest(net, given[k], k, known)
-        tokens.append(_around(kept, lambda: draw(net.logits(h, k, *how.guidance[k]), k)))
+        tokens.append(_around(given[k], net, lambda: draw(net.logits(h, k, *how.guidance[k]), k)))
     return torch.cat(tokens, 1)
 
 # %% ../nbs/03_scale_ar.ipynb #9483930d
@@ -482,8 +479,11 @@ def _given(model, labels, scales, prefix, known):
         shape = len(labels), sum(p * p for p in scales)
         pair = _checked_known(*known[:2], shape, model.cfg.vocab_size)
         for k, (t, m) in enumerate(zip(*(split_scales(x, scales) for x in pair))):
-            if m.any():
-                parts[k] = (t.to(device), None if m.all() else m.to(device))
+            if m.all():
+                parts[k] = (t.to(device), None)
+            elif m.any():
+                again = partial(_of_rest, known[2].to(device), k) if known[2:] else None
+                parts[k] = (again or t.to(device), m.to(device))
     for k, p in enumerate(scales) if prefix is not None else ():
         start, end = end, end + p * p
         if end <= prefix.shape[1]:
@@ -491,18 +491,16 @@ def _given(model, labels, scales, prefix, known):
     return parts
 
 
-# where maps add up, the known codes of a map with drawn ones say what those before it lack
-def _of_rest(net, given, k, known):
-    codes, mask = given
-    if mask is None or len(known) < 3:
-        return given
-    latent = known[2].to(codes.device)
+# where maps add up, `known` has a third part, the latent (B, C, n, n) that all of them say: known
+# codes among drawn ones say what the maps before them lack of it
+def _of_rest(latent, k, net):
     rest = latent if net.state is None else latent - net.state
-    return net.book.of_rest(rest, k, net.scales), mask
+    return net.book.of_rest(rest, k, net.scales)
 
 
-def _around(given, draw):  # what is drawn, but for known codes
+def _around(given, net, draw):  # what is drawn, but for known codes
     codes, mask = given
+    codes = codes(net) if callable(codes) else codes
     if codes is not None and mask is None:
         return codes
     return draw() if codes is None else torch.where(mask, codes, draw())

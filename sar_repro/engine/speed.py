@@ -29,6 +29,7 @@ from .plots import progress
 from ..tokenizer import Batch, next_inputs
 from .kernels import filter_logits, head_loss
 from ..scale_ar import FlexVAR, causal_mask, generate, group_size, sample
+from ..scale_ar import cast_models, replay_for
 from .models import make_book, make_model, start_models
 from .runs import RunFolder, snapshot
 from ..strategies import get_loss
@@ -239,28 +240,25 @@ def sampling_time(
     size: str,  # A name in `SIZES`
     batch: int = None,  # Pictures at a time
     device=None,  # torch.device
-    reps: int = 2,  # Batches, after one that is not counted
+    reps: int = 2,  # Batches, after one that is not counted, or two where a graph is recorded
 ) -> tuple:  # Seconds a picture, guidance and decoding included; the same in TFLOP/R
-    "What a sample costs (random weights where there are none); R is taken before each batch."
+    """What a sample costs (random weights where there are none), drawn as shards are; R is taken
+    before each batch."""
     device, spec = torch.device(device or default_device()), get_size(size)
-    vae, model = (m.to(device) for m in start_models(size, random=True))
+    vae, model = (m.to(device).eval() for m in start_models(size, random=True))
     large = spec.image_size >= 256 and device.type == "cpu"
     batch, times, costs = batch or (4 if large else group_size(model.cfg, device)), [], []
-    for r in range(reps + 1):
-        rate, start = matmul_rate(device, reps=3), _now(device)
-        sample(
-            model.eval(),
-            vae,
-            torch.zeros(batch, dtype=torch.long),
-            seed=r,
-            batch_size=batch,
-            guidance=spec.guidance,
-            top_k=spec.top_k,
-            top_p=spec.top_p,
-        )
-        times.append((_now(device) - start) / batch)
-        costs.append(times[-1] * rate / 1e12)
-    return statistics.median(times[1:]), statistics.median(costs[1:])
+    how = dict(guidance=spec.guidance, top_k=spec.top_k, top_p=spec.top_p, batch_size=batch)
+    labels = torch.zeros(batch, dtype=torch.long)
+    with cast_models(model, vae, "auto"):
+        replay = replay_for("auto", model, vae, True)  # one graph for all batches
+        warm = 2 if replay else 1
+        for r in range(reps + warm):
+            rate, start = matmul_rate(device, reps=3), _now(device)
+            sample(model, vae, labels, seed=r, fast=replay or False, **how)
+            times.append((_now(device) - start) / batch)
+            costs.append(times[-1] * rate / 1e12)
+    return statistics.median(times[warm:]), statistics.median(costs[warm:])
 
 # %% ../../nbs/88_speed.ipynb #f290b89f
 def step_parts(
@@ -299,6 +297,7 @@ def step_parts(
         )
         parts = {"attention": attention, "MLP": mlp, "modulation, gates": whole - attention - mlp}
     parts["head and loss"] = median(lambda: head_loss(x, model.head, stand.tokens))
+    stand.passes("tf")  # the parts left gradients in one block and the head only
     parts["optimizer"] = median(update)
     step = statistics.median(stand.step("tf") for _ in range(reps))
     return pd.Series(parts | dict(rest=step - sum(parts.values())))
@@ -596,7 +595,8 @@ def bench(
         }
         for k, r in times.drop(columns="round").groupby("kind", sort=False).median().iterrows()
     }
-    for k in PASSES if stand.cfg.base != "hybrid" else ():  # whose maps see less than `flops` counts
+    # the hybrid's maps see less than `flops` counts
+    for k in PASSES if stand.cfg.base != "hybrid" else ():
         rows[k]["share of R"] = round(
             PASSES[k] * flops(stand.cfg, stand.batch) / 1e12 / rows[k]["TFLOP_R"], 3
         )
