@@ -33,10 +33,10 @@ from ..scale_ar import FlexVAR
 # %% auto #0
 __all__ = ['ADM_REFERENCE', 'ADM_URL', 'INCEPTION', 'INCEPTION_URL', 'PRETRAINED', 'RECIPES', 'KEPT', 'QUOTED', 'QUOTED_VAR',
            'SCHEDULE_QUOTED', 'OTHERS', 'imagenet_folder', 'requirements', 'find_inception', 'reference_path', 'regime',
-           'banner', 'published_recipe', 'with_recipe', 'recipe_table', 'free_memory', 'fitting_micro_batch',
-           'RealPictures', 'load_reference', 'make_reference_stats', 'paper_reference', 'judge', 'base_record',
-           'known_base', 'beside_published', 'var_table', 'paper_table', 'comparison_table', 'protocol_of', 'method_of',
-           'evaluate_published']
+           'banner', 'published_recipe', 'beside_paper', 'with_recipe', 'recipe_table', 'free_memory',
+           'fitting_micro_batch', 'RealPictures', 'load_reference', 'make_reference_stats', 'paper_reference', 'judge',
+           'base_record', 'known_base', 'beside_published', 'var_table', 'paper_table', 'why_no_fid',
+           'comparison_table', 'protocol_of', 'method_of', 'evaluate_published']
 
 # %% ../../nbs/87a_published.ipynb #9cc22054
 def imagenet_folder(
@@ -131,7 +131,12 @@ def regime(
     )
 
 # %% ../../nbs/87a_published.ipynb #221f9698
-def banner(size, dataset="auto", data_dir="") -> str:  # Markdown
+def banner(
+    size: str,  # A name in `SIZES`
+    dataset: str = "auto",  # As in the parameters
+    data_dir="",  # Where ImageNet lies
+    train: dict = None,  # Settings of the training, as in `beside_paper`
+) -> str:  # Markdown
     "What a run of this size will be, and what it lacks."
     kind = regime(size, dataset, data_dir)
     if not kind:
@@ -145,6 +150,7 @@ def banner(size, dataset="auto", data_dir="") -> str:  # Markdown
             f" {'the published weights' if known else 'random weights'}; samples and losses mean"
             " nothing, and no FID is printed."
         )
+    head += f" {beside_paper(size, train or {})}" if kind == "PAPER" else ""
     needs = requirements(size, data_dir)
     missing = needs[~needs.found]
     rows = ["", "| missing | needed for | size | from | how |", "|---|---|---|---|---|"]
@@ -162,10 +168,11 @@ PRETRAINED |= {"var-d16": 200, "var-d20": 250, "var-d24": 350, "var-d30": 350}
 def published_recipe(
     size: str,  # 'd16', 'd20' or 'd24'
     epochs: int = 10,  # Last epochs of the schedule
-    batch_size: int = 768,  # Pictures a step
+    batch_size: int = None,  # Pictures a step; None = as published
 ) -> dict:  # Fields of `TrainConfig`
     "Learning rates of the tail of the published schedule."
     large = size in ("d24", "var-d24", "var-d30")
+    batch_size = batch_size or (1024 if size == "var-d30" else 768)
     falling, end = (PRETRAINED[size] + 10) * 0.93, 0.01 if large else 0.1
     start = end + (1 - end) * min(1.0, epochs / falling)
     return dict(
@@ -173,6 +180,40 @@ def published_recipe(
         lr=(8e-5 if large else 1e-4) * batch_size / 256 * start,
         lr_end=end / start,
         flat=0.0,
+    )
+
+# %% ../../nbs/87a_published.ipynb #b2c00002
+def _step_cost(train):  # kind of step, its time over teacher forcing's: median of 88's records
+    kind = "sar" if train.get("sf_scales", "all") == "all" else "sar last"
+    if train.get("rollout_guidance"):
+        kind = "sar, guided" if kind == "sar" else "sar last, as released"
+    if train.get("method", "sar") != "sar" or train.get("sf_share", 1.0) < 1:
+        return kind, None
+    files = [read_json(f, steps=dict) for f in (ROOT / "results").glob("speed-d16-*.json")]
+    found = [r["steps"][kind]["ratio"] for r in files if r and kind in r["steps"]]
+    return kind, float(np.median(found)) if found else None
+
+
+def beside_paper(
+    size: str,  # A published size
+    train: dict,  # Settings of the training: epochs, method, sf_scales, ...
+) -> str:
+    "Which epochs a run has and the paper has not, and what its epochs cost."
+    have, more = PRETRAINED[size], train.get("epochs", 10)
+    said = f"The weights have {have} epochs, and this run adds {more}"
+    if get_size(size).model.base == "var":
+        return f"{said}; of SAR on VAR nothing is published."
+    said += (
+        f", so it ends at {have + more}; in the paper SAR is the last 10 of {have}"
+        f" ({have - 10} + 10), from weights that are not public. The paper counts its 10 epochs"
+        f" of d16 as 5.5 % of the pretraining; those of this run are {100 * more / have:.1f} %."
+    )
+    kind, ratio = _step_cost(train)
+    if ratio is None:
+        return said
+    return (
+        f"{said} That is a count of epochs: a step ({kind}) takes {ratio:.2f} times one of teacher"
+        f" forcing (d16 in 88_speed), so by compute they are {100 * more * ratio / have:.1f} %."
     )
 
 # %% ../../nbs/87a_published.ipynb #72ef0d21
@@ -220,15 +261,15 @@ def fitting_micro_batch(
     size: str,  # 'd16', 'd20' or 'd24'
     free: int,  # Bytes of free memory on the GPU; None = a CPU
 ) -> int:
-    """Pictures that a process holds at once, of the 768 of a step: what fits into four fifths of
-    the memory beside weights, gradients and both moments, and divides 768."""
-    cfg = get_size(size).model
+    """Pictures that a process holds at once, of those of a step: what fits into four fifths of
+    the memory beside weights, gradients and both moments, and divides their number."""
+    cfg, whole = get_size(size).model, published_recipe(size)["batch_size"]
     if free is None:
         return 2
     weights = 16 * cfg.embed_dim**2 * 18 * cfg.depth
     picture = KEPT * cfg.seq_len * cfg.depth * cfg.embed_dim
     room = (0.8 * free - weights) / picture
-    return max(n for n in range(1, 769) if 768 % n == 0 and n <= max(1, room))
+    return max(n for n in range(1, whole + 1) if whole % n == 0 and n <= max(1, room))
 
 # %% ../../nbs/87a_published.ipynb #ecea6590
 @dataclass
@@ -565,36 +606,74 @@ def var_table(
 def paper_table(
     results=None,  # Folder of result records; None = results/
 ) -> pd.DataFrame:
-    "The published table, a measured row under each quoted one."
+    """The published table, measured rows under each quoted one: the authors' SAR and SAR trained
+    here apart. A change is between rows of the same reference and settings."""
     rows, folder = [], Path(results or ROOT / "results")
     for size, (params, guidance, base, sar, printed) in QUOTED.items():
+        start = _measured(size, "base", folder)
         for method, (fid, isc) in (("base", base), ("sar", sar)):
             model = dict(model=f"FlexVAR-{size}{' + SAR' if method == 'sar' else ''}")
             quoted = dict(params=params, FID=fid, IS=isc, status="quoted", N=50_000)
             quoted["change"] = f"{printed:+.1f} %" if method == "sar" else ""
             quoted["settings"] = f"guidance {guidance}, top_k 900, top_p 0.95"
             rows.append(model | quoted)
-            rows.append(model | dict(params=params) | _measured(size, method, folder))
-        if "FID" in rows[-1] and "FID" in rows[-3]:
-            rows[-1]["change"] = f"{100 * (rows[-1]['FID'] / rows[-3]['FID'] - 1):+.1f} %"
+            found = [_measured(size, method, folder)]
+            if method == "sar":
+                found += [_measured(size, method, folder, "trained here")]
+            rows += [model | dict(params=params) | f | _change(f, start) for f in found]
     columns = ["params", "FID", "IS", "change", "N", "settings"]
     table = pd.DataFrame(rows).set_index(["model", "status"])[columns]
     # text stands where numbers are missing
     return table.astype(object).fillna("")
 
+
+def _change(row, start):  # of a measured row against its start, where the two can be compared
+    same = row is not start and all("FID" in r for r in (row, start))
+    if not same or row["like"] != start["like"]:
+        return {}
+    return dict(change=f"{100 * (row['FID'] / start['FID'] - 1):+.1f} %")
+
 # %% ../../nbs/87a_published.ipynb #b954e248
-def _measured(size, method, folder):  # the newest record of the published protocol
+_LIKE = ("reference", "n", "guidance", "top_k", "top_p")  # what two rows must share
+
+
+# the newest record of the published protocol, those at the size's own settings before others
+def _measured(size, method, folder, status="measured"):
     kinds = dict(protocol=str, reference=str, n=int)  # others are of other kinds, or torn
     records = [r for f in sorted(folder.glob("*.json")) if (r := read_json(f, **kinds))]
-    wanted = ("imagenet256", size, method)
-    which = lambda r: tuple(r.get(k) for k in ("protocol", "size", "method"))
+    wanted = ("imagenet256", size, method, status)
+    which = lambda r: (*(r.get(k) for k in ("protocol", "size", "method")), _status(r))
     found = [r for r in records if which(r) == wanted]
     if not found:
-        return dict(status="measured", settings="not measured here")
-    r = max(found, key=lambda r: str(r.get("date", "")))  # ISO days sort as text
+        return dict(status=status, settings="not measured here")
+    usual = {k: getattr(get_size(size), k) for k in ("guidance", "top_k", "top_p")}
+    own = lambda r: all(r.get(k) == v for k, v in usual.items())
+    r = max(found, key=lambda r: (own(r), str(r.get("date", ""))))  # ISO days sort as text
     how = f"guidance {r['guidance']}, top_k {r['top_k']}, top_p {r['top_p']}"
     settings = f"{how}, against {r['reference']}, commit {r.get('commit', '?')}"
-    return dict(status="measured", FID=r["FID"], IS=r["IS"], N=r["n"], settings=settings)
+    like = tuple(r.get(k) for k in _LIKE)
+    return dict(status=status, FID=r["FID"], IS=r["IS"], N=r["n"], settings=settings, like=like)
+
+
+def _status(record):  # weights of the authors, or of a training here
+    if "trained" in record:
+        return "trained here" if record["trained"] else "measured"
+    published = record["method"] == "base" or str(record.get("checkpoint", "")).startswith("SAR")
+    return "measured" if published else "trained here"
+
+
+def why_no_fid(
+    results=None,  # Folder of result records; None = results/
+) -> str:  # '' where there is a measured row
+    "One line to stand under the table as long as all of its measured rows are empty."
+    folder = Path(results or ROOT / "results")
+    kinds = dict(protocol=str, reference=str, n=int)
+    if any(read_json(f, **kinds) for f in folder.glob("*.json")):
+        return ""
+    return (
+        "No FID was measured: it takes Inception's network and its weights, the authors' weights"
+        " and ImageNet, none of which could be had where this repository was made."
+    )
 
 # %% ../../nbs/87a_published.ipynb #d51e4da8
 SCHEDULE_QUOTED = ((10, 2.21), (13, 2.08))  # steps and FID of FlexVAR-d24, arXiv 2502.20313
@@ -637,16 +716,17 @@ def comparison_table(
             row = about | dict(model=f"FlexVAR-{size}{end}")
             source = "arXiv 2512.06421, at equal epochs"
             rows.append(row | dict(FID=fid, IS=isc, source=source, status="quoted"))
-            found = _measured(size, method, folder)
-            if "FID" in found:
-                measured.append(row | found | dict(source=f"results/: {found['settings']}"))
+            for status in ("measured", "trained here"):
+                found = _measured(size, method, folder, status)
+                if "FID" in found:
+                    measured.append(row | found | dict(source=f"results/: {found['settings']}"))
     steps, fid = SCHEDULE_QUOTED[1]
     more = dict(params=QUOTED["d24"][0], steps=steps, FID=fid, source="arXiv 2502.20313, abstract")
     rows.append(
         dict(model=f"FlexVAR-d24, {steps} steps", kind="next scale", status="quoted") | more
     )
-    none = "no record by the published protocol: nobody has run it yet"
-    measured = measured or [dict(model="FlexVAR, FlexVAR + SAR", status="measured", source=none)]
+    none = dict(model="FlexVAR, FlexVAR + SAR", status="measured", source=why_no_fid(folder))
+    measured = measured or [none]
     table = pd.DataFrame(rows + measured + _own_rows(folder)).set_index(["model", "status"])
     table["steps"] = table.steps.astype("Int64")
     return table[list(fields[1:])].astype(object).fillna("")
@@ -685,11 +765,15 @@ def protocol_of(
     )
 
 # %% ../../nbs/87a_published.ipynb #c2ef5304
+def _trained(path):  # settings of the training here that made weights; {} for published ones
+    return read_weights(path)[1].get("train", {})
+
+
 def method_of(
     path,  # Weights, ours or published
 ) -> str:  # 'base', 'sar', 'control', or a strategy's name
     "How weights were made: our files say it in their header, published ones by their name."
-    method = read_weights(path)[1].get("train", {}).get("method")
+    method = _trained(path).get("method")
     if method is None:
         return "sar" if Path(path).stem.startswith("SAR") else "base"
     return "control" if method == "tf" else method
@@ -734,6 +818,7 @@ def evaluate_published(
     row = judge(shards, judge_by, inception_weights)
     about = protocol_of(size, n, classes, row) | dict(size=size, checkpoint=weights.stem)
     about |= dict(method=method_of(weights) if checkpoint else "base", date=f"{date.today()}")
+    about |= dict(trained=bool(checkpoint and _trained(weights)))
     about |= dict(seed=seed, **how, reference=Path(str(reference)).name)
     return run_record(**about, seconds=round(time.time() - start, 1), **row)
 

@@ -5,6 +5,7 @@
 # %% ../../nbs/86_runs.ipynb #210065fe
 from __future__ import annotations
 import copy
+import inspect
 import json
 import math
 import os
@@ -19,6 +20,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import date
 from fastcore.basics import patch
+from functools import partial
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
@@ -39,6 +41,7 @@ from sar_repro.core import (
     check_numbers,
     check_text,
     get_size,
+    in_short,
     shown,
     stored,
     with_base,
@@ -50,6 +53,7 @@ from sar_repro.engine.files import (
     load_checkpoint,
     locked,
     read_json,
+    read_weights,
     remove_stale,
     save_checkpoint,
     save_json,
@@ -80,14 +84,15 @@ from ..scale_ar import FlexVAR, group_size, sample
 from .models import model_meta, start_models
 from .latents import LatentData
 from ..exposure_bias import Probe, gap, one_step, picture_groups
-from ..strategies import get_loss
-from ..train import heldout_loss, lr_at, param_groups, token_mean
+from ..strategies import METHODS, get_loss
+from ..train import check_loss, heldout_loss, lr_at, param_groups, token_mean
 from ..evaluate import balanced_labels, compare, distance_table, sample_labels
 from .shards import sample_shards
 from sar_repro.engine.published import (
     banner,
     RECIPES,
     base_record,
+    beside_paper,
     beside_published,
     fitting_micro_batch,
     free_memory,
@@ -103,10 +108,11 @@ from sar_repro.engine.published import (
 )
 
 # %% auto #0
-__all__ = ['STATE', 'MACHINE', 'MASKED', 'OWN', 'ToyTokens', 'toy_model', 'RunFolder', 'check_run_folder', 'losses_of',
+__all__ = ['MACHINE', 'STATE', 'MASKED', 'OWN', 'ToyTokens', 'toy_model', 'RunFolder', 'check_run_folder', 'losses_of',
            'wants_shards', 'is_sharded', 'sharded', 'tracker_name', 'Run', 'whole_state', 'load_moments', 'snapshot',
-           'train_run', 'usual_share', 'train_size', 'Job', 'plan_job', 'load_job', 'draw_job', 'few_of', 'exposure',
-           'judge_job', 'record_job', 'findings', 'stored_findings', 'control_of', 'gauge', 'outlook', 'outcome']
+           'loss_key', 'train_run', 'short_name', 'usual_share', 'train_size', 'Job', 'plan_job', 'load_job',
+           'draw_job', 'few_of', 'exposure', 'judge_job', 'record_job', 'findings', 'stored_findings', 'control_of',
+           'gauge', 'outlook', 'outcome']
 
 # %% ../../nbs/86_runs.ipynb #bfd663dc
 class ToyTokens(TokenData):
@@ -132,6 +138,10 @@ def toy_model(
     return FlexVAR(ModelConfig(vocab_size=vocab, scales=scales, **shape))
 
 # %% ../../nbs/86_runs.ipynb #848c71a8
+# how a step is computed, not what: a run may go on with others
+MACHINE = ("micro_batch", "recompute", "compile")
+
+
 class RunFolder:
     """Where a run keeps settings (run.json), states (state-<step>.pt), log (log.csv) and weights
     (model.safetensors)."""
@@ -184,7 +194,7 @@ def check_run_folder(
 ) -> Path:
     """Refuse a folder that holds something else than a run: its files would be overwritten. A new
     or empty folder will do, and so do samples that were drawn before the training."""
-    path = Path(path)
+    path = _possible(path)
     if path.exists() and not path.is_dir():
         raise SarError(f"{shown(path)} is a file: pass a folder as out_dir")
     if read_json(path / "run.json", method=str, start=str) or _states_in(path):
@@ -198,6 +208,16 @@ def check_run_folder(
             f" ({', '.join((others or there)[:3])}): pass a new or empty folder as out_dir"
         )
     return path
+
+
+def _possible(path):  # a path that can name a folder
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as e:
+        raise SarError(f"no folder can be called {in_short(Path(path).name)}: {e.strerror}") from e
+    return Path(path)
 
 
 def _plain(facts):
@@ -220,20 +240,31 @@ def _read_state(path):  # a state, and what is wrong with it
     return state, None
 
 
-def _changed(old, facts):  # names of settings that are not what they were
-    usual = _plain(asdict(TrainConfig()))
-    return [k for k in facts if old.get(k, usual.get(k)) != facts[k]]
+def _resolved(precision):  # 'bf16', 'fp16' or 'fp32': what it is on this machine
+    found = mixed_precision(precision)
+    return "fp32" if found == "no" else found
+
+
+def _changed(old, facts):  # setting -> what it was and what it is now, where the two differ
+    usual = _plain(asdict(TrainConfig())) | dict(tokenizer=facts.get("tokenizer"))
+    old = dict(old, precision=_resolved("auto")) if old.get("precision") == "auto" else old
+    names = [k for k in facts | usual if k not in MACHINE]
+    both = {k: tuple(d.get(k, usual.get(k)) for d in (old, facts)) for k in names}
+    return {k: (was, now) for k, (was, now) in both.items() if was != now}
 
 
 def _same_run(path, facts):
     old = read_json(path / "run.json")
-    if old is None:  # none, or cut short: the states decide
+    if not old:  # none, or cut short: the states decide
         return
-    if changed := _changed(old, facts) if old else ():
-        what = ", ".join(f"{k} {old.get(k)} (now {facts[k]})" for k in changed[:4])
+    weights = path / "model.safetensors"
+    if "tokenizer" not in old and weights.is_file():
+        old |= {k: v for k, v in read_weights(weights)[1].items() if k == "tokenizer"}
+    if changed := _changed(old, facts):
+        what = ", ".join(f"{k} {a} (now {b})" for k, (a, b) in list(changed.items())[:4])
         raise SarError(
-            f"{shown(path)} holds a run with other settings: {what}; pass another out_dir, or"
-            " delete that folder"
+            f"{shown(path)} holds a run with other settings: {what}; pass the same, another"
+            " out_dir, or delete that folder"
         )
 
 # %% ../../nbs/86_runs.ipynb #fa2f4ff2
@@ -680,6 +711,62 @@ def finish(self: Run, keep: bool = True):
         save_tensors(self.folder.weights, model.state_dict(), **meta)
     self.acc.wait_for_everyone()  # whoever goes on finds the weights
 
+# %% ../../nbs/86_runs.ipynb #a1f00c02
+def loss_key(
+    loss_fn,  # A function, or an object that is called like one
+) -> str:  # 12 hex digits
+    "What a loss computes, as a hash."
+    return sha256("\n".join(_told(loss_fn, [])).encode()).hexdigest()[:12]
+
+
+def _told(x, seen):  # sources and values, as lines of text
+    if isinstance(x, nn.Module):
+        return [_source(type(x)), weights_hash(x)]
+    if hasattr(x, "numpy") or hasattr(x, "tobytes"):
+        numbers = x.detach().cpu().float().numpy() if torch.is_tensor(x) else x
+        return [f"{x.shape} {x.dtype}", sha256(numbers.tobytes()).hexdigest()]
+    if any(x is y for y in seen):
+        return ["again"]
+    parts = _taken(x)
+    if isinstance(parts, str):
+        return [parts]
+    seen.append(x)
+    return [line for part in parts for line in _told(part, seen)]
+
+
+def _taken(x):  # text, or what an object is made of
+    if isinstance(x, dict):
+        return ["dict", *(part for pair in x.items() for part in pair)]
+    if isinstance(x, (list, tuple)):
+        return ["list", *x]
+    if isinstance(x, partial):
+        return [x.func, x.args, x.keywords]
+    if inspect.ismethod(x):
+        return [x.__func__, x.__self__]
+    if inspect.isfunction(x):
+        return [_source(x), x.__defaults__, x.__kwdefaults__, *_around(x)]
+    if inspect.isclass(x) or inspect.ismodule(x):
+        return x.__name__
+    if hasattr(x, "__dict__") and not inspect.isroutine(x):
+        return [_source(type(x)), vars(x)]
+    return re.sub(r" at 0x\w+", "", repr(x))
+
+
+def _source(x):  # of a function or class
+    try:
+        return inspect.getsource(x)
+    except (OSError, TypeError):  # typed into a prompt, or not of Python
+        code = getattr(x, "__code__", None)
+        return x.__qualname__ if code is None else f"{code.co_code.hex()} {code.co_consts}"
+
+
+def _around(fn):  # what it takes from outside: values, and functions of its own file
+    taken = inspect.getclosurevars(fn)
+    function = lambda v: inspect.isroutine(v) or inspect.isclass(v)
+    far = lambda v: function(v) and getattr(v, "__module__", None) != fn.__module__
+    named = sorted((taken.globals | dict(taken.nonlocals)).items())
+    return [part for k, v in named for part in (k, getattr(v, "__qualname__", k) if far(v) else v)]
+
 # %% ../../nbs/86_runs.ipynb #c163dc69
 def train_run(
     model: FlexVAR,  # Trained in place
@@ -694,15 +781,20 @@ def train_run(
     tracker: str = "",  # Also log to 'tensorboard' or 'wandb', through accelerate
 ) -> pd.DataFrame:  # One row an epoch
     "Train a model; run again to go on after a stop."
-    _check_share(loss_fn, cfg)
+    check_loss(loss_fn, cfg)
+    cfg = replace(cfg, precision=_resolved(cfg.precision))
     acc = _accelerator(cfg, out_dir, tracker)
     _check_shards(cfg, acc)
     alone = _alone(out_dir) if acc.is_main_process else nullcontext()
     with alone, ThreadPoolExecutor(1) as writer:  # which is waited for, whatever happens
-        folder = RunFolder(out_dir, _facts(model, data, cfg), acc.is_main_process)
+        folder = RunFolder(out_dir, _facts(model, data, loss_fn, cfg), acc.is_main_process)
         run = Run(model, data, loss_fn, cfg, acc, folder)
         run.writer = writer
-        _go_on(run, held, live, save_every, keep, tracker)
+        try:
+            _go_on(run, held, live, save_every, keep, tracker)
+        finally:  # accelerate wrapped it in autocast: what measures it later chooses for itself
+            acc.unwrap_model(run.wrapped, keep_fp32_wrapper=False)
+            model.__dict__.pop("forward", None)
     return run.frame()
 
 
@@ -733,24 +825,12 @@ def _go_on(run, held, live, save_every, keep, tracker):
     run.finish(keep)
 
 # %% ../../nbs/86_runs.ipynb #1b702368
-def _check_share(loss_fn, cfg):
-    if cfg.sf_share < 1 and not getattr(loss_fn, "shares", False):
-        raise SarError(
-            f"sf_share is {cfg.sf_share:g} with method {cfg.method}: expected 1, for the method"
-            " has no pass 2 of its own"
-        )
-
-
 def _check_method(method, published):
     if published and getattr(get_loss(method), "remembers", False):
         raise SarError(
             f"method {method} keeps a chain of codes a picture, and published sizes draw crops and"
             " schedules anew: choose size tiny or small, or another method"
         )
-
-
-# how a step is computed, not what: a run may go on with others
-MACHINE = ("micro_batch", "recompute", "compile")
 
 
 # the hybrid's map 1 is masked: losses that do not know it would count what they show
@@ -767,12 +847,26 @@ def _fits_base(method, base):  # a name of 10_strategies, a base
         )
 
 
-def _facts(model, data, cfg):  # what makes a run this run and no other
-    width = dict(depth=model.cfg.depth, embed_dim=model.cfg.embed_dim)
-    settings = {k: v for k, v in stored(cfg).items() if k not in MACHINE}
-    return dict(settings, data=data.stamp, start=weights_hash(model), **width)
+def _facts(model, data, loss_fn, cfg):  # what makes a run this run and no other
+    facts = {k: v for k, v in stored(cfg).items() if k not in MACHINE}
+    if cfg.method not in METHODS:
+        facts |= dict(loss=loss_key(loss_fn))
+    facts |= dict(data=data.stamp, tokenizer=data.tokenizer, start=weights_hash(model))
+    return facts | dict(depth=model.cfg.depth, embed_dim=model.cfg.embed_dim)
 
 # %% ../../nbs/86_runs.ipynb #909aa86f
+def short_name(
+    path,  # Of a data set, or its name
+    most: int = 100,  # Bytes
+) -> str:
+    "The last part of a path, cut so that a folder may be called after it."
+    name = Path(path).name
+    if len(name.encode(errors="surrogateescape")) <= most:
+        return name
+    cut = name.encode(errors="surrogateescape")[: most - 7].decode(errors="ignore")
+    return f"{cut}-{sha256(os.fsencode(name)).hexdigest()[:6]}"
+
+
 def usual_share(
     size: str,  # A name in `SIZES`
     method: str,  # Name of a loss
@@ -816,7 +910,7 @@ def train_size(
     own = dict(base=model.cfg.base) if published else {}
     data = kind(vae, train_set, model.cfg.scales, *how, **own)
     held = TokenData(vae, test_set, model.cfg.scales, *how)
-    name = f"{size}-{Path(dataset).name}-{cfg.method}-s{cfg.seed}{f'-{limit}' if limit else ''}"
+    name = f"{size}-{short_name(dataset)}-{cfg.method}-s{cfg.seed}{f'-{limit}' if limit else ''}"
     folder = out_dir or WORK / "runs" / name
     return train_run(model, data, get_loss(cfg.method), cfg, folder, held=held)
 
@@ -826,7 +920,7 @@ def _usual_settings(size, changes):  # `TrainConfig` of a size, with changes
         check_choice("setting", name, list(asdict(TrainConfig())))
     recipe = dict(sf_share=usual_share(size, changes.get("method", "sar")), lr=get_size(size).lr)
     if size in PUBLISHED:
-        recipe |= published_recipe(size, changes.get("epochs", 10), changes.get("batch_size", 768))
+        recipe |= published_recipe(size, changes.get("epochs", 10), changes.get("batch_size"))
         recipe |= dict(micro_batch=fitting_micro_batch(size, free_memory()))
     return TrainConfig(**recipe | changes)
 
@@ -869,7 +963,8 @@ class Job:
     def banner(self) -> str:  # Markdown
         "What this run will be, and what it lacks."
         smoke = " A **smoke run**: one epoch, a few pictures." if self.smoke else ""
-        return banner(self.size.name, self.dataset, self.data_dir) + smoke + self._what_recipe()
+        head = banner(self.size.name, self.dataset, self.data_dir, asdict(self.train))
+        return head + smoke + self._what_recipe()
 
     def _what_recipe(self):  # and what was set beside it
         now = asdict(self.train) | (self.pictures if self.kind else {})
@@ -924,7 +1019,7 @@ def plan_job(
     if not (type(guidance) in (int, float) and guidance < 0):  # below zero: the size's own
         guidance = check_numbers(guidance=guidance)["guidance"]
     n_samples = check_number("n_samples", n_samples, Number(int, 0, 10**7))
-    name = f"{size}-{Path(dataset).name}-{train.method}-s{train.seed}"
+    name = f"{size}-{short_name(dataset)}-{train.method}-s{train.seed}"
     name += f"-{recipe}" if recipe != _usual_recipe(kind) else ""
     name += "-demo" if kind == "DEMONSTRATION" else "-smoke" if smoke else ""
     if not (
@@ -934,10 +1029,11 @@ def plan_job(
         and pictures == _picture_settings(RECIPES[recipe])[1]
     ):
         name += "-" + sha256(f"{train} {init} {tokenizer} {pictures}".encode()).hexdigest()[:6]
+    train = replace(train, precision=_resolved(precision))  # after the name, which holds anywhere
     how = dict(seed=train.seed, guidance=spec.guidance if guidance < 0 else guidance)
-    how |= dict(top_k=spec.top_k, top_p=spec.top_p, precision=precision)
+    how |= dict(top_k=spec.top_k, top_p=spec.top_p, precision=train.precision)
     asked = (name, kind, smoke, spec, dataset, data_dir, init, tokenizer, recipe, pictures, train)
-    out = Path(out_dir) if out_dir else WORK / "runs" / name
+    out = _possible(out_dir) if out_dir else WORK / "runs" / name
     return Job(*asked, how, n_samples, compile, inception_weights, out, bool(out_dir))
 
 # %% ../../nbs/86_runs.ipynb #e39242e0
@@ -971,7 +1067,7 @@ def _settings(size, kind, smoke, given, base):  # base: an entry of `RECIPES`
     recipe |= dict(sf_share=base.get("sf_share") or usual_share(size, method))
     recipe |= dict(lr=get_size(size).lr)
     if kind:
-        recipe |= published_recipe(size, epochs, own.get("batch_size") or 768)
+        recipe |= published_recipe(size, epochs, own.get("batch_size"))
     if kind == "DEMONSTRATION":
         recipe |= dict(batch_size=16 if torch.cuda.is_available() else 2)
     few = smoke or kind == "DEMONSTRATION"
@@ -1211,6 +1307,7 @@ def _found(job, gaps, table):  # what differs with the kind of run
     if job.kind == "PAPER" and job.team.is_main_process:
         method = "control" if job.train.method == "tf" else job.train.method
         about = dict(method=method, date=f"{date.today()}", reference=reference_path().name)
+        about |= dict(trained=True)
         return dict(**job.protocol, **about, before=job.judged["before"], **job.judged["after"])
     if job.kind or isinstance(table, str):
         return {}
@@ -1234,7 +1331,9 @@ def findings(
             f"- This was a **{kind}**: {ran} over {record['pictures']} pictures, and"
             f" {record['n']} samples. It shows that every step works; its numbers mean nothing."
         )
-    lines = [_likelihood(record, ran), _context(record), _published(record)]
+    paper = record["regime"] == "PAPER"
+    lines = [f"**Epochs.** {beside_paper(record['size'], t)}"] if paper else []
+    lines += [_likelihood(record, ran), _context(record), _published(record)]
     lines += [_pictures(record, control)] if "distances" in record else []
     lines += [f"**Reference.** {said}" if (said := record.get("few_held_out")) else ""]
     return "\n".join(f"- {line}" for line in lines if line)
@@ -1329,7 +1428,7 @@ def control_of(job, folder=None):  # the record of its teacher-forced twin, or N
 
 def _control_name(job):
     recipe = "" if job.recipe == _usual_recipe(job.kind) else f"-{job.recipe}"
-    return f"{job.size.name}-{Path(job.dataset).name}-tf-s{job.seed}{recipe}"
+    return f"{job.size.name}-{short_name(job.dataset)}-tf-s{job.seed}{recipe}"
 
 
 def _record(folder, name):
@@ -1358,7 +1457,7 @@ def outlook(
     folder=None,  # Folder of records; None = the run's own, then results/
 ) -> str:
     "What a run will do and, where a like one was timed, how long that takes on this machine."
-    t, like = job.train, f"{job.size.name}-{Path(job.dataset).name}-{{}}-s0"
+    t, like = job.train, f"{job.size.name}-{short_name(job.dataset)}-{{}}-s0"
     epochs = f"{t.epochs} epoch{'s' if t.epochs != 1 else ''}"
     what = f"{job.name}: {epochs} of {t.method} over {Path(job.dataset).name}, samples and"
     what += " distances before and after"
