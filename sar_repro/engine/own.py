@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 from ..core import ROOT, SarError, WORK, check_choice, check_number, check_text, get_size
-from ..core import Number, plain, shown
+from ..core import Number, TrainConfig, plain, shown
 from ..data import LOADERS, load_dataset, to_uint8
 from .files import PUBLISHED, atomic_path, check_folder, read_json, save_json
 from .models import load_models, load_tokenizer
@@ -25,8 +25,8 @@ from ..scale_ar import sample
 from ..tokenizer import reconstruct
 
 # %% auto #0
-__all__ = ['STEPS', 'LEAST', 'SEED', 'STYLE', 'NAMES', 'SMOKE', 'own_data', 'train_arms', 'TokenizerJob', 'plan_tokenizer',
-           'own_tokenizer', 'own_pictures', 'kept']
+__all__ = ['STEPS', 'LEAST', 'SEED', 'STYLE', 'NAMES', 'SMOKE', 'own_data', 'whole_epochs', 'train_arms', 'TokenizerJob',
+           'plan_tokenizer', 'own_tokenizer', 'own_pictures', 'kept']
 
 # %% ../../nbs/86b_own_pictures.ipynb #b63bbb08
 STEPS = dict(full=(2600, 2400, 240), smoke=(12, 2, 1))  # tokenizer, start, SAR and control
@@ -86,18 +86,28 @@ def _tokenizer(out, train, size, seed, steps):
     return path
 
 
+def whole_epochs(
+    steps: int,  # Wanted
+    n: int,  # Training pictures
+) -> tuple:  # Epochs, at least one, and the steps that they are
+    "What comes nearest to a number of steps."
+    each = -(-n // TrainConfig().batch_size)
+    epochs = max(1, round(steps / each))
+    return epochs, epochs * each
+
+
 def train_arms(
     out: Path,  # Where all of it goes
     dataset: str,  # See `load_dataset`
     size: str,  # A name in `SIZES`
     seed: int,  # Of every training
-    steps: tuple,  # Of the start; of SAR and its control
+    steps: tuple,  # Of the start; of SAR and its control; see `whole_epochs`
     n: int,  # Training pictures
     tokenizer,  # Its weights
     limit: int = None,  # Pictures of each split; None = all
 ) -> dict:  # 'start', 'sar', 'tf' -> weights
     "A start from nothing, then SAR and as much teacher forcing from it; run again to go on."
-    epochs = [max(1, round(s / -(-n // 64))) for s in steps]
+    epochs = [whole_epochs(s, n)[0] for s in steps]
     how = dict(dataset=str(dataset), tokenizer=tokenizer, limit=limit)
     first = dict(method="tf", epochs=epochs[0], seed=seed, lr=1e-3, lr_end=0.156, warmup=0.02)
     train_size(size, out_dir=out / "start", changes=first, init="scratch", **how)
@@ -327,7 +337,8 @@ def own_pictures(
     parts = how_many(len(train), "picture"), how_many(train.num_classes, "class")
     say(f"1/4 tokenizer: {' in '.join(parts)}, {len(held)} more held out, {steps[0]:,} steps")
     tokenizer = _tokenizer(out, train, size, seed, steps[0])
-    say(f"2/4 start, SAR and control: {steps[1]:,} and twice {steps[2]:,} steps")
+    made_of = [steps[0], *(whole_epochs(s, len(train))[1] for s in steps[1:])]
+    say(f"2/4 start, SAR and control: {made_of[1]:,} and twice {made_of[2]:,} steps")
     made = train_arms(out, folder, size, seed, steps[1:], len(train), tokenizer)
     n = 40 if budget == "smoke" else 2000
     say(f"3/4 distances of {n:,} samples of each")
@@ -336,7 +347,7 @@ def own_pictures(
     facts = dict(folder=plain(folder.name), size=f"{size}, {held.size} pixels", seed=seed)
     facts |= dict(classes=", ".join(map(str, train.classes)))
     facts |= {"pictures": f"{len(train)} for training, {len(held)} held out"}
-    facts["steps"] = "tokenizer {:,}, start {:,}, SAR and control {:,} each".format(*steps)
+    facts["steps"] = "tokenizer {:,}, start {:,}, SAR and control {:,} each".format(*made_of)
     facts["samples"] = f"{n:,} of each model"
     files = _grids(out, made, held, size, seed)
     return _report(out, folder, facts, table, few, files, budget == "smoke")
