@@ -4,6 +4,7 @@
 
 # %% ../nbs/04_exposure_bias.ipynb #f67aaa50
 from __future__ import annotations
+import copy
 import math
 import matplotlib.pyplot as plt
 import numpy as np
@@ -23,7 +24,7 @@ from sar_repro.core import (
     index_uniform,
     shown,
 )
-from .engine.files import read_json, weights_hash
+from .engine.files import read_json, weights_hash, weights_path
 from .engine.machine import autocast, default_device
 from .engine.plots import bars, progress
 from .data import ImageSet, emoji_table, load_dataset, spread_ids, to_uint8
@@ -42,11 +43,12 @@ from .engine.models import load_model, load_models
 from .engine.statistics import resample, slope_weights, t_interval, tidy
 
 # %% auto #0
-__all__ = ['STRENGTHS', 'LACKING', 'MEASURES', 'WAYS', 'Probe', 'check_probe', 'picture_groups', 'load_probe', 'check_later',
-           'later_probe', 'finish', 'same_classes', 'other_pictures', 'per_picture', 'logits_from', 'unigram_bits',
-           'group_bars', 'plot_difficulty', 'plot_gap', 'plot_prefix', 'difficulty', 'one_step', 'contexts', 'gap',
-           'both_sides', 'prefixes', 'decode_finest', 'attribution', 'context_loss', 'oracle_prefix', 'over_starts',
-           'plot_bases']
+__all__ = ['STRENGTHS', 'LACKING', 'MEASURES', 'HOT', 'WAYS', 'Probe', 'check_probe', 'picture_groups', 'load_probe',
+           'check_later', 'later_probe', 'finish', 'same_classes', 'other_pictures', 'null_pictures', 'per_picture',
+           'logits_from', 'unigram_bits', 'group_bars', 'plot_difficulty', 'plot_gap', 'plot_prefix', 'difficulty',
+           'one_step', 'contexts', 'random_codes', 'with_other', 'gap', 'at_temperature', 'best_temperature', 'at_best',
+           'with_nulls', 'rise_after', 'shipped_later', 'both_sides', 'prefixes', 'decode_finest', 'attribution',
+           'null_loss', 'context_loss', 'oracle_prefix', 'over_starts', 'plot_bases']
 
 # %% ../nbs/04_exposure_bias.ipynb #b2fe27b9
 @dataclass
@@ -207,22 +209,51 @@ def same_classes(
     data: TokenData,  # Where to choose from
     labels: torch.Tensor,  # int64 (B,) classes wanted
     seed: int = 0,  # Of the choice
+    # int64 (B,): the wanted are the data themselves, of these subjects, and get another subject
+    apart: torch.Tensor = None,
 ) -> list:  # B indices
     "Other pictures of the same classes, none twice while there are enough."
-    order, used, ids = data.order(seed, 1), {}, []
-    for c in labels.tolist():
-        mine = order[data.labels[order] == c]
-        mine = mine if len(mine) else order
-        ids.append(mine[used.get(c, 0) % len(mine)].item())
-        used[c] = used.get(c, 0) + 1
+    order, used, ids = data.order(seed, 1), [0] * len(data.labels), []
+    for b, c in enumerate(labels.tolist()):
+        near = data.labels[order] == c
+        far = torch.ones_like(near) if apart is None else apart[order] != apart[b]
+        mine = next((m for m in (near & far, far) if m.any()), torch.ones_like(near))
+        ids.append(min(order[mine].tolist(), key=used.__getitem__))
+        used[ids[-1]] += 1
     return ids
 
 
 def other_pictures(
-    probe: Probe,  # Held-out classes, training tokens
+    probe: Probe,  # Held-out and training tokens
+    seen: bool = False,  # Of training pictures? Else of held-out ones of another subject
 ) -> torch.Tensor:  # int64 (B, L)
-    "True codes of training pictures of the same classes: error-free, and of something else."
-    return probe.seen.tokens[same_classes(probe.seen, probe.held.labels, probe.seed), 0].long()
+    "True codes of other pictures of the same classes: error-free, and of something else."
+    labels, n = probe.held.labels, len(probe.tokens)
+    if seen:
+        return probe.seen.tokens[same_classes(probe.seen, labels, probe.seed), 0].long()
+    apart = torch.arange(n) if probe.groups is None else probe.groups
+    return probe.tokens[same_classes(probe.held, labels, probe.seed, apart)]
+
+
+def null_pictures(
+    probe: Probe,  # Training tokens, held-out classes
+    own: torch.Tensor,  # int64 (B, L): codes drawn from true context, of which one map counts
+) -> torch.Tensor:  # int64 (B, L)
+    """A world without exposure bias: the second map is the model's choice in *true* context, all
+    else is real. Codes of the training picture of the class whose second map is nearest to it;
+    none twice while there are enough."""
+    k = min(1, len(probe.scales) - 2)
+    at, book = slice(probe.ends[k], probe.ends[k + 1]), probe.vae.quantize
+    device = book.embedding.weight.device
+    look = lambda codes: book.lookup(codes[:, at].long().to(device)).flatten(1).cpu()
+    near, ids = look(own) @ look(probe.seen.tokens[:, 0]).T, []
+    free = torch.ones(near.shape[1], dtype=torch.bool)
+    for likeness, c in zip(near, probe.held.labels):
+        of_class = probe.seen.labels == c
+        mine = next((m for m in (of_class & free, of_class) if m.any()), free | True)
+        ids.append(likeness.masked_fill(~mine, -torch.inf).argmax().item())
+        free[ids[-1]] = False
+    return probe.seen.tokens[ids, 0].long()
 
 
 def per_picture(
@@ -332,7 +363,7 @@ def plot_difficulty(
     for i, (g, t) in enumerate(bits.groupby("group", sort=False)):
         group_bars(axs[0], t, g, i)
     top = bits.value.max()
-    axs[0].set_title("Deciding: cost of a held-out code", weight="bold")
+    axs[0].set_title("Main result: cost of a held-out code", weight="bold")
     axs[0].set(ylabel="bits a token", xlabel="group of tokens", ylim=(0, 1.4 * top))
     axs[0].legend(fontsize=8, ncol=2, loc="upper center")
     wide = bits.pivot(index="scale", columns="group", values="value")
@@ -356,21 +387,20 @@ def plot_difficulty(
 
 
 def plot_gap(
-    table: pd.DataFrame,  # From `gap`, with another real picture
+    table: pd.DataFrame,  # From `gap`
 ):
-    "What each context costs, and what free running costs beyond another real picture."
+    "What each context costs the true codes, and how sure the model is there."
     fig, axs = plt.subplots(1, 2, figsize=(9.5, 3.2), layout="constrained")
-    rise = table[table.measure == "rise in cross-entropy, bits"]
-    for i, (c, t) in enumerate(rise.groupby("context", sort=False)):
-        group_bars(axs[0], t, c, i)
-    axs[0].set(title="Rise over true context", ylabel="bits a token")
-    axs[0].legend(fontsize=8, loc="upper left")
-    group_bars(axs[1], table[table.measure == "excess over another real picture, bits"], look=1)
-    axs[1].set_title("Deciding: free running minus another real picture", weight="bold")
-    axs[1].set(ylabel="bits a token")
-    for ax in axs:
-        ax.axhline(0, color="grey", lw=0.8)
+    for ax, measure in zip(axs, (MEASURES[0], MEASURES[3])):
+        rows = table[table.measure == measure]
+        for i, (c, t) in enumerate(rows.groupby("context", sort=False)):
+            group_bars(ax, t, c, i)
         ax.set_xlabel("group of tokens")
+    axs[0].set_title("Main result: rise over true context", weight="bold")
+    axs[0].set(ylabel="bits a token")
+    axs[0].axhline(0, color="grey", lw=0.8)
+    axs[1].set(title="How sure the model is", ylabel="probability of the likeliest code")
+    axs[0].legend(fontsize=8, loc="upper left")
     return fig
 
 
@@ -387,20 +417,20 @@ def plot_prefix(
     axs[0].axhline(t[real].value.item(), color="grey", ls=":", label="real held-out pictures")
     axs[0].set(xlabel="k", ylabel="KID x1000", xticks=range(len(names) + 1))
     axs[0].set(
-        title="Distance to training pictures", ylim=(min(0, t.low.min()), 1.5 * t.high.max())
+        title="Distance to training pictures", ylim=(min(0, t.low.min()), 1.1 * t.high.max())
     )
-    axs[0].legend(fontsize=8, loc="upper center")
+    axs[0].legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2))
     lost = table[table.measure == "KID x1000, lost when this scale is drawn"]
     ends = [lost.value - lost.low, lost.high - lost.value]
     drawn = axs[1].bar(lost.scale, lost.value, yerr=ends, capsize=3, color="C0")
     drawn[-1].set(color="C1", hatch="//", edgecolor="white")
     axs[1].legend([drawn[0], drawn[-1]], ["passes through wrong context", "from true context"])
     axs[1].axhline(0, color="k", lw=0.8)
-    axs[1].set_title("Deciding: lost when this scale is drawn, not given", weight="bold")
+    axs[1].set_title("Main result: lost when this scale is drawn", weight="bold")
     axs[1].set(xlabel="scale", ylabel="KID x1000")
     return fig
 
-# %% ../nbs/04_exposure_bias.ipynb #ea88b797
+
 def difficulty(
     probe: Probe,  # What to measure
 ) -> pd.DataFrame:  # scale (group of tokens), measure, value, low, high, group (yardstick)
@@ -418,26 +448,31 @@ def difficulty(
     rows.append(probe.table(torch.cat(hits), measure="accuracy", group="model"))
     power = {k: 2 ** rows[0][k] for k in ("value", "low", "high")}
     rows.append(rows[0].assign(measure="perplexity", **power))
-    return pd.concat([*rows, _ordering(probe, bits)], ignore_index=True)
+    counted = yardsticks["class unigram"]  # the null: a model of the same codes without context
+    orders = {"model": bits, "class unigram": counted, "model minus class unigram": bits - counted}
+    rows += [_ordering(probe, v, g) for g, v in orders.items()]
+    return pd.concat(rows, ignore_index=True)
 
 
-def _ordering(probe, bits):  # is the order of scales real? copies left out
+def _ordering(probe, bits, group):  # is the order of scales real? copies left out
     new, N = bits[:, probe.fresh].double(), len(probe.scales)
     found = {"first minus the rest": new[:, 0] - new[:, 1:].mean(1)}
     found["fall a scale"] = -new @ slope_weights(N)
     if N > 3:
         found["fall a scale, from the third on"] = -new[:, 2:] @ slope_weights(N - 2)
-    facts = dict(measure="bits a token, ordering", group="model")
+    facts = dict(measure="bits a token, ordering", group=group)
     return probe.table(torch.stack([*found.values()], 1), list(found), **facts)
 
 # %% ../nbs/04_exposure_bias.ipynb #7a84498f
 @torch.no_grad()
 def one_step(
     probe: Probe,  # Model, tokens, seed
+    context: torch.Tensor = None,  # int64 (B, L) codes that are seen; None = the true ones
 ) -> torch.Tensor:  # int64 (B, L)
     "Codes drawn from the teacher-forced predictions."
-    drawn, L = [], probe.tokens.shape[1]
-    for part, logits in logits_from(probe, probe.tokens, probe.held.labels):
+    context = probe.tokens if context is None else context
+    drawn, L = [], context.shape[1]
+    for part, logits in logits_from(probe, context, probe.held.labels):
         ids = range(part.start, part.start + len(logits))
         drawn.append(pick(logits, index_uniform(probe.seed, ids, L, stream=101)))
     return torch.cat(drawn)
@@ -449,6 +484,25 @@ def contexts(
     "Three contexts for the same pictures; free running without guidance or truncation."
     free = finish(probe, seed=probe.seed + 1)
     return {"truth": probe.tokens, "one-step rollout": one_step(probe), "free running": free}
+
+def random_codes(
+    probe: Probe,  # Gives shape and seed
+) -> torch.Tensor:  # int64 (B, L)
+    "Codes that say nothing."
+    n, L = probe.tokens.shape
+    noise = index_uniform(probe.seed, range(n), L, stream=104)
+    return (noise * probe.vae.cfg.vocab_size).long()
+
+
+def with_other(
+    probe: Probe,  # What to measure
+    codes: dict,  # From `contexts`
+) -> dict:  # name -> codes int64 (B, L)
+    "The contexts, and two without any draw of the model: another picture, whole and spoilt."
+    other, L = other_pictures(probe), probe.tokens.shape[1]
+    spoilt = index_uniform(probe.seed, range(len(other)), L, stream=103) < 0.3
+    spoilt = torch.where(spoilt, random_codes(probe), other)
+    return codes | {"another real picture": other, "the same, 30 % random": spoilt}
 
 # %% ../nbs/04_exposure_bias.ipynb #519045f2
 LACKING = "one-step rollout, what it lacks"  # the truth's rest in own context, where maps add up
@@ -475,29 +529,116 @@ def _compare(probe, mine):  # a context against the true one: measure -> (B, G)
             found[k].append(per_picture(v, probe.scales))
     return {k: torch.cat(v) for k, v in found.items()}
 
-# %% ../nbs/04_exposure_bias.ipynb #470a65a9
+
 def gap(
     probe: Probe,  # What to measure
     codes: dict,  # From `contexts`; the first is the truth
 ) -> pd.DataFrame:  # scale (group of tokens), context, measure, value, low, high
     "Cost of each context against the true one."
-    rows, rise = [], {}
+    rows = []
     for name, mine in list(codes.items())[1:]:
         found = _compare(probe, mine)
-        rise[name] = found[MEASURES[0]]
+        rise = found[MEASURES[0]]
         found["distance of inputs"] = _input_distance(probe, mine)
         rows += [probe.table(v, context=name, measure=k) for k, v in found.items()]
-        rows.append(_mean_of_scales(probe, rise[name], context=name, measure="mean rise, bits"))
-    free, other = "free running", "another real picture"
-    if {free, other} <= rise.keys():
-        more, facts = rise[free] - rise[other], dict(context=f"{free} minus {other}")
-        rows.append(probe.table(more, measure="excess over another real picture, bits", **facts))
-        rows.append(_mean_of_scales(probe, more, measure="mean excess, bits", **facts))
+        rows.append(_mean_of_scales(probe, rise, context=name, measure="mean rise, bits"))
     return pd.concat(rows, ignore_index=True)
 
 
 def _mean_of_scales(probe, values, **facts):  # from the second on, copies left out
     return probe.table(values[:, probe.fresh[1:]].mean(1, keepdim=True), ["mean"], **facts)
+
+# %% ../nbs/04_exposure_bias.ipynb #1274d494
+def at_temperature(
+    model: FlexVAR,  # A model
+    temperature: float,  # Its logits are divided by it
+) -> FlexVAR:
+    "The same weights under a scaled head."
+    other = copy.copy(model)
+    other._modules = dict(model._modules, head=copy.deepcopy(model.head))
+    with torch.no_grad():
+        for weight in other.head.parameters():
+            weight /= temperature
+    return other
+
+
+@torch.no_grad()
+def best_temperature(
+    probe: Probe,  # Model and held-out tokens
+    steps: int = 8,  # Of Newton's method, at most
+) -> float:
+    "The temperature that makes held-out codes in true context cheapest."
+    beta = 1.0
+    for _ in range(steps):
+        slope = curvature = 0.0
+        for part, z in logits_from(probe, probe.tokens, probe.held.labels):
+            p, right = (beta * z).softmax(-1), z.gather(-1, probe.tokens[part][..., None])[..., 0]
+            mean = (p * z).sum(-1)
+            slope += (mean - right).sum().item()
+            curvature += ((p * z * z).sum(-1) - mean * mean).sum().item()
+        change = slope / max(curvature, 1e-9)
+        # half or double at most: far from the optimum Newton's step may overshoot
+        beta *= min(2.0, max(0.5, 1 - change / beta))
+        if abs(change) < 1e-4 * beta:
+            break
+    return 1 / beta
+
+
+def at_best(
+    probe: Probe,  # A model
+) -> Probe:
+    "The same at its best temperature."
+    return replace(probe, model=at_temperature(probe.model, best_temperature(probe)))
+
+
+HOT = (1.03, 1.2)  # Temperatures that must not pass for a cure
+
+
+def with_nulls(
+    before: Probe,  # The model before
+    later: dict,  # Name -> `Probe` of the model after further training
+) -> dict:  # name -> `Probe`
+    "Before and after, and the model before at a temperature, in which nothing was cured."
+    nulls = {f"before, temperature {t}": at_temperature(before.model, t) for t in HOT if later}
+    return {"before": before} | later | {k: replace(before, model=m) for k, m in nulls.items()}
+
+
+def rise_after(
+    before: Probe,  # The model before
+    own: torch.Tensor,  # int64 (B, L): its one-step draws, the same for all models
+    later: dict,  # Name -> `Probe` of the model after further training
+) -> pd.DataFrame:  # model, measure, value, low, high
+    "What the same own codes cost each model, as it is and at its best temperature."
+    rows, rise = [], {}
+    fresh = before.fresh[1:]
+    mean = lambda probe: _compare(probe, own)[MEASURES[0]][:, fresh].mean(1, keepdim=True)
+    for name, probe in with_nulls(before, later).items():
+        best = best_temperature(probe)
+        cool = replace(probe, model=at_temperature(probe.model, best))
+        rise[name] = {"rise as it is": mean(probe), "rise at the best temperature": mean(cool)}
+        parts = logits_from(cool, probe.tokens, probe.held.labels)
+        bits = torch.cat([token_loss(f, probe.tokens[part]).mean(1) for part, f in parts])
+        rise[name]["held-out bits there"] = bits[:, None] / math.log(2)
+        rise[name]["best temperature"] = torch.full_like(bits[:, None], best)
+    for name, by in rise.items():
+        rows += [before.table(v, [name], measure=k) for k, v in by.items()]
+        for k in list(by)[:2] if name != "before" else ():
+            less = rise["before"][k] - by[k]
+            rows.append(before.table(less, [name], measure=f"before minus it: {k}"))
+    return pd.concat(rows, ignore_index=True).rename(columns=dict(scale="model"))
+
+
+def shipped_later(
+    limit: int = None,  # Held-out pictures; None = all
+    seed: int = 0,  # Of every draw
+) -> tuple:  # `Probe` of size mini, {'after SAR', 'after TF': `Probe`}
+    "Mini before SAR, after it, and after as much teacher forcing: the weights in the repository."
+    before = load_probe("mini", n=limit, n_seen=limit, seed=seed)
+    at = weights_path("mini", "model")
+    files = {"after SAR": at.with_name("sar.safetensors")}
+    files["after TF"] = at.with_name("control.safetensors")
+    here = {k: p for k, p in files.items() if p.is_file()}  # elsewhere than in a clone: none
+    return before, {k: later_probe(before, "mini", p) for k, p in here.items()}
 
 # %% ../nbs/04_exposure_bias.ipynb #1499cd65
 WAYS = ("true codes up to scale k", "own codes up to scale k, then true ones; last map drawn")
@@ -541,28 +682,53 @@ def decode_finest(
 def attribution(
     probe: Probe,  # Gives names and groups
     lost: torch.Tensor,  # float64 (B, N): KID with true codes up to i - 1, minus up to i
+    null: torch.Tensor = None,  # float64 (B,): what the null world loses; None = nothing
 ) -> pd.DataFrame:  # direction, k = -1, measure, scale, value, low, high
     "Where quality is lost: scale by scale, through wrong context, and at the last map."
     through, last, everything = lost[:, :-1].sum(1), lost[:, -1], lost.sum(1)
+    early = lost[:, :-2].sum(1)
     sums = {
         "in all": everything,
         "through wrong context": through,
         "at the last map": last,
         "through wrong context minus at the last map": through - last,
-        "through maps before the last two": lost[:, :-2].sum(1),
+        "through maps before the last two": early,
     }
+    if null is not None:
+        sums["in the null world"] = null
+        sums["through wrong context, beyond the null world"] = through - null
+        sums["through wrong context minus at the last map, beyond"] = through - null - last
+        sums["through maps before the last two, beyond"] = early - null
     facts = dict(direction=WAYS[0], k=-1)
     by_scale = "KID x1000, lost when this scale is drawn"
     rows = [probe.table(lost, probe.scale_names, measure=by_scale, **facts)]
     for what, v in sums.items():
         rows.append(probe.table(v[:, None], [""], measure=f"KID x1000, lost {what}", **facts))
     weight = resample(len(lost), probe.groups)
-    ends = ((weight @ through) / (weight @ everything)).quantile(
-        torch.tensor([0.025, 0.975]).double()
-    )
-    share = dict(value=(through.mean() / everything.mean()).item(), low=ends[0].item())
-    share |= dict(scale="", high=ends[1].item(), measure="share lost through wrong context")
-    return pd.concat([*rows, pd.DataFrame([share | facts])], ignore_index=True)
+    q = torch.tensor([0.025, 0.975]).double()
+    named = {"share lost through wrong context": through}
+    if null is not None:
+        named["share lost through wrong context, beyond the null world"] = through - null
+    shares = []
+    for measure, part in named.items():
+        low, high = ((weight @ part) / (weight @ everything)).quantile(q).tolist()
+        value = (part.mean() / everything.mean()).item()
+        shares.append(dict(facts, scale="", measure=measure, value=value, low=low, high=high))
+    return pd.concat([*rows, pd.DataFrame(shares)], ignore_index=True)
+
+
+@torch.no_grad()
+def null_loss(
+    probe: Probe,  # What to measure
+    reference,  # `Reference` of the same data
+) -> torch.Tensor:  # float64 (B,): KID x1000, picture by picture
+    "What real pictures lose by being chosen by a map that the model drew from true context."
+    real = reference.features["training"]
+    pairs, far = kid_pairs(real), []
+    for codes in (null_pictures(probe, one_step(probe)), other_pictures(probe, seen=True)):
+        f = image_features(reference.net, decode_finest(probe, codes))
+        far.append(kid_by_picture(f, real, pairs))
+    return far[0] - far[1]
 
 
 @torch.no_grad()
@@ -601,6 +767,7 @@ def oracle_prefix(
         rows.append(probe.table(kid[way, k][:, None], [""], measure="KID x1000", **facts))
         rows.append(pd.DataFrame([dict(fd, scale="", measure=reference.name, **facts)]))
 
+    null = null_loss(probe, reference)
     for way, k, codes in progress(prefixes(probe, how), "prefixes", total=2 * N - 1):
         judge(way, k, decode_finest(probe, codes))
     ends = [t for t in rows if t.direction[0] == WAYS[0] and t.k[0] in (0, N - 1)]
@@ -610,7 +777,7 @@ def oracle_prefix(
     lost = torch.stack([kid[WAYS[0], k] - kid[WAYS[0], k + 1] for k in range(N)], 1)
     held = BothSides(probe.test, range(len(probe.test)))
     judge("real held-out pictures (floor)", N, one_side(held.batch(torch.arange(len(held)))))
-    return pd.concat([*rows, attribution(probe, lost)], ignore_index=True)
+    return pd.concat([*rows, attribution(probe, lost, null)], ignore_index=True)
 
 # %% ../nbs/04_exposure_bias.ipynb #98e2cebf
 def over_starts(

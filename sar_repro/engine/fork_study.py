@@ -48,12 +48,20 @@ from sar_repro.exposure_bias import (
     gap,
     logits_from,
     oracle_prefix,
-    other_pictures,
     per_picture,
     picture_groups,
+    with_other,
 )
 from ..posterior import picture_likelihood
-from ..scale_ar import FlexVAR, by_scale, generate, given, sample, token_loss
+from sar_repro.scale_ar import (
+    FlexVAR,
+    by_scale,
+    drawn_codes,
+    generate,
+    given,
+    sample,
+    token_loss,
+)
 from ..strategies import get_loss
 from ..tokenizer import FlexVAE, TokenData, next_inputs, psnr, reconstruct
 from ..train import heldout_loss, lr_at, param_groups
@@ -383,9 +391,9 @@ def student_kl(model, held, limit=2000):
         batch = held.batch(ids)
         more = given(model, batch)
         f_t = model(batch.labels, batch.inputs, batch.scales, **more)
-        own = next_inputs(
-            batch.book, pick(f_t, batch.noise("rollout", f_t.shape[1])), batch.scales
-        )
+        codes = pick(f_t, batch.noise("rollout", f_t.shape[1]))
+        # what a masked first map shows of itself stays, as in the loss and in the sampler
+        own = next_inputs(batch.book, drawn_codes(model, batch, codes), batch.scales)
         f_s = model(batch.labels, own, batch.scales, **more)
         t, s = f_t.log_softmax(-1), f_s.log_softmax(-1)
         found.append((t.exp() * (t - s)).sum(-1))
@@ -632,7 +640,7 @@ def base_exposure(
         return pd.read_csv(path, keep_default_na=False)
     model = tail(fork, start, "tf")
     probe = Probe(model, fork.vae, fork.held, fork.data, fork.test, fork.images)
-    codes = contexts(probe) | {"another real picture": other_pictures(probe)}
+    codes = with_other(probe, contexts(probe))
     reference = Reference(fork.images, fork.test, fork.vae, judge=fork.judge)
     found = dict(difficulty=difficulty(probe), gap=gap(probe, codes))
     if fork.vae.quantize.residual:
