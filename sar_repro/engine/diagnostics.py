@@ -26,36 +26,47 @@ from .kernels import pick
 from ..scale_ar import FlexVAR, token_loss
 from sar_repro.engine.statistics import (
     auc,
-    over_batches,
     resample,
     save_table,
     slope_weights,
+    t_interval,
     tidy,
 )
 from sar_repro.exposure_bias import (
     Probe,
+    at_best,
     contexts,
     difficulty,
     gap,
     group_bars,
     logits_from,
+    null_pictures,
+    one_step,
     oracle_prefix,
     other_pictures,
     per_picture,
     plot_difficulty,
     plot_gap,
     plot_prefix,
+    random_codes,
+    rise_after,
+    with_nulls,
+    with_other,
 )
 from ..csfl import csf_loss
 
 # %% auto #0
-__all__ = ['MARK', 'BEGUN', 'training_curves', 'read_log', 'flat_gradient', 'group_losses', 'batches', 'plot_dynamics',
+__all__ = ['MEAN', 'NULL', 'SUMMARY', 'FAIR', 'COARSE', 'MARK', 'BEGUN', 'training_curves', 'read_log', 'flat_gradient',
+           'group_losses', 'mean_products', 'jackknifed', 'cosine_of', 'norm_of', 'batches', 'plot_dynamics',
            'plot_error', 'plot_sensitivity', 'plot_supervision', 'plot_conflict', 'gradient_table', 'round_trip',
-           'consistency', 'pair_features', 'judge_scores', 'exposure_auc', 'token_bits', 'own_likelihood',
-           'sensitivity', 'reach', 'sensitivities', 'random_codes', 'rises', 'pyramid_pictures', 'linear_probe',
+           'consistency', 'pair_features', 'judge_scores', 'judged_arms', 'exposure_auc', 'token_bits',
+           'own_likelihood', 'sensitivity', 'reach', 'sensitivities', 'rises', 'pyramid_pictures', 'linear_probe',
            'supervision', 'student_losses', 'conflict', 'check_diagnosis', 'diagnose']
 
 # %% ../../nbs/11_diagnostics.ipynb #25027941
+MEAN = "mean of groups"  # a row beside those of single groups
+
+
 def training_curves(
     log: pd.DataFrame,  # Log of a run: epoch, test_1x1, ..., and grad if it was kept
 ) -> pd.DataFrame:  # epoch, grad, scale, nats, relative
@@ -103,6 +114,44 @@ def group_losses(
     return [loss[:, index == g].mean() for g in range(len(names))]
 
 
+def mean_products(
+    grads: torch.Tensor,  # float (B, n, P): n gradients of each of B batches
+) -> torch.Tensor:  # float64 (1 + B, n, n)
+    """Inner products of the n *mean* gradients, with the noise of batches taken off: only products
+    of different batches count, whose noise is independent. Then the same with one batch left out,
+    B times."""
+    B, n, _ = grads.shape
+    flat = grads.flatten(0, 1)
+    gram = (flat @ flat.T).double().view(B, n, B, n)
+    total, own = gram.sum((0, 2)), torch.stack([gram[b, :, b] for b in range(B)])
+    every = (total - own.sum(0)) / max(1, B * (B - 1))
+    rows = gram.sum(2)  # batch b against all: (B, n, n)
+    less = total - own.sum(0) - rows - rows.mT + 2 * own
+    return torch.stack([every, *(less / max(1, (B - 1) * (B - 2)))])
+
+
+def jackknifed(
+    values: torch.Tensor,  # (1 + B,) of all batches, then with each left out
+) -> dict:  # value, low, high
+    "A number with its 95 % interval over batches."
+    whole, left = values[0].item(), values[1:]
+    B = len(left)
+    if not values.isfinite().all():
+        return dict(value=whole, low=math.nan, high=math.nan)
+    _, low, high = t_interval((B * whole - (B - 1) * left).tolist())
+    half = (high - low) / 2
+    return dict(value=whole, low=whole - half, high=whole + half)
+
+
+def cosine_of(products, i, j):  # (..., n, n) -> (...); NaN where a mean is all noise
+    a, b = products[..., i, i], products[..., j, j]
+    return products[..., i, j] / torch.where((a > 0) & (b > 0), a * b, math.nan).sqrt()
+
+
+def norm_of(products, i):  # (..., n, n) -> (...); 0 where a mean is all noise
+    return products[..., i, i].clamp_min(0).sqrt()
+
+
 def batches(
     data: TokenData,  # Tokens
     count: int,  # How many batches
@@ -125,18 +174,19 @@ def plot_dynamics(
     order, more = list(dict.fromkeys(gradients.i)), curves is not None
     shape = dict(figsize=(8 + 3.5 * more, 3.4), layout="constrained")
     fig, axs = plt.subplots(1, 2 + more, **shape)
-    norms = over_batches(gradients[gradients.i == gradients.j], ["i"], "weighted")
+    norms = gradients[gradients.measure == "norm, as part of the loss"]
     ends = [norms.value - norms.low, norms.high - norms.value]
     short = [s.replace(" ", "\n") for s in order]
     axs[0].bar(short, norms.value, yerr=ends, capsize=3, color="C0")
-    axs[0].set_title("Deciding: pull at the weights", weight="bold")
-    axs[0].set(xlabel="group of tokens", ylabel="norm, as part of the loss")
-    cos = gradients.groupby(["i", "j"]).cosine.mean().unstack().loc[order, order]
+    axs[0].set_title("Main result: pull at the weights", weight="bold")
+    axs[0].set(xlabel="group of tokens", ylabel="norm of the mean, as part of the loss")
+    cos = gradients[gradients.measure == "cosine"].pivot(index="i", columns="j", values="value")
     how = dict(cmap="cividis", vmin=-0.2, vmax=1, annot=True, fmt=".2f", cbar=False)
     ticks = dict(xticklabels=short, yticklabels=short, annot_kws=dict(fontsize=7))
-    sns.heatmap(cos.rename_axis(index=None, columns=None), ax=axs[1], **how, **ticks)
+    cos = cos.loc[order, order].rename_axis(index=None, columns=None)
+    sns.heatmap(cos, ax=axs[1], **how, **ticks)
     axs[1].tick_params(labelsize=7, rotation=0)
-    axs[1].set_title("Cosine of gradients")
+    axs[1].set_title("Cosine of mean gradients")
     if more:
         scales = list(dict.fromkeys(curves.scale))
         for i, (s, c) in enumerate(zip(scales, sns.color_palette("cividis", len(scales)))):
@@ -156,10 +206,11 @@ def plot_error(
     "Three measurements that a legitimate choice of another picture leaves alone."
     fig, axs = plt.subplots(2, 2, figsize=(9.5, 6.4), layout="constrained")
     drawn = agree[agree.measure == "cosine of codes"]
-    arms, excess = told[~told.pairs.str.startswith("excess")], told[told.pairs == "excess"]
+    excess = told[told.pairs == "excess"]
+    arms = told[~told.pairs.str.contains("summary|excess")]
     panels = (
-        (excess, "pairs", "Deciding: b. free running minus control", "difference of AUC"),
-        (arms, "pairs", "b. Told apart from real pairs", "AUC"),
+        (excess, "pairs", "Main result: b. free running minus the null", "difference of AUC"),
+        (arms, "pairs", "b. How well a judge knows them from real pairs", "AUC"),
         (drawn, "pictures", "a. Drawn against re-encoded codes", "cosine"),
         (own[own.scale != "all tokens"], "pictures", "c. Cost in true context", "bits a token"),
     )
@@ -167,7 +218,7 @@ def plot_error(
         for i, (name, g) in enumerate(t.groupby(by, sort=False)):
             group_bars(ax, g, name, i)
         ax.set(xlabel="group of tokens", ylabel=unit)
-        ax.set_title(title, weight="bold" if title.startswith("Deciding") else None)
+        ax.set_title(title, weight="bold" if title.startswith("Main") else None)
     axs[0, 0].axhline(0, color="grey", lw=0.8)
     axs[0, 1].axhline(0.5, color="grey", lw=0.8)
     for ax in (axs[0, 1], axs[1, 0], axs[1, 1]):
@@ -201,7 +252,7 @@ def plot_sensitivity(
             ax.grid(False)
             ax.tick_params(rotation=0, labelsize=8)
             own = "half of the codes its own" if k == "own" else "half of the codes random"
-            mark = "Deciding: " if k == "own" and m == models[-1] else ""
+            mark = "Main result: " if k == "own" and m == models[-1] else ""
             ax.set_title(f"{mark}{own}, {m}", weight="bold" if mark else None)
             ax.set(xlabel="predicted group j", ylabel="disturbed scale i")
     fig.colorbar(axs[0, 0].collections[0], ax=axs, label="rise, bits a token")
@@ -225,56 +276,56 @@ def plot_supervision(
         low, high = ax.get_ylim()
         ax.set_ylim(low, high + 0.45 * (high - low))
         ax.legend(fontsize=7, ncol=2, loc="upper center")
-    axs[0].set_title("Deciding: class read", weight="bold")
+    axs[0].set_title("Main result: class read", weight="bold")
     return fig
 
 
 def plot_conflict(
     table: pd.DataFrame,  # From `conflict`
 ):
-    """Direction of each student-forcing gradient against teacher forcing on another and on the
-    same batch, and its size."""
-    fig, axs = plt.subplots(1, 3, figsize=(11.5, 3.3), layout="constrained")
-    looks = ("against ground truth", "CSFL, drawn code", "CSFL, distribution", "teacher forcing")
-    panels = (
-        ("another batch", "cosine", "Deciding: teacher of another batch"),
-        ("same batch", "cosine", "Teacher of the same batch"),
-        ("same batch", "size", "Size beside teacher forcing"),
-    )
-    for ax, (against, y, title) in zip(axs, panels):
-        t = over_batches(table[table.against == against], ["loss", "scale"], y)
-        for name, g in t.groupby("loss", sort=False):
-            label = name + (" (ceiling)" if name == "teacher forcing" else "")
-            group_bars(ax, g, label, looks.index(name))
-        unit = "cosine of gradients" if y == "cosine" else "ratio of norms"
-        ax.set(xlabel="group of tokens", ylabel=unit)
-        ax.set_title(title, weight="bold" if title.startswith("Deciding") else None)
-        ax.axhline(0 if y == "cosine" else 1, color="grey", lw=0.8)
-    low, high = axs[0].get_ylim()
-    axs[0].set_ylim(low, high + 0.5 * (high - low))
-    axs[0].legend(fontsize=7, loc="upper left")
+    "Direction of each student-forcing gradient against teacher forcing's, and its size."
+    fig, axs = plt.subplots(1, 2, figsize=(10, 3.5), layout="constrained")
+    table = table[table.scale != MEAN]
+    for ax, measure in zip(axs, ("cosine", "size")):
+        rows = table[table.measure == measure]
+        for i, (name, g) in enumerate(rows.groupby("loss", sort=False)):
+            group_bars(ax, g, name, i)
+        ax.set(xlabel="group of tokens")
+        ax.axhline(0 if measure == "cosine" else 1, color="grey", lw=0.8)
+    axs[0].set_title("Main result: cosine with teacher forcing", weight="bold")
+    axs[0].set_ylabel("cosine of mean gradients")
+    axs[1].set(title="Size beside teacher forcing", ylabel="ratio of norms of the means")
+    axs[1].legend(fontsize=7)
     return fig
 
 # %% ../../nbs/11_diagnostics.ipynb #a8a8dd3c
 def gradient_table(
     model: FlexVAR,  # A model
-    parts: list,  # of `Batch`
-    # weighted: share of i in the gradient of the whole loss
-) -> pd.DataFrame:  # batch, i, j, cosine, norm (of i), weighted
-    "Cosine between the gradients of every two groups' losses, and their norms."
-    rows, device = [], model.head.weight.device
+    parts: list,  # of `Batch`, at least three
+) -> pd.DataFrame:  # i, j (groups), measure, value, low, high
+    "Cosines between the mean gradients of every two groups' losses, and their norms."
+    device, grads = model.head.weight.device, []
     model.requires_grad_(True)
-    for b, batch in enumerate(parts):
+    for batch in parts:
         logits = model(batch.labels.to(device), batch.inputs.to(device), batch.scales)
         loss = token_loss(logits, batch.tokens.to(device))
-        g = torch.stack([flat_gradient(model, v) for v in group_losses(loss, batch.scales)])
-        names, index = token_groups(tuple(batch.scales))
-        weight = (index.bincount(minlength=len(names)) / len(index)).tolist()
-        cos, norm = F.normalize(g, dim=1) @ F.normalize(g, dim=1).T, g.norm(dim=1).tolist()
-        for x, a in enumerate(names):
-            own = dict(batch=b, i=a, norm=norm[x], weighted=weight[x] * norm[x])
-            rows += [own | dict(j=c, cosine=cos[x, y].item()) for y, c in enumerate(names)]
+        each = [flat_gradient(model, v).float() for v in group_losses(loss, batch.scales)]
+        grads.append(torch.stack(each).cpu())
     model.requires_grad_(False)
+    grads = torch.stack(grads)
+    names, index = token_groups(tuple(parts[0].scales))
+    weight = (index.bincount(minlength=len(names)) / len(index)).tolist()
+    products, alone, rows = mean_products(grads), grads.norm(dim=-1).mean(0).tolist(), []
+    for x, a in enumerate(names):
+        norm = norm_of(products, x)
+        own, one = dict(i=a, j=a), dict(low=math.nan, high=math.nan)
+        rows.append(own | dict(measure="norm", **jackknifed(norm)))
+        part = jackknifed(weight[x] * norm)
+        rows.append(own | dict(measure="norm, as part of the loss", **part))
+        rows.append(own | one | dict(measure="norm of one batch", value=alone[x]))
+        for y, c in enumerate(names):
+            cosine = jackknifed(cosine_of(products, x, y))
+            rows.append(dict(i=a, j=c, measure="cosine", **cosine))
     return pd.DataFrame(rows)
 
 # %% ../../nbs/11_diagnostics.ipynb #57dcfb07
@@ -371,38 +422,55 @@ def judge_scores(
     return score[: len(a)], score[len(a) :]
 
 
+NULL = "null world, drawn from it"  # No exposure bias; its AUC is what free running must exceed
+
+
+def judged_arms(
+    probe: Probe,  # What to measure
+    codes: dict,  # From `contexts`, with 'another real picture' of training pictures
+) -> dict:  # name -> G tensors (B, D)
+    "Pairs of context and codes by arm: free running, the null world, what errs in true context."
+    y, truth, one = probe.held.labels, codes["truth"], codes["one-step rollout"]
+    null = null_pictures(probe, one)
+    of = lambda drawn, context=None: pair_features(probe, drawn, y, context)
+    return {
+        "free running": of(codes["free running"]),
+        NULL: of(one_step(probe, null), null),
+        "null world, its own maps": of(null),
+        "one-step draw, true context": of(one, truth),
+        "another real picture (floor)": of(codes["another real picture"]),
+    }
+
+
 def exposure_auc(
     probe: Probe,  # What to measure
-    codes: dict,  # From `contexts`, with 'another real picture' for the floor
+    codes: dict,  # From `contexts`, with 'another real picture' of training pictures
 ) -> pd.DataFrame:  # pairs, scale (group of tokens), value, low, high
-    """How well pairs are told from real ones: free running, the control in true context, real
-    ones; and the excess over the control, summed up over what is new at each scale."""
-    y, truth, new = probe.held.labels, codes["truth"], probe.fresh[1:]
-    real, weight = pair_features(probe, truth, y), resample(len(y), probe.groups)
-    control = "one-step draw, true context (control)"
-    arms = {
-        "free running": pair_features(probe, codes["free running"], y),
-        control: pair_features(probe, codes["one-step rollout"], y, truth),
-        "another real picture (floor)": pair_features(probe, codes["another real picture"], y),
-    }
-    value, reps, rows = {}, {}, []
+    """How well pairs of each arm are known from real ones; and the excess of free running over the
+    null world, summed up over what is new from the third scale on."""
+    real, arms = pair_features(probe, codes["truth"], probe.held.labels), judged_arms(probe, codes)
+    weight, value, reps, rows = resample(len(real[0]), probe.groups), {}, {}, []
     for arm, own in arms.items():
         scores = [judge_scores(a, b, probe.groups) for a, b in zip(real, own)]
         value[arm] = torch.tensor([auc(*s) for s in scores]).double()
         reps[arm] = torch.stack([auc(*s, weight) for s in scores], 1)
-    both = ((t["free running"] - t[control]) for t in (value, reps))
-    value["excess"], reps["excess"] = both
-    # mean and slope over the new groups from the second scale on
+    # the null world is chosen by the second map, so it can say nothing of that one
+    new = probe.fresh[2:] or probe.fresh[-1:]
     steps = torch.stack([torch.full((len(new),), 1 / len(new)).double(), slope_weights(len(new))])
-    summary = {k: t["excess"][..., new] @ steps.T for k, t in (("v", value), ("r", reps))}
-    value["excess, summary"], reps["excess, summary"] = summary["v"], summary["r"]
+    for t in (value, reps):
+        t["excess"] = t["free running"] - t[NULL]
+        t["excess, summary"], t["null, summary"] = (
+            t[k][..., new] @ steps.T for k in ("excess", NULL)
+        )
     for arm, v in value.items():
-        names = ("mean from the second scale on", "rise a scale")
-        names = names if arm == "excess, summary" else probe.names
+        names = SUMMARY if arm.endswith("summary") else probe.names
         ends = reps[arm].quantile(torch.tensor([0.025, 0.975]).double(), 0).tolist()
         for s, *found in zip(names, v.tolist(), *ends):
             rows.append(dict(pairs=arm, scale=s, **dict(zip(("value", "low", "high"), found))))
     return pd.DataFrame(rows)
+
+
+SUMMARY = ("mean from the third scale on", "rise a scale")  # Of what is new at each scale
 
 
 def token_bits(
@@ -456,6 +524,9 @@ def reach(
     return rise[:, torch.arange(rise.shape[1]), fresh[1:]].mean(1)
 
 
+FAIR = "best temperature"  # How logits are taken where models are compared
+
+
 def sensitivities(
     before: Probe,  # The model itself
     own: torch.Tensor,  # int64 (B, L) its one-step draws
@@ -463,30 +534,29 @@ def sensitivities(
     # {(model, codes): rises}, table of matrices (i, j, model, codes), table of `reach`
 ) -> tuple:
     """Sensitivity to random and to own codes, before and after further training, with identical
-    codes for all models."""
-    models = {"before": before} | later
-    put = {"random": random_codes(before), "own": own}
-    rise = {(m, k): rises(p, c) for m, p in models.items() for k, c in put.items()}
-    matrices = [sensitivity(v, before).assign(model=m, codes=k) for (m, k), v in rise.items()]
-    pairs = (("before", "after SAR"), ("before", "after TF"), ("after TF", "after SAR"))
-    rows, far = [], {key: reach(v, before.fresh)[:, None] for key, v in rise.items()}
-    for k in put:
-        rows += [before.table(far[m, k], [m], codes=k) for m in models]
-        for a, b in pairs:
-            if {a, b} <= models.keys():
-                rows.append(before.table(far[a, k] - far[b, k], [f"{a} minus {b}"], codes=k))
+    codes for all models, each at its best temperature; before at other ones is the null."""
+    models = with_nulls(before, later)
+    fair = {k: at_best(p) for k, p in models.items()} if later else {}
+    put, rise, far = {"random": random_codes(before), "own": own}, {}, {}
+    for k, codes in put.items():
+        for m, p in models.items():
+            rise[m, k] = rises(p, codes)
+            far[m, k, "as it is"] = reach(rise[m, k], before.fresh)[:, None]
+        for m, p in fair.items():
+            far[m, k, FAIR] = reach(rises(p, codes), before.fresh)[:, None]
+    kept = {"before": before} | later
+    matrices = [
+        sensitivity(v, before).assign(model=m, codes=k) for (m, k), v in rise.items() if m in kept
+    ]
+    rows = [before.table(v, [m], codes=k, logits=how) for (m, k, how), v in far.items()]
+    for (m, k, how), v in far.items():
+        for other in [o for o in ("before", "after TF") if o in kept and m not in (o, "before")]:
+            less = far[other, k, how] - v
+            rows.append(before.table(less, [f"{other} minus {m}"], codes=k, logits=how))
     reaches = pd.concat(rows, ignore_index=True).rename(columns=dict(scale="model"))
     return rise, pd.concat(matrices, ignore_index=True), reaches
 
 # %% ../../nbs/11_diagnostics.ipynb #2a59b883
-def random_codes(
-    probe: Probe,  # Gives shape and seed
-) -> torch.Tensor:  # int64 (B, L)
-    "Codes that say nothing."
-    noise = index_uniform(probe.seed, range(len(probe.held)), probe.tokens.shape[1], stream=104)
-    return (noise * probe.vae.cfg.vocab_size).long()
-
-
 def rises(
     probe: Probe,  # What to measure
     put: torch.Tensor,  # int64 (B, L) codes to put in
@@ -555,6 +625,9 @@ def linear_probe(
     return lambda f: layer((f - mean) / sd).detach()
 
 
+COARSE = "mean of the maps before the last"
+
+
 def supervision(
     probe: Probe,  # Names, groups, seed
     net,  # Feature network, `Reference.net`
@@ -565,7 +638,8 @@ def supervision(
     the difference of the pyramids, picture by picture."""
     whole, y, rows, found = pictures["whole"], pictures["labels"], [], {}
     f0, names = image_features(net, whole), probe.scale_names
-    far = "feature distance, 1 - cosine"
+    far, K = "feature distance, 1 - cosine", probe.held.num_classes
+    read, null = "class read, share", "class read with shuffled labels, share"
 
     def near(x, f, i=slice(None)):  # pictures, their features, which picture each should be
         return {
@@ -573,17 +647,18 @@ def supervision(
             far: 1 - F.cosine_similarity(f, f0[i]),
         }
 
-    def reads(train, f):  # is the class read rightly?
-        reader = linear_probe(
-            image_features(net, train), seen["labels"], classes=probe.held.num_classes
-        )
-        return (reader(f).argmax(-1) == y).float()
+    mixed = seen["labels"][_strangers(len(seen["labels"]), probe.seed)]
+
+    def reads(train, f):  # is the class read rightly? And by a reader of shuffled labels
+        lesson = image_features(net, train)
+        readers = [linear_probe(lesson, t, classes=K) for t in (seen["labels"], mixed)]
+        return torch.stack([(r(f).argmax(-1) == y).float() for r in readers])
 
     for kind in progress(("latent", "image"), "pyramids"):
         f = [image_features(net, x) for x in pictures[kind]]
         each = [near(x, v) for x, v in zip(pictures[kind], f)]
         by = {k: torch.stack([e[k] for e in each], 1) for k in each[0]}
-        by["class read, share"] = torch.stack([reads(t, v) for t, v in zip(seen[kind], f)], 1)
+        by[read], by[null] = torch.stack([reads(t, v) for t, v in zip(seen[kind], f)], 2)
         found[kind] = by
         for m, v in by.items():
             gain = (v[:, 1:] - v[:, :-1]) * (-1 if m == far else 1)
@@ -592,13 +667,17 @@ def supervision(
     for m in found["latent"]:
         more = found["image"][m] - found["latent"][m]
         rows.append(probe.table(more, names, pyramid="image minus latent", measure=m))
+        # at the last map both pyramids are the picture
+        coarse = more[:, : max(1, len(names) - 1)].mean(1, keepdim=True)
+        facts = dict(pyramid="image minus latent", measure=m)
+        rows.append(probe.table(coarse, [COARSE], **facts))
     stranger = _strangers(len(whole), probe.seed)
     one = lambda v, kind, m: probe.table(v[:, None], ["picture"], pyramid=kind, measure=m)
     for m, v in near(whole[stranger], f0[stranger]).items():
         rows.append(one(v, "another picture", m))
     common = (y == seen["labels"].mode().values).float()
-    rows.append(one(reads(seen["whole"], f0), "itself", "class read, share"))
-    rows.append(one(common, "commonest class", "class read, share"))
+    rows.append(one(reads(seen["whole"], f0)[0], "itself", read))
+    rows.append(one(common, "commonest class", read))
     return pd.concat(rows, ignore_index=True)
 
 # %% ../../nbs/11_diagnostics.ipynb #f76cf9d6
@@ -606,53 +685,67 @@ def student_losses(
     model: FlexVAR,  # A model
     batch: Batch,  # Training pictures
 ) -> dict:  # name -> (B, L) nats a token; the first is teacher forcing
-    "Teacher forcing, and three ways to learn from the model's own context."
+    "Teacher forcing, three ways to learn from the model's own context, and two senseless ones."
     device = model.head.weight.device
     labels, truth = batch.labels.to(device), batch.tokens.to(device)
     f_t = model(labels, batch.inputs.to(device), batch.scales)
     codes = pick(f_t.detach(), index_uniform(batch.seed, batch.index, truth.shape[1], stream=105))
     f_s = model(labels, next_inputs(batch.book, codes, batch.scales), batch.scales)
+    noise = index_uniform(batch.seed, batch.index, truth.shape[1], stream=106)
+    blind = (noise * f_t.shape[-1]).long().to(device)
     return {
         "teacher forcing": token_loss(f_t, truth),
         "against ground truth": token_loss(f_s, truth),
         "CSFL, drawn code": csf_loss(f_s, f_t.detach(), codes),
         "CSFL, distribution": csf_loss(f_s, f_t.detach(), codes, "soft"),
+        "shuffled truth (null)": token_loss(f_s, truth.roll(1, 0)),
+        "random codes (null)": token_loss(f_s, blind),
     }
 
 # %% ../../nbs/11_diagnostics.ipynb #9d1225d1
 def conflict(
     probe: Probe,  # What to measure
-    parts: list,  # of `Batch`, at least two; the first only serves the second for comparison
-) -> pd.DataFrame:  # batch, scale (group), loss, against, cosine, size (norm over the teacher's)
-    "Gradient of student-forcing losses against that of teacher forcing, group by group."
-    model, rows, before = probe.model.requires_grad_(True), [], None
-    for b, batch in enumerate(progress(parts, "gradients")):
-        losses, teacher = student_losses(model, batch), None
-        for name, loss in losses.items():
-            if before is None and teacher is not None:
-                continue
-            # the first scale has no context
-            grads = [flat_gradient(model, v).float() for v in group_losses(loss, batch.scales)[1:]]
-            for against, others in (("same batch", teacher), ("another batch", before)):
-                if before is None or others is None:
-                    continue
-                facts = dict(batch=b, loss=name, against=against)
-                for s, g, t in zip(probe.names[1:], grads, others):
-                    cosine = F.cosine_similarity(g.double(), t.double(), dim=0).item()
-                    rows.append(
-                        facts | dict(scale=s, cosine=cosine, size=(g.norm() / t.norm()).item())
-                    )
-            teacher = grads if teacher is None else teacher
-        before = teacher
+    parts: list,  # of `Batch`, at least three
+) -> pd.DataFrame:  # loss, scale (group, or their mean), measure, value, low, high
+    """Mean gradient of each student-forcing loss against that of teacher forcing, group by group:
+    cosine and ratio of norms, noise of batches taken off."""
+    model, rows, found = probe.model.requires_grad_(True), [], []
+    # the first scale has no context; one group at a time, for the gradients take room
+    for g, name in enumerate(progress(probe.names[1:], "gradients"), 1):
+        grads = []
+        for batch in parts:
+            losses = student_losses(model, batch)
+            each = [group_losses(v, batch.scales)[g] for v in losses.values()]
+            grads.append(torch.stack([flat_gradient(model, v).float().cpu() for v in each]))
+        products, kinds = mean_products(torch.stack(grads)), list(losses)
+        cosine = torch.stack([cosine_of(products, 0, i) for i in range(len(kinds))])
+        size = torch.stack([norm_of(products, i) for i in range(len(kinds))])
+        found.append(torch.stack([cosine, size / size[0]]))
+        rows += _conflict_rows(found[-1], kinds, name)
     model.requires_grad_(False)
+    mean = torch.stack(found).mean(0)
+    rows += _conflict_rows(mean, kinds, MEAN)
+    # the drawn code minus the truth, with their nulls beside
+    for a, b in ((2, 1), (5, 4)):
+        less = dict(loss=f"{kinds[a]} minus {kinds[b]}", scale=MEAN, measure="cosine")
+        rows.append(less | jackknifed(mean[0, a] - mean[0, b]))
     return pd.DataFrame(rows)
+
+
+def _conflict_rows(found, kinds, scale):  # (2, losses, 1 + B)
+    return [
+        dict(loss=kind, scale=scale, measure=m, **jackknifed(v))
+        for m, by in zip(("cosine", "size"), found)
+        for kind, v in zip(kinds, by)
+    ]
 
 # %% ../../nbs/11_diagnostics.ipynb #dcdca9d2
 # name of a figure -> function () -> figure, tables; what several need is computed once
 def _parts_of(probe, how, log, limit, later, lessons):
     once = lru_cache(1)
-    codes = once(lambda: contexts(probe) | {"another real picture": other_pictures(probe)})
-    parts = once(lambda: batches(probe.seen, 6, min(32, len(probe.seen) // 2), probe.seed))
+    drawn = once(lambda: contexts(probe))
+    codes = once(lambda: drawn() | {"another real picture": other_pictures(probe, seen=True)})
+    parts = once(lambda: batches(probe.seen, 12, min(32, len(probe.seen) // 3), probe.seed))
     reference = once(lambda: Reference(probe.train, probe.test, probe.vae, limit=limit))
 
     def one(table, plot, name, *more):
@@ -675,6 +768,12 @@ def _parts_of(probe, how, log, limit, later, lessons):
         _, matrices, reaches = sensitivities(probe, codes()["one-step rollout"], later)
         return plot_sensitivity(matrices), dict(sensitivity=matrices, reach=reaches)
 
+    def rise():
+        tables = dict(gap=gap(probe, with_other(probe, drawn())))
+        if later:
+            tables["after"] = rise_after(probe, drawn()["one-step rollout"], later)
+        return plot_gap(tables["gap"]), tables
+
     def pyramids():
         seen = pyramid_pictures(probe, seen=True, limit=lessons)
         t = supervision(probe, reference().net, pyramid_pictures(probe), seen)
@@ -687,7 +786,7 @@ def _parts_of(probe, how, log, limit, later, lessons):
     return dict(
         difficulty=lambda: one(difficulty(probe), plot_difficulty, "difficulty"),
         dynamics=dynamics,
-        gap=lambda: one(gap(probe, codes()), plot_gap, "gap"),
+        gap=rise,
         error=error,
         prefix=prefix,
         sensitivity=sensitive,
