@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from torch import nn
 from .core import ModelConfig, TokenizerConfig, index_uniform, order_rng
-from .engine.machine import autocast, mixed_precision, upload, without_fp16
+from .engine.machine import autocast, full_precision, upload, without_fp16
 from .data import ImageSet, to_float
 from .engine.cache import latent_cache
 
@@ -338,7 +338,8 @@ def upsample_codes(
     if p == q:
         return codes
     grid = codes.mT.reshape(codes.shape[0], -1, p, p)
-    return F.interpolate(grid, size=(q, q), mode="bicubic").flatten(2).mT
+    # one layout, also of a single picture: a linear layer rounds another layout otherwise
+    return F.interpolate(grid, size=(q, q), mode="bicubic").flatten(2).mT.contiguous()
 
 # %% ../nbs/02_tokenizer.ipynb #ecd36278
 def next_inputs(
@@ -462,9 +463,8 @@ class TokenData:
         data: ImageSet,  # Pictures
         scales: tuple,  # Schedule
         cache: Path,  # Folder for latents
-        precision: str = "auto",  # 'bf16', 'fp32' or 'auto': of the encoder
     ):
-        latents = cached_latents(vae, data, cache, precision)
+        latents = cached_latents(vae, data, cache)
         self.tokens = _all_tokens(vae, latents, scales)
         self.latents = latents if vae.quantize.residual else None
         self.labels, self.scales, self.book = data.labels, tuple(scales), vae.quantize
@@ -482,12 +482,13 @@ def encoder(
     vae: FlexVAE,  # Frozen tokenizer
     precision: str = "auto",  # 'bf16', 'fp32' or 'auto'
 ):  # Function: float pictures (B, 3, H, W) on any device -> latents (B, C, h, w)
-    "The tokenizer's encoder in mixed precision."
+    "The tokenizer's encoder in mixed precision, or in full."
     device = next(vae.parameters()).device
     precision = without_fp16(precision, device)
+    exact = precision == "fp32"
 
     def encode(x):
-        with torch.no_grad(), autocast(device, precision):
+        with torch.no_grad(), full_precision(device) if exact else autocast(device, precision):
             return vae.encode(upload(x, device))
 
     encode.device = device
@@ -498,13 +499,12 @@ def cached_latents(
     vae: FlexVAE,  # Frozen tokenizer (with `.key`)
     data: ImageSet,  # Pictures
     cache: Path,  # Folder
-    precision: str = "auto",  # 'bf16', 'fp32' or 'auto'
 ) -> np.memmap:  # float16 (N, 2, C, h, w)
-    "`latent_cache` of a tokenizer, in blocks that fit into memory at the pictures' size."
-    precision = without_fp16(precision, next(vae.parameters()).device)
-    key = f"{vae.key} {mixed_precision(precision)}"
-    block = encoder_batch(data.size)
-    return latent_cache(data, encoder(vae, precision), key, cache, batch_size=block)
+    """`latent_cache` of a tokenizer, in blocks that fit into memory at the pictures' size. In
+    float32 on every machine: in bf16 one token in a hundred would be another one, and a loss on
+    these tokens would tell of the machine."""
+    key, block = f"{vae.key} no", encoder_batch(data.size)  # 'no' mixed precision
+    return latent_cache(data, encoder(vae, "fp32"), key, cache, batch_size=block)
 
 
 def encoder_batch(side):  # pictures of so many pixels that the encoder sees at once

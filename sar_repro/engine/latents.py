@@ -93,7 +93,7 @@ class LatentData:
         data: ImageSet,  # Pictures
         scales: tuple,  # Default schedule
         cache: Path,  # Folder for latents
-        precision: str = "auto",  # 'bf16', 'fp32' or 'auto': of the encoder
+        precision: str = "auto",  # 'bf16', 'fp32' or 'auto': of the encoder, where crops are fresh
         # A fresh crop each time, instead of the cached middle and its mirror image
         crops: bool = False,
         drawn: bool = True,  # Draw schedules as in `draw_schedule`; else the default one always
@@ -105,7 +105,7 @@ class LatentData:
         self.drawn, self.base = drawn and base != "var", base
         self.side, self.process = side or data.size, process
         self.encode = encoder(vae, precision)
-        self.latents = None if crops else cached_latents(vae, data, cache, precision)
+        self.latents = None if crops else cached_latents(vae, data, cache)
         self.labels, self.num_classes, self.name = data.labels, data.num_classes, data.name
         self.scales, self.book = tuple(scales), vae.quantize
         self.tokenizer, self.classes = vae.key, data.classes
