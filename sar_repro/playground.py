@@ -273,5 +273,5 @@ def compare_view(stage, label, seed, guidance, top_p):
         tokens = grow(stage, label, seed, guidance, top_p, model)
         bits = surprise(model, stage.vae, tokens, label)
         rows.append((name, decode_scales(stage, tokens), bits))
-    missing = "" if stage.later else " (no weights after SAR here: run `make train SIZE=tiny`)"
+    missing = "" if stage.later else " (no weights after SAR here)"
     return strip(stage, rows, f"{stage.classes[label]}, seed {seed}{missing}")

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 os.environ.setdefault('OMP_NUM_THREADS', '1') # notebooks are tested beside: more threads than cores spin in each other's way
+os.environ.setdefault('SAR_PRECISION', 'fp32') # so on every processor; a test of bf16 says so, and SAR_PRECISION=bf16 runs all in bf16
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT/'nbs').glob('*.ipynb'))
 LAST = 'test_notebooks' # nbdev_test runs beside the other tests, and is waited for at the end

@@ -89,19 +89,35 @@ def test_labels_are_classes_or_refused():
     each()
     tally.check()
 
-GOLDEN = dict(depth=2, embed_dim=8, num_heads=2, patch_nums=[1, 2], seed=3, cfg=1.5, top_k=5, norm_eps=1e-6)
+def whole(v, low, high): return type(v) in (int, float) and low <= v <= high and v == int(v)
 
-def test_golden_configurations():
-    tally = Tally()
-    @many
-    @given(half(st.just(set()), st.sets(st.sampled_from(list(GOLDEN)))), half(st.just({}), tree), half(st.just({}), st.dictionaries(st.sampled_from(list(GOLDEN)), junk, max_size=1)))
-    def each(kept, config, known):
-        ours = {k: GOLDEN[k] for k in GOLDEN if k not in kept}
-        with tally:
-            got = golden_config({**config, **ours, **known} if isinstance(config, dict) else config, dict(vocab_size=9))
-            assert got['vocab_size'] == 9, got
-    each()
-    tally.check()
+def finite(v): return type(v) in (int, float) and abs(v) <= 1e300
+
+GOLDEN = { # field of a golden file -> a right value, what else is right
+    'patch_nums': ([1, 2, 3], lambda v: isinstance(v, list) and v != [] and all(whole(p, 1, 256) for p in v)), 'depth': (2, lambda v: whole(v, 1, 256)),
+    'embed_dim': (64, lambda v: whole(v, 1, 2**14)), 'seed': (7, lambda v: whole(v, -2**63, 2**63 - 1)), 'cfg': (1.5, finite), 'top_k': (0, finite),
+    'norm_eps': (1e-6, lambda v: v == 1e-6), 'vocab_size': (9, lambda v: whole(v, 9, 9)), 'note': ('harmless', lambda v: True)}
+
+@many
+@given(st.dictionaries(st.sampled_from(list(GOLDEN)), junk | st.lists(junk | st.integers(-1, 300), max_size=3), max_size=2))
+def test_golden_configurations(changes):
+    "Accepted if and only if each value is right; then as the checks need it, and nothing is lost."
+    given_ = {k: right for k, (right, _) in GOLDEN.items()} | changes
+    right = all(v is None and k != 'patch_nums' or GOLDEN[k][1](v) for k, v in given_.items())
+    try: got = golden_config(given_, dict(vocab_size=9))
+    except SarError as e:
+        assert not right and '\n' not in str(e)
+        return
+    assert right and got['patch_nums'] == tuple(given_['patch_nums'])
+    for k in ('depth', 'embed_dim', 'seed', 'vocab_size'): assert k not in got or type(got[k]) is int
+    assert all(type(p) is int for p in got['patch_nums'])
+    same = lambda a, b: a == b or a != a and b != b
+    assert all(same(got[k], v) for k, v in given_.items() if k != 'patch_nums' and v is not None)
+
+@many
+@given(tree)
+def test_golden_configurations_of_any_kind(config):
+    with suppress(SarError): assert isinstance(golden_config(config, {})['patch_nums'], tuple)
 
 def written(path, value): # as JSON, or as text that is none
     with suppress(ValueError, TypeError): return path.write_text(value if isinstance(value, str) else json.dumps(value))

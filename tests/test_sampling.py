@@ -260,4 +260,4 @@ def test_one_sentence_before_the_model_is_loaded(files, monkeypatch, args, words
 def test_help_explains_each_option():
     said = sar('sample', '--help').stdout
     for option in ('--steps', '--scales', '--pixels', '--edit', '--mask', '--from-scale', '--guidance', '--top-k', '--top-p'): assert option in said
-    assert 'one for each scale' in ' '.join(said.split()) and 'white' in said
+    assert 'one for each scale' in ' '.join(said.split()) and 'white' in said and 'In float32' in said
