@@ -55,6 +55,13 @@ def test_no_test_stands_in_a_cell_that_draws(path):
     both = [source for source, visible in code_cells(path) if visible and not source.startswith('#| export') and DRAWS.search(source) and TESTS.search(source)]
     assert not both, f'{len(both)} cells of {path.name} draw and test: {both[0][:60]} ...'
 
+@pytest.mark.parametrize('path', READER, ids=lambda p: p.stem)
+def test_a_check_stops_no_reader(path):
+    "Run All and `sar run` go on past a cell with the tag `raises-exception`; nbdev_test and `sar execute` end there all the same."
+    cells = [(''.join(c['source']), c['metadata'].get('tags', [])) for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code']
+    stops = [source for source, tags in cells if TESTS.search(source) and not re.match(r'#\s*\|\s*export', source) and 'raises-exception' not in tags]
+    assert not stops, f'{len(stops)} cells of {path.name} check without the tag raises-exception, so that a check stands between a reader and the next figure: {stops[0][:60]} ...'
+
 def imports():
     "Module -> modules of the package that it imports, at the top or inside a function."
     files = {'.'.join(p.relative_to(ROOT).with_suffix('').parts): p for p in (ROOT/'sar_repro').rglob('*.py') if not p.stem.startswith('_')}
