@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import torch
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,8 +20,8 @@ from ..core import SarError, check_choice
 
 # %% auto #0
 __all__ = ['CODE', 'keep_memory', 'default_device', 'team', 'my_rows', 'shared_rows', 'fast_bf16', 'fast_fp16', 'mixed_precision',
-           'without_fp16', 'upload', 'autocast', 'can_compile', 'git_commit', 'machine_class', 'run_record', 'peak_rss',
-           'available_memory']
+           'without_fp16', 'upload', 'autocast', 'full_precision', 'can_compile', 'git_commit', 'machine_class',
+           'run_record', 'peak_rss', 'available_memory']
 
 # %% ../../nbs/81b_machine.ipynb #0311c8b7
 def keep_memory() -> bool:  # Could it be done? (Linux with glibc)
@@ -163,6 +164,27 @@ def autocast(
     resolved = mixed_precision(precision, device)
     dtype = torch.float16 if resolved == "fp16" else torch.bfloat16
     return torch.autocast(device.type, dtype, enabled=resolved != "no")
+
+
+@contextmanager
+def full_precision(
+    device=None,  # torch.device; None = default
+):
+    """Context in which float32 keeps its digits: no autocast, and none of the short products that a
+    GPU calls float32 (TF32, ten bits)."""
+    device, flags = torch.device(device or default_device()), (
+        torch.backends.cudnn,
+        torch.backends.cuda.matmul,
+    )
+    was = [f.allow_tf32 for f in flags]
+    try:
+        for f in flags:
+            f.allow_tf32 = False
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        for f, allowed in zip(flags, was):
+            f.allow_tf32 = allowed
 
 # %% ../../nbs/81b_machine.ipynb #7c4d5866
 @lru_cache(None)
