@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'FORCE_SAID', 'Force', 'QUIET', 'NOTEBOOK', 'PARAM', 'ALL', 'LOST', 'STYLE', 'SIZES_SAID', 'MODEL', 'DATA_SAID',
            'Checkpoint', 'SizeName', 'FoundSize', 'Guidance', 'TopK', 'TopP', 'DataDir', 'Tokenizer', 'LARGEST_PICTURE',
-           'STEPS', 'SCALES', 'PIXELS', 'EDIT', 'MASK', 'FROM', 'GuidanceByScale', 'TopKByScale', 'TopPByScale',
+           'STEPS', 'SCALES', 'PIXELS', 'EDIT', 'MASK', 'FROM', 'SEED', 'GuidanceByScale', 'TopKByScale', 'TopPByScale',
            'SizeOrPixels', 'PROTOCOL', 'WRITTEN', 'REFERENCE', 'REFERENCE_SAID', 'INCEPTION_SAID', 'TRAINED_SAID',
            'AFTER', 'CONTROL', 'home', 'work', 'Refused', 'all_notebooks', 'find_notebook', 'read_parameters',
            'described', 'parse_value', 'check_parameters', 'join_pairs', 'Commands', 'about', 'output_path', 'run',
@@ -936,6 +936,7 @@ def execute_in_place(
         extra_arguments=QUIET,
         resources=dict(metadata=dict(path=str(home()))),
         **_own_kernel(),
+        force_raise_errors=True,  # also where a reader may go on past a check that fails
     )
     client.on_cell_start = lambda cell, cell_index: sys.stderr.write(
         f"\r{path.stem}: cell {cell_index + 1}/{len(nb.cells)} "
@@ -1023,6 +1024,10 @@ PIXELS = "Side of the pictures; `--size` with a number means the same. Default a
 EDIT = "A picture to start from; with --mask, --from-scale or both. --classes says what is drawn."
 MASK = "As large as the picture of --edit; what is white in it is drawn anew."
 FROM = "First scale to draw, 1 being the coarsest: those before are the picture's own."
+SEED = (
+    "Each image's own seed is made from this and its index. In float32 the number of images drawn"
+    " with it does not change it; in bf16 rounding may (SAR_PRECISION=fp32 says which)."
+)
 _EACH = "one number, or one for each scale, as in 0,1,2; default the size's."
 _option_by_scale = lambda what, *names: _option(
     Optional[str], *names, metavar="NUMBERS", help=f"{what}: {_EACH}"
@@ -1160,7 +1165,7 @@ def sample(
     edit: _option(Optional[Path], metavar="PICTURE", help=EDIT, there=("picture",)) = None,
     mask: _option(Optional[Path], metavar="PICTURE", help=MASK, there=("picture",)) = None,
     from_scale: _option(Optional[int], metavar="K", help=FROM) = None,
-    seed: _option(int, help="Each image's own seed is made from this and its index.") = 0,
+    seed: _option(int, help=SEED) = 0,
     tokenizer: Tokenizer = None,
     out: _option(Path, help="A .png, .jpg or .webp to write, a row a class.") = Path("samples.png"),
     force: Force = False,

@@ -229,7 +229,7 @@ def filter_logits(
             logits < logits.topk(top_k, -1, sorted=False).values.amin(-1, keepdim=True), -torch.inf
         )
     if 0 < top_p < 1:
-        ordered, order = logits.sort(-1)
+        ordered, order = logits.sort(dim=-1, stable=True)  # of equals the later is the likelier
         tail = ordered.softmax(-1).cumsum(-1) <= 1 - top_p
         tail[..., -1] = False
         logits = logits.masked_fill(tail.scatter(-1, order, tail), -torch.inf)
@@ -245,19 +245,24 @@ def _invert(cdf, u):  # (n, V) cumulative, (n,) uniforms -> (n,) codes
 # (n, V), (n,) -> bool (n,): is the code one of the top_k, and do those likelier than it hold less
 # than top_p of what these have?
 def _inside(p, codes, top_k, top_p):
-    likelier = p > p.gather(-1, codes[:, None])
-    mass, V = (likelier * p).sum(-1), p.shape[-1]
-    if top_k >= V:
-        return mass < top_p
-    rank = likelier.sum(-1)
+    own, V = p.gather(-1, codes[:, None]), p.shape[-1]
     if top_p >= 1:
-        return rank < top_k
+        return (p > own).sum(-1) < top_k
+    # logits of 16 bits are often equal: of such the later is the likelier, as in `filter_logits`
+    likelier = torch.where(torch.arange(V, device=p.device) > codes[:, None], p >= own, p > own)
+    mass = (likelier * p).sum(-1)
+    inside = mass < top_p
+    if top_k >= V:
+        return inside
     # the likelier of the rest have at least their share of it
-    inside = (rank < top_k) & (mass < top_p)
-    least = mass + (1 - mass) * (top_k - rank) / (V - rank)
+    rank = likelier.sum(-1)
+    least = mass + (1 - mass) * (top_k - rank).clamp_min(0) / (V - rank)
     doubt = (inside & (mass >= top_p * least)).nonzero()[:, 0]
     if len(doubt):
-        inside[doubt] = mass[doubt] < top_p * p[doubt].topk(top_k, sorted=False).values.sum(-1)
+        some = p[doubt]
+        best = some >= some.topk(top_k, sorted=False).values.amin(-1, keepdim=True)
+        held = (best * some).sum(-1)
+        inside[doubt] = best.gather(-1, codes[doubt, None])[:, 0] & (mass[doubt] < top_p * held)
     return inside
 
 # %% ../../nbs/83_kernels.ipynb #99593fe2

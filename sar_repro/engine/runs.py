@@ -906,10 +906,9 @@ def train_size(
         )
     if published and "compile" not in changes:
         cfg = replace(cfg, compile=_compile_pays(cfg, train_set))
-    kind, how = LatentData if published else TokenData, (WORK / "cache", cfg.precision)
-    own = dict(base=model.cfg.base) if published else {}
-    data = kind(vae, train_set, model.cfg.scales, *how, **own)
-    held = TokenData(vae, test_set, model.cfg.scales, *how)
+    kind, how = LatentData if published else TokenData, (model.cfg.scales, WORK / "cache")
+    own = dict(base=model.cfg.base, precision=cfg.precision) if published else {}
+    data, held = kind(vae, train_set, *how, **own), TokenData(vae, test_set, *how)
     name = f"{size}-{short_name(dataset)}-{cfg.method}-s{cfg.seed}{f'-{limit}' if limit else ''}"
     folder = out_dir or WORK / "runs" / name
     return train_run(model, data, get_loss(cfg.method), cfg, folder, held=held)
@@ -1122,12 +1121,12 @@ def _check_classes(job):
 
 
 def _load_tokens(job):
-    how = (job.model.cfg.scales, WORK / "cache", job.train.precision)
+    how = (job.model.cfg.scales, WORK / "cache")
     job.held = TokenData(job.vae, job.test_set, *how)
     if job.kind:
         own = job.team.process_index if job.pictures["schedules"] == "process" else None
         crops = dict(crops=job.pictures["images"] == "crops", side=job.pictures["crop"])
-        own = dict(process=own, base=job.model.cfg.base)
+        own = dict(process=own, base=job.model.cfg.base, precision=job.train.precision)
         job.data = LatentData(job.vae, job.train_set, *how, **crops, **own)
     else:
         job.data = TokenData(job.vae, job.train_set, *how)
