@@ -111,7 +111,7 @@ class Fork:
         self.vae = load_tokenizer(size, tokenizer)
         load = lambda s: load_dataset(dataset, self.size.image_size, s, limit=limit)
         self.images, self.test = load("train"), load("test")
-        tokens = lambda d: TokenData(self.vae, d, self.size.model.scales, WORK / "cache", "fp32")
+        tokens = lambda d: TokenData(self.vae, d, self.size.model.scales, WORK / "cache")
         self.data, self.held = tokens(self.images), tokens(self.test)
         if pyramid == "image":
             for data, images in ((self.data, self.images), (self.held, self.test)):
