@@ -1,7 +1,8 @@
 "Two processes train as one does: the same global batch and seed give the same losses and weights, also after a kill."
-import os, subprocess, sys, textwrap
+import json, os, subprocess, sys, textwrap
 
 import pandas as pd
+import pytest
 import torch
 from conftest import ROOT, Forks
 from sar_repro.engine.files import load_tensors
@@ -42,7 +43,7 @@ SCRIPT = textwrap.dedent('''
         for rank in range(processes):
             if pid := os.fork(): pids.append(pid); continue
             if processes > 1: os.environ |= dict(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(processes), LOCAL_WORLD_SIZE=str(processes), MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
-            signal.alarm(240) # processes that wait for each other for ever
+            signal.alarm(600) # processes that wait for each other for ever
             try: job(rank)
             except BaseException as e: print(rank, type(e).__name__, e, file=sys.stderr, flush=True); os._exit(1)
             os._exit(0)
@@ -75,6 +76,59 @@ def test_two_processes_and_micro_batches_equal_one(tmp_path):
     ''', tmp_path)
     for name in ('micro', 'two'): same(read(tmp_path/'one'), read(tmp_path/name))
     same(read(tmp_path/'one-last'), read(tmp_path/'two-last')); same(read(tmp_path/'one-share'), read(tmp_path/'two-share'))
+
+WHOLE = textwrap.dedent('''
+    import pandas as pd
+    from sar_repro.engine.runs import draw_job, exposure, judge_job, load_job, plan_job, record_job
+    from sar_repro.train import heldout_loss
+
+    def dying(loss_fn, at): # the third step of four; there are states of the first two
+        def loss(model, batch, cfg, n=[0]):
+            n[0] += 1
+            if n[0] == at: time.sleep(1); os.kill(os.getpid(), signal.SIGKILL)
+            yield from loss_fn(model, batch, cfg)
+        loss.passes, loss.shares = loss_fn.passes, getattr(loss_fn, 'shares', False)
+        return loss
+
+    def whole(folder, recipe, die=None): # all that 07_train does with its parameters: load, before, train, after, judge, record
+        torch.set_num_threads(1)
+        job = load_job(plan_job('mini', budget='smoke', precision='fp32', recipe=recipe, out_dir=str(folder), batch_size=8))
+        measure = lambda: heldout_loss(job.model, job.held, precision='fp32', copies_apart=True)
+        found, gaps, samples = dict(before=measure()), [exposure(job, 'before')], dict(before=draw_job(job, 'before'))
+        method = job.train.method
+        if die: METHODS[method] = dying(METHODS[method], die) # it stands in for the loss of that name
+        log = train_run(job.model, job.data, METHODS[method], job.train, job.out, held=job.held, save_every=1)
+        found['after'], samples['after'] = measure(), draw_job(job, 'after')
+        record_job(job, log, found, pd.concat([*gaps, exposure(job, 'after')]), judge_job(job, samples))
+''')
+
+def record(folder): return json.loads(next(p for p in folder.glob('*.json') if p.name != 'run.json').read_text())
+
+def equal(one, other, *path):
+    if isinstance(one, dict): assert one.keys() == other.keys(), path; [equal(v, other[k], *path, k) for k, v in one.items()]
+    elif isinstance(one, list): [equal(*pair, *path, i) for i, pair in enumerate(zip(one, other, strict=True))]
+    else: assert other == pytest.approx(one, rel=1e-5, abs=2e-5) if isinstance(one, float) else one == other, (path, one, other) # records have five digits
+
+def test_the_whole_job_in_two_processes_is_that_of_one(tmp_path):
+    python(WHOLE + textwrap.dedent('''
+        folder = Path(sys.argv[1])
+        def run(n, name, recipe, ends=0, **how): assert team(n, lambda rank: whole(folder/name, recipe, **how)) == [ends]*n, (n, name)
+        for recipe in ('paper', 'released'):
+            for n in (1, 2): run(n, f'{recipe}-{n}', recipe)
+            os.environ |= dict(ACCELERATE_USE_FSDP='true', FSDP_VERSION='2')
+            run(2, f'{recipe}-shards', recipe)
+            os.environ['ACCELERATE_USE_FSDP'] = 'false'
+        run(2, 'paper-killed', 'paper', ends=-9, die=3)
+        run(1, 'paper-killed', 'paper')
+    '''), tmp_path)
+    for recipe, others in dict(paper=('2', 'shards', 'killed'), released=('2', 'shards')).items():
+        one = record(tmp_path/f'{recipe}-1')
+        assert one['processes'] == 1 and len(one['distances']) == 2 and one['gap_KL_bits']
+        for name in others:
+            other = record(tmp_path/f'{recipe}-{name}')
+            assert other['processes'] == (1 if name == 'killed' else 2)
+            for k in ('heldout', 'heldout_mean', 'gap_KL_bits', 'distances', 'train', 'n'): equal(one[k], other[k], name, k)
+            pd.testing.assert_frame_equal(read(tmp_path/f'{recipe}-1')[0], read(tmp_path/f'{recipe}-{name}')[0], atol=1e-5, rtol=1e-5, check_like=True)
 
 def test_chains_of_posterior_are_the_same_on_two_processes_and_after_a_kill(tmp_path):
     python('''
