@@ -32,6 +32,8 @@ def files(tmp_path_factory):
     (tmp_path/'cut.parquet/emoji64.parquet').write_bytes((ROOT/'data/emoji64.parquet').read_bytes()[:5000])
     (tmp_path/'empty').mkdir()
     altered(tmp_path/'evil.safetensors', kind='Model\x1b[2J\nsar: all is well')
+    for name, facts in (('config', dict(config='text')), ('scales', dict(config=config | dict(scales=8))), ('sides', dict(config=config | dict(scales=['a', None]))), ('names', dict(classes=7, data=[1], tokenizer={}))):
+        altered(tmp_path/f'odd-{name}.safetensors', **facts)
     (tmp_path/'phone/sea').mkdir(parents=True)
     for i in range(3): (tmp_path/f'phone/sea/{i}.HEIC').touch()
     return tmp_path
@@ -55,6 +57,10 @@ CASES = {
     'torn reference': (['evaluate', '--reference', 'cut.parquet/emoji64.parquet'], 'not a whole npz file'),
     'empty reference': (['evaluate', '--reference', 'empty'], 'no readable pictures'),
     'terminal codes in a header': (['sample', 'evil.safetensors'], r'holds a Model\x1b[2J\nsar: all is well, expected'),
+    'a header of text': (['sample', 'odd-config.safetensors'], 'odd-config.safetensors has a header that does not describe'),
+    'a schedule of one number': (['sample', 'odd-scales.safetensors'], 'odd-scales.safetensors has a header that does not'),
+    'a schedule of words': (['sample', 'odd-sides.safetensors'], 'odd-sides.safetensors has a header that does not'),
+    'a tokenizer that is none': (['sample', 'odd-names.safetensors'], 'another tokenizer'),
     'a folder of what Pillow does not read': (['new', 'phone'], 'holds no images, but 3 (ending .heic): expected one folder per class'),
     'unknown class': (['sample', '--classes', 'dragons'], 'dragons'),
     'guidance of nan': (['sample', '--cfg', 'nan'], 'guidance is nan: expected a number from 0 to 100'),
@@ -99,6 +105,7 @@ def test_an_interrupted_job_says_what_is_kept_and_how_to_go_on(tmp_path, monkeyp
     (tmp_path/'out/start/state-00000010.pt').touch()
     got = sar('new', 'my pictures', '--size', 'mini', '--out', 'out', cwd=tmp_path)
     assert got.returncode == 130 and 'stopped; kept in out: tokenizer, a state of start, ' in got.stderr, got.stderr
+    assert got.returncode == 130 and 'stopped; kept in out: tokenizer, a state of start, 0 s old' in got.stderr, got.stderr
     assert got.stderr.endswith("go on: sar new 'my pictures' --size mini --out out\n"), got.stderr
 
 def test_a_warning_is_said_once_without_its_place_in_the_code(tmp_path):

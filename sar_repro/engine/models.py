@@ -7,7 +7,9 @@ from __future__ import annotations
 import hashlib
 import math
 import torch
+from contextlib import contextmanager
 from dataclasses import replace
+from operator import index
 from pathlib import Path
 from torch import nn
 from ..core import ModelConfig, SIZES, SarError, TokenizerConfig, VARIANTS, get_size, shown
@@ -79,21 +81,32 @@ def _residual(tensors):  # what a residual codebook tells of its convolutions
     return dict(kind="varvae", share=len(several) or 1)
 
 # %% ../../nbs/84a_models.ipynb #72ef3517
+@contextmanager
+def _told_by(path):  # what a file says of its sizes, in its header or by its tensors
+    try:
+        yield
+    except SarError as e:
+        raise SarError(f"{shown(path)}: {e}") from e
+    except (TypeError, ValueError, KeyError, AttributeError) as e:
+        raise SarError(
+            f"{shown(path)} has a header that does not describe such a model"
+            f" ({type(e).__name__}: {e}); get the file again, or save its weights alone"
+        ) from e
+
+
 def _read_tokenizer(path, groups):  # tensors of a file, and its sizes: from the header, or shown
     tensors, meta = read_weights(path)
     tensors = our_names(tensors)
-    if meta.get("kind", "FlexVAE") not in TOKENIZERS or "quant_conv.weight" not in tensors:
+    if str(meta.get("kind", "FlexVAE")) not in TOKENIZERS or "quant_conv.weight" not in tensors:
         raise SarError(
             f"{shown(path)} holds a {meta.get('kind', 'model of another kind')}, expected a"
             " FlexVAE"
         )
-    try:
+    with _told_by(path):
         if "config" in meta:
             cfg = meta["config"]
             return tensors, TokenizerConfig(**{**cfg, "ch_mult": tuple(cfg["ch_mult"])})
         return tensors, replace(tokenizer_config(tensors), groups=groups)
-    except SarError as e:
-        raise SarError(f"{shown(path)}: {e}") from e
 
 
 def load_tokenizer(
@@ -242,23 +255,21 @@ def _likely_cause(have, size):  # what a checkpoint of other shapes probably is
 # tensors, header and sizes of a file, with its own schedule or that of the size it fits
 def _read_model(path):
     tensors, meta = read_weights(path)
-    if meta.get("kind", "FlexVAR") not in BASES or (
+    if str(meta.get("kind", "FlexVAR")) not in BASES or (
         "pos_1LC" not in tensors and "quant_conv.weight" in tensors
     ):
         raise SarError(
             f"{shown(path)} holds a {meta.get('kind', 'model of another kind')}, expected a"
             " FlexVAR"
         )
-    try:
+    with _told_by(path):
         have = model_config(tensors)
-    except SarError as e:
-        raise SarError(f"{shown(path)}: {e}") from e
-    config = meta.get("config", {})
-    usual = get_size(_like(have) or with_base("d16", have.base)).model.scales
-    have = replace(have, scales=tuple(config.get("scales", usual)))
+        config = meta.get("config", {})
+        usual = get_size(_like(have) or with_base("d16", have.base)).model.scales
+        have = replace(have, scales=tuple(map(index, config.get("scales", usual))))
+        have = replace(have, **{k: config[k] for k in ("context", "hide") if k in config})
     _check_positions(tensors, have, path)
-    told = {k: config[k] for k in ("context", "hide") if k in config}
-    return tensors, meta, replace(have, **told)
+    return tensors, meta, have
 
 
 def _check_positions(tensors, have, path):  # a position a token, where the schedule is fixed
@@ -309,7 +320,7 @@ def load_model(
         model = make_model(replace(cfg or have, **own))
     model = model.to_empty(device="cpu")
     load_weights(model, tensors, shown(path), ("attn_bias_for_masking", "lvl_1L"), cause)
-    model.facts = {k: meta[k] for k in ("data", "tokenizer") if k in meta}
+    model.facts = {k: str(meta[k]) for k in ("data", "tokenizer") if k in meta}
     return model.eval().requires_grad_(False)
 
 
