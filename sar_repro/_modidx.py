@@ -684,6 +684,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/sar_repro', 'doc_host': ''
                                                                                       'sar_repro/engine/models.py'),
                                          'sar_repro.engine.models._residual': ('models.html#_residual', 'sar_repro/engine/models.py'),
                                          'sar_repro.engine.models._told': ('models.html#_told', 'sar_repro/engine/models.py'),
+                                         'sar_repro.engine.models._told_by': ('models.html#_told_by', 'sar_repro/engine/models.py'),
                                          'sar_repro.engine.models.find_size': ('models.html#find_size', 'sar_repro/engine/models.py'),
                                          'sar_repro.engine.models.find_tokenizer': ( 'models.html#find_tokenizer',
                                                                                      'sar_repro/engine/models.py'),

@@ -1422,7 +1422,7 @@ def bench(
     typer.echo(f"written: {_near(out)}")
 
 # %% ../nbs/90_cli.ipynb #4a95b128
-@_command("parity", "parity data/golden/tiny.safetensors")
+@_command("parity", "parity data/golden/flexvar_small.safetensors")
 def parity(
     files: Annotated[
         Optional[list[Path]],

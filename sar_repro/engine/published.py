@@ -700,6 +700,17 @@ OTHERS = (  # model, kind, parameters, steps, FID, IS, source; None where the so
     ("VAR-d20", "next scale", "600M", 10, 2.95, None, _VAR),
     ("VAR-d24", "next scale", "1.0B", 10, 2.33, None, _VAR),
     ("VAR-d30", "next scale", "2.0B", 10, 1.97, None, _VAR),
+    ("VAR-d16, rejection", "next scale", "310M", None, 3.3, None, "arXiv 2404.02905"),
+    ("VAR-d30, rejection", "next scale", "2.0B", None, 1.80, None, "arXiv 2404.02905"),
+    ("VAR-d16 + DDO", "next scale", "310M", 10, 2.54, None, "arXiv 2503.01103"),
+    ("VAR-d30 + DDO", "next scale", "2.0B", 10, 1.73, None, "arXiv 2503.01103"),
+    ("AID-VAR-d16", "next scale", None, 10, 3.24, None, "arXiv 2605.24843"),
+    ("AID-VAR-d20", "next scale", None, 10, 2.54, None, "arXiv 2605.24843"),
+    ("AID-VAR-d24", "next scale", None, 10, 2.08, None, "arXiv 2605.24843"),
+    ("NVG-d16", "next granularity", None, None, 3.03, None, "arXiv 2508.12811, abstract"),
+    ("NVG-d20", "next granularity", None, None, 2.44, None, "arXiv 2508.12811, abstract"),
+    ("NVG-d24", "next granularity", None, None, 2.06, None, "arXiv 2508.12811, abstract"),
+    ("xAR-H", "next block", None, None, 1.24, None, "arXiv 2502.20388"),
 )
 
 # %% ../../nbs/87a_published.ipynb #66d832bb
