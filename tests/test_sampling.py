@@ -238,7 +238,7 @@ CASES = {
     'mask of another size': (['--edit', 'picture.png', '--mask', 'other.png'], 'is 32x32 pixels, the picture picture.png 64x64'),
     'mask without white': (['--edit', 'picture.png', '--mask', 'black.png'], 'has no white'),
     'missing mask': (['--edit', 'picture.png'], '--edit needs --mask PICTURE'),
-    'mask that is not there': (['--edit', 'picture.png', '--mask', 'gone.png'], 'gone.png cannot be read'),
+    'mask that is not there': (['--edit', 'picture.png', '--mask', 'gone.png'], 'no picture at gone.png'),
     'mask alone': (['--mask', 'mask.png'], '--mask needs --edit'),
     'first scale alone': (['--from-scale', '2'], '--from-scale needs --edit'),
     'first scale beyond': (['--edit', 'picture.png', '--from-scale', '7'], '--from-scale is 7: expected a whole number from 1 to 6'),

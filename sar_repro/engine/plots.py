@@ -149,10 +149,10 @@ def progress(
     if in_jupyter():
         from tqdm.notebook import tqdm
 
-        return tqdm(iterable, **how, **kwargs)
+        return tqdm(iterable, **how | kwargs)
     from tqdm.std import tqdm
 
-    return tqdm(iterable, **how, file=Lenient(sys.stderr), ncols=100, **kwargs)
+    return tqdm(iterable, **how | kwargs, file=Lenient(sys.stderr), ncols=100)
 
 
 class Lenient:
