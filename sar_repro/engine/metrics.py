@@ -26,7 +26,7 @@ from sar_repro.engine.files import (
     read_weights,
     weights_hash,
 )
-from .machine import default_device
+from .machine import default_device, shared_rows
 from .plots import progress
 from ..data import ImageSet, spread_ids, to_float, to_uint8
 from ..tokenizer import reconstruct
@@ -204,15 +204,28 @@ def image_features(
     images,  # uint8 (N, 3, H, W), or anything with `len` and `.batch(ids)`
     batch_size: int = 64,  # Pictures at a time
     logits: bool = False,  # Return class logits (N, K) as well
+    team=None,  # Processes that share the work, see `shared_rows`; None = this one alone
 ):  # float32 (N, D), or a pair of it and the logits
     "Features of every picture; the last, partial batch counts."
     get = images.batch if hasattr(images, "batch") else lambda ids: images[ids]
-    device, parts = next(net.parameters()).device, []
-    for i in progress(range(0, len(images), batch_size), "features"):
-        ids = torch.arange(i, min(i + batch_size, len(images)))
-        parts.append([f.float().cpu() for f in net(get(ids).to(device))])
-    features, classes = map(torch.cat, zip(*parts))
-    return (features, classes) if logits else features
+    device = next(net.parameters()).device
+
+    def rows(ids):  # features, and class logits beside them
+        parts = []
+        for i in progress(range(0, len(ids), batch_size), "features"):
+            found = net(get(torch.tensor(ids[i : i + batch_size])).to(device))
+            parts.append(torch.cat([f.float().cpu() for f in found[: 1 + logits]], 1))
+        return torch.cat(parts)
+
+    both = shared_rows(len(images), batch_size, rows, team)
+    if not logits:
+        return both
+    return both.split([width := _width(net, get), both.shape[1] - width], 1)
+
+
+@torch.no_grad()
+def _width(net, get):  # number of features
+    return net(get(torch.zeros(1, dtype=torch.long)).to(next(net.parameters()).device))[0].shape[1]
 
 # %% ../../nbs/85a_metrics.ipynb #cd14bdcc
 REFERENCES = ("training", "training, reconstructed", "held-out")
@@ -252,7 +265,9 @@ class Reference:
         cache=None,  # Folder for features; None = cache/ in the repository
         limit: int = None,  # Use this many pictures of each split (smoke runs)
         judge=None,  # See `feature_extractor`
+        team=None,  # Processes that share the work; None = this one alone
     ):
+        self.team = team
         self.net, self.name = feature_extractor(inception_weights, judge)
         judged = judge and not inception_weights
         self.key = weights_hash(self.net) if judged else f"{self.name} {EFFNET_SIDE}"
@@ -266,17 +281,27 @@ class Reference:
 
     def _cached(self, key, images):
         name = hashlib.sha256(f"{key} {self.key} both sides".encode()).hexdigest()[:16]
-        path = self.cache / f"features-{name}.npy"
+        path, known = self.cache / f"features-{name}.npy", None
         if path.is_file():
             try:
-                return torch.from_numpy(read_array(path))
+                known = torch.from_numpy(read_array(path))
             except TORN_ARRAY:  # compute it again
                 pass
-        f = image_features(self.net, images)
-        with atomic_path(path) as tmp:
-            with open(tmp, "wb") as out:
-                np.save(out, f.numpy())
+        if self._all_have(known):
+            return known
+        f = image_features(self.net, images, team=self.team)
+        if not self.team or self.team.is_main_process:
+            with atomic_path(path) as tmp:
+                with open(tmp, "wb") as out:
+                    np.save(out, f.numpy())
         return f
+
+    def _all_have(self, known):  # does every process of the team find it in its cache?
+        if not self.team or self.team.num_processes == 1:
+            return known is not None
+        found = [None] * self.team.num_processes
+        torch.distributed.all_gather_object(found, known is not None)
+        return all(found)
 
     def pairs(self, name):  # see `kid_pairs`; once for all sets that are compared
         if name not in self._pairs:

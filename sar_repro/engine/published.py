@@ -492,8 +492,10 @@ def judge(
     samples,  # uint8 (N, 3, H, W), `ShardSet`, or `ImageSet`
     reference: RealPictures,  # From `load_reference`
     inception_weights=None,  # The same as for the reference
+    team=None,  # Processes that share the features; None = this one alone
 ) -> dict:  # Fréchet distance under its name, IS, KID, precision, recall, n, n_reference
-    "All five numbers of a set of samples; NaN where the reference has no pictures."
+    """All five numbers of a set of samples, in the first process; NaN where the reference has no
+    pictures."""
     from torch_fidelity.metric_fid import fid_statistics_to_metric
 
     net, network = feature_extractor(inception_weights)
@@ -502,7 +504,9 @@ def judge(
             f"the reference was made for {reference.network}, the samples would be judged by"
             f" {network}: pass the same inception_weights to both"
         )
-    features, logits = image_features(net, samples, logits=True)
+    features, logits = image_features(net, samples, logits=True, team=team)
+    if team and not team.is_main_process:
+        return {}
     score = "IS" if network == "FID" else "IS-EffNet"
     fd = fid_statistics_to_metric(_statistics(features), reference.stats, verbose=False)[
         "frechet_inception_distance"

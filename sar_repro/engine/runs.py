@@ -1228,16 +1228,17 @@ def judge_job(
     "Distances of the samples to real pictures."
     if job.kind == "DEMONSTRATION":
         return "a demonstration has no distances: they would say nothing"
-    if not job.team.is_main_process:
-        return "the first process has the table"
     if job.kind == "PAPER":
         return _judge_paper(job, sets)
     if job.smoke:
         return _quick_distances(job, sets)
     real = (job.train_set, job.test_set, job.vae)
     judge = judge_of(job.size.name, job.train_set)
-    reference = Reference(*real, job.inception or None, WORK / "cache", judge=judge)
+    how = dict(judge=judge, team=job.team)
+    reference = Reference(*real, job.inception or None, WORK / "cache", **how)
     job.features, table = reference.name, distance_table(sets, reference)
+    if isinstance(table, str):
+        return table
     job.few_held_out = few_held_out(table, reference)
     return table
 
@@ -1245,15 +1246,19 @@ def judge_job(
 def _quick_distances(job, sets):  # of a smoke run: one reference, to see that it works
     judge = judge_of(job.size.name, job.train_set)
     net, job.features = feature_extractor(job.inception or None, judge)
-    real = image_features(net, job.train_set)
-    found = {w: compare(image_features(net, s), real) for w, s in sets.items()}
+    real, *drawn = (image_features(net, s, team=job.team) for s in (job.train_set, *sets.values()))
+    if not job.team.is_main_process:
+        return "the first process has the table"
+    found = {w: compare(f, real) for w, f in zip(sets, drawn)}
     return pd.DataFrame(found).T.rename_axis("pictures")
 
 
 def _judge_paper(job, sets):
-    measure = lambda pictures: judge(pictures, job.real, job.inception)
+    measure = lambda pictures: judge(pictures, job.real, job.inception, job.team)
     before = job.base or measure(sets["before"])
     job.judged = judged = dict(before=before, after=measure(sets["after"]))
+    if not job.team.is_main_process:
+        return "the first process has the table"
     size, after = job.size.name, judged["after"]
     job.protocol = protocol_of(size, job.n_samples, job.model.cfg.num_classes, after)
     # the base row of the paper's table
