@@ -1292,14 +1292,10 @@ def evaluate(
 
 # %% ../nbs/90_cli.ipynb #507fe80e
 def _by_protocol(reference, n, samples, how):  # record (None on all processes but one), its lines
-    from accelerate import PartialState
+    from sar_repro.engine.machine import team
     from sar_repro.engine.published import evaluate_published
 
-    team = PartialState()  # one process, or those that `accelerate launch` started
-    share = dict(process=team.process_index, processes=team.num_processes)
-    record = evaluate_published(
-        reference, n=n, folder=samples, wait=team.wait_for_everyone, **share, **how
-    )
+    record = evaluate_published(reference, n=n, folder=samples, team=team(), **how)
     if record is None:
         return None, ""
     plain = {k: v for k, v in record.items() if not isinstance(v, (dict, list))}

@@ -806,9 +806,7 @@ def evaluate_published(
     top_p: float = None,  # None = the size's own
     inception_weights=None,  # See `feature_extractor`
     tokenizer=None,  # Weights; None = the size's, or what lies beside the checkpoint
-    process: int = 0,  # Index of this process ...
-    processes: int = 1,  # ... of so many
-    wait=None,  # Called between drawing and judging: waits for the other processes
+    team=None,  # From `team`: its processes share drawing and judging; None = this one alone
 ) -> dict:  # Record of the run; None for all processes but the first
     "Class-balanced samples in shards, judged against a reference."
     check_numbers(n=n, seed=seed, guidance=guidance, top_k=top_k, top_p=top_p)
@@ -823,14 +821,14 @@ def evaluate_published(
     weights = Path(checkpoint or weights_path(size, "model"))
     folder = folder or WORK / f"runs/samples-{size}-{weights.stem}"
     labels = balanced_labels(classes, -(-n // classes))[:n]
-    ranks = dict(process=process, processes=processes)
+    ranks = dict(process=team.process_index, processes=team.num_processes) if team else {}
     shards = sample_shards(model, vae, labels, folder, seed=seed, **ranks, **how)
-    if wait:
-        wait()
-    if process:
-        return None
+    if team:
+        team.wait_for_everyone()
     _all_there(shards)
-    row = judge(shards, judge_by, inception_weights)
+    row = judge(shards, judge_by, inception_weights, team)
+    if not row:
+        return None
     about = protocol_of(size, n, classes, row) | dict(size=size, checkpoint=weights.stem)
     about |= dict(method=method_of(weights) if checkpoint else "base", date=f"{date.today()}")
     about |= dict(trained=bool(checkpoint and _trained(weights)))
