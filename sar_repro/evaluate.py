@@ -72,9 +72,8 @@ def distance_table(
     reference: Reference,  # What to compare with
 ) -> pd.DataFrame:  # Rows (against, pictures); the Fréchet distance under its network's name
     "Every set against every reference, with the floor: real pictures, as many if there are."
-    net, team = reference.net, reference.team
-    features = {name: image_features(net, images, team=team) for name, images in sets.items()}
-    if team and not team.is_main_process:
+    features = {k: image_features(reference.net, v, team=reference.team) for k, v in sets.items()}
+    if reference.team and not reference.team.is_main_process:
         return "the first process has the table"
     floors, rows = reference.floors(max(len(f) for f in features.values())), []
     for against in REFERENCES:
