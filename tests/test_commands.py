@@ -153,7 +153,7 @@ def new(place, words): run_sar(place, ['new', 'photos', '--size', 'mini', '--bud
 def evaluate(place, words): run_sar(place, put(words[1:], n='10', size='mini') if len(words) < 4 or words[2] == '--n' else put(words[1:], n='10'))
 def diagnose(place, words): run_sar(place, put(words[1:], n='20', size='mini', out='diagnosis') if '--dataset' not in words else put(words[1:], n='20', out='diagnosis-own'))
 def bench(place, words): run_sar(place, ['bench', '--size', 'mini', '--batch', '2'])
-def parity(place, words): run_sar(place, ['parity', *[str(ROOT/w) for w in words[2:]] or [FILL['FILE...']]])
+def parity(place, words): run_sar(place, ['parity', *([str(ROOT/w) for w in words[2:]] or [FILL['FILE...']])])
 def job(place, words): run_sar(place, [*words[1:], '-p', 'budget', 'smoke', *([] if 'size' in words else ['-p', 'size', 'mini'])])
 def lacking(place, words): run_sar(place, [*words[1:], '-p', 'budget', 'smoke'], offline=True) # weights that do not ship
 def tokenizer(place, words): run_sar(place, [*(w if w != 'tiny' else 'mini' for w in words[1:]), '-p', 'budget', 'smoke'])
