@@ -204,12 +204,16 @@ def fork_sentence(
         cost[name] = f"{mean['sar']:.2f} nats in place of {mean['tf']:.2f}"
     far = {w: change(tables["clothes"], "sar", f"fd_recon_{w}") for w in SAMPLINGS}
     exact = exact_change("sar 0.01")
-    world = "In a world where the error is an exact sum, the same dose changes it by"
+    if exact:
+        exact = (
+            " In a world where the error is an exact sum, the same dose changes it by"
+            f" {exact}."
+        )
     return (
         "**What SAR does at this size: almost nothing.** A held-out picture of clothes costs"
         f" {cost['clothes']}, one of emoji {cost['emoji']}. The distance of guided samples of"
         f" clothes to reconstructed pictures changes by {far['guided']}, that of unguided ones by"
-        f" {far['unguided']}. {f'{world} {exact}. ' if exact else ''}None of this contradicts the paper's 2 to 5 % at"
+        f" {far['unguided']}.{exact} None of this contradicts the paper's 2 to 5 % at"
         " 310 million weights and more: it says that a small model does not show them. (95 %"
         " intervals over three trainings: [10b](10b_fork.ipynb).)"
     )
