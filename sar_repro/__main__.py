@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../nbs/90b_module.ipynb #a0b1c2d6
-from .cli import main
+from .jobs.cli import main
 
 if __name__ == "__main__" and "__file__" in globals():  # not in a notebook
     main()

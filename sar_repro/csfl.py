@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Iterator
 import torch
 from torch import nn
-from .core import SarError, TrainConfig, check_choice
+from .engine.core import SarError, TrainConfig, check_choice
 from .engine.kernels import Prediction
 from .scale_ar import by_scale, counted, drawn_codes, mean_loss, token_loss
 from .ssr import rollout, student_pass, teacher_pass, unconditional

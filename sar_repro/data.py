@@ -16,8 +16,8 @@ from functools import cached_property
 from pathlib import Path
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
-from .core import ROOT, SarError, check_choice, order_rng, plain, shown
-from .engine.emoji64 import EMOJI_SOURCES, emoji_table
+from .engine.core import ROOT, SarError, check_choice, order_rng, plain, shown
+from .engine.sources import EMOJI_SOURCES, emoji_table
 from sar_repro.engine.sources import (
     _reason,
     load_cifar10,
@@ -30,8 +30,9 @@ from sar_repro.engine.sources import (
 )
 
 # %% auto #0
-__all__ = ['IN_MEMORY', 'READ_WHOLE', 'LOADERS', 'to_float', 'to_uint8', 'resize_square', 'eval_transform', 'train_transform',
-           'RandomShortSide', 'ImageSet', 'load_emoji64', 'spread_ids', 'load_dataset']
+__all__ = ['IN_MEMORY', 'READ_WHOLE', 'LOADERS', 'PART', 'CHECKED', 'to_float', 'to_uint8', 'resize_square', 'eval_transform',
+           'train_transform', 'RandomShortSide', 'ImageSet', 'load_emoji64', 'spread_ids', 'load_dataset',
+           'encode_block', 'picture_blocks', 'latent_cache']
 
 # %% ../nbs/01_data.ipynb #94dd541a
 def to_float(
@@ -322,3 +323,219 @@ def load_dataset(
         folder = _find_folder(name)
         name, parts = plain(folder.resolve().name), load_folder(folder, split)
     return ImageSet(name, split, size, **_spread(parts, limit), transform=transform)
+
+# %% ../nbs/01_data.ipynb #f82fdf7d
+import hashlib
+import json
+import numpy as np
+import os
+import time
+import torch
+import warnings
+import zlib
+from pathlib import Path
+from torch.utils.data import DataLoader, Dataset
+from .engine.core import SarError
+from .engine.files import TORN_ARRAY, locked, read_array, read_json, save_json
+from .engine.plots import progress
+from .engine.sources import _place
+
+# %% ../nbs/01_data.ipynb #9a130e42
+def encode_block(
+    dataset: ImageSet,  # Pictures
+    index: range,  # Which of them
+    encode,  # float32 images -> latents
+    flips: bool,  # Also mirrored?
+    pictures: torch.Tensor = None,  # uint8 (B, 3, H, W), if they have been read
+) -> np.ndarray:  # float16 (B, 2 or 1, C, h, w)
+    "Latents of a few pictures and of their mirror images."
+    pictures = dataset.batch(index) if pictures is None else pictures
+    x = to_float(pictures.to(getattr(encode, "device", "cpu"), non_blocking=True))
+    with torch.no_grad():
+        latents = torch.stack(
+            [encode(v).float().cpu() for v in ([x, x.flip(-1)] if flips else [x])], 1
+        )
+    if not latents.half().isfinite().all():
+        raise SarError(
+            f"{dataset.name}: latents of pictures {index.start} to {index.stop - 1} are not finite"
+            " in 16 bits; check the tokenizer"
+        )
+    return latents.half().numpy()
+
+# %% ../nbs/01_data.ipynb #3548eedd
+class _Blocks(Dataset):
+    def __init__(self, dataset, spans):
+        self.dataset, self.spans = dataset, spans
+
+    def __len__(self):
+        return len(self.spans)
+
+    def __getitem__(self, k):
+        try:
+            return self.dataset.batch(self.spans[k])
+        except SarError as e:  # raised by whoever asked, without the traces of a worker
+            return e
+
+
+def picture_blocks(
+    dataset: ImageSet,  # Pictures
+    spans: list,  # Ranges of them
+    workers: int = None,  # Processes that read; None = for some hundred files and more, one a core
+):  # Yields (range, uint8 (B, 3, H, W)) in their order
+    "Read blocks of pictures ahead."
+    if workers is None:
+        few = torch.is_tensor(dataset.source) or sum(map(len, spans)) < 512
+        mates = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # other processes that do the same
+        workers = 0 if few else max(1, min(8, (os.cpu_count() or 1) // mates))
+    pin = bool(workers) and torch.cuda.is_available()
+    how = dict(num_workers=workers, pin_memory=pin, prefetch_factor=2 if workers else None)
+    for span, block in zip(spans, DataLoader(_Blocks(dataset, spans), batch_size=None, **how)):
+        if isinstance(block, SarError):
+            raise block
+        yield span, block
+
+# %% ../nbs/01_data.ipynb #f992dd8f
+# (rows done, bytes of the header, checksum of the rows); cuts off what was not noted as safe
+def _resume_at(f, note):
+    none = dict(rows=0, bytes=0, header=0, crc=0)
+    state = read_json(note, **dict.fromkeys(none, int)) or none
+    if os.fstat(f.fileno()).st_size < state["bytes"]:
+        state = none
+    f.truncate(state["bytes"])
+    return state["rows"], state["header"], state["crc"]
+
+
+def _npy_header(f, shape):
+    np.lib.format.write_array_header_1_0(f, dict(descr="<f2", fortran_order=False, shape=shape))
+    return f.tell()
+
+# %% ../nbs/01_data.ipynb #94c1a68f
+class _Growing:
+    "A file to which blocks of rows are added; `safe` notes what a kill leaves."
+
+    def __init__(self, f, note, rows):
+        self.f, self.note, self.rows = f, note, rows
+        self.done, self.header, self.crc = _resume_at(f, note)
+        self.next = 0.0
+
+    def add(self, block):
+        if not self.done:
+            self.header = _npy_header(self.f, (self.rows, *block.shape[1:]))
+        self.crc = zlib.crc32(block.data, self.crc)
+        self.f.write(block.data)
+        self.done, self.row = self.done + len(block), block[0].nbytes
+        if (start := time.monotonic()) > self.next:
+            self.safe()
+            self.next = time.monotonic() + 20 * (time.monotonic() - start)
+
+    def safe(self):
+        if hasattr(self, "row"):
+            self.f.flush()
+            os.fsync(self.f.fileno())
+            size = self.header + self.done * self.row
+            known = dict(rows=self.done, bytes=size, header=self.header, crc=self.crc)
+            save_json(self.note, known)
+
+# %% ../nbs/01_data.ipynb #28cf24ba
+def _grow(path, name, rows, blocks):  # blocks(done) gives what follows the first `done` rows
+    part, note = path.with_suffix(".part"), path.with_suffix(".json")
+    try:
+        with locked(path.parent, f".{path.stem}.lock"), open(part, "a+b") as f:
+            if path.is_file():  # another process has finished it meanwhile
+                return
+            file = _Growing(f, note, rows)
+            try:
+                with progress(desc=f"latents of {name}", total=rows, initial=file.done) as bar:
+                    for block in blocks(file.done):
+                        file.add(block)
+                        bar.update(len(block))
+            finally:
+                file.safe()
+            save_json(path.with_suffix(".sum"), dict(crc=file.crc, rows=rows))
+            os.replace(part, path)
+            note.unlink(missing_ok=True)
+    except OSError as e:
+        raise SarError(
+            f"cannot write {_place(path)}: {e.strerror or e}; check permission and free space,"
+            " then run again"
+        ) from e
+
+# %% ../nbs/01_data.ipynb #4c484db9
+PART = 10_000  # pictures that one process fills at a time
+
+
+def _fill_cache(path, dataset, encode, flips, batch_size):
+    def encoded(rows, done):
+        starts = range(rows.start + done, rows.stop, batch_size)
+        spans = [range(i, min(i + batch_size, rows.stop)) for i in starts]
+        for span, pictures in picture_blocks(dataset, spans):
+            yield encode_block(dataset, span, encode, flips, pictures)
+
+    n = len(dataset)
+    parts = {_part_of(path, i): range(i, min(i + PART, n)) for i in range(0, n, PART)}
+    if len(parts) == 1:
+        return _grow(path, dataset.name, n, lambda done: encoded(range(n), done))
+    rank, ranks = (int(os.environ.get(k, v)) for k, v in (("RANK", 0), ("WORLD_SIZE", 1)))
+    order, first = list(parts), rank * len(parts) // ranks
+    for part in order[first:] + order[:first]:
+        if not part.is_file():
+            rows = parts[part]
+            _grow(part, dataset.name, len(rows), lambda done: encoded(rows, done))
+    whole = (read_array(part, mmap=True) for part in parts)
+    _grow(path, f"{dataset.name}, put together", n, lambda done: _rest_of(whole, done))
+
+
+def _part_of(path, i):
+    return path.with_name(f"{path.stem}-{i:09}.npy")
+
+
+def _rest_of(blocks, done):  # without the first `done` rows
+    for block in blocks:
+        yield from [np.ascontiguousarray(block[done:])] if done < len(block) else []
+        done = max(0, done - len(block))
+
+# %% ../nbs/01_data.ipynb #2b6fc411
+CHECKED = 2**31  # bytes: larger caches are not read through every time they are opened
+
+
+def latent_cache(
+    dataset: ImageSet,  # Pictures, without a random transform
+    encode,  # float32 images (B, 3, H, W) in [-1, 1] -> latents (B, C, h, w)
+    key: str,  # What identifies `encode`, e.g. a hash of the tokenizer's weights
+    root,  # Folder for the cache
+    flips: bool = True,  # Also of the mirrored pictures?
+    batch_size: int = 64,  # Pictures a block
+) -> np.memmap:  # float16 (N, 2 or 1, C, h, w), read-only
+    "Latents of a whole set, computed once; a run that was killed goes on where it stopped."
+    if dataset.transform:
+        raise SarError(
+            f"{dataset.name} is drawn anew on every access: load it without transform to cache its"
+            " latents"
+        )
+    facts = [str(key), dataset.fingerprint, bool(flips)]
+    name = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
+    path = Path(root) / f"latents-{name}.npy"
+    if not path.is_file():
+        _fill_cache(path, dataset, encode, flips, batch_size)
+    found, fault = _open_cache(path, (len(dataset), 1 + flips))
+    if fault:  # torn or foreign: set aside, and made again
+        warnings.warn(f"{_place(path)} {fault}: set aside, computed again", stacklevel=2)
+        path.replace(path.with_suffix(".skipped"))
+        _fill_cache(path, dataset, encode, flips, batch_size)
+        found, fault = _open_cache(path, (len(dataset), 1 + flips))
+    for old in (*path.parent.glob(f"{path.stem}-*"), *path.parent.glob(f".{path.stem}-*")):
+        old.unlink(missing_ok=True)  # parts that it was put together from
+    return found
+
+
+def _open_cache(path, rows):  # the array, and what is wrong with it
+    try:
+        found = read_array(path, mmap=True)
+    except TORN_ARRAY as e:
+        return None, f"is not a whole cache ({type(e).__name__})"
+    if found.ndim != 5 or found.shape[:2] != rows or found.dtype != np.float16:
+        return None, f"holds {found.dtype} {found.shape}, not the latents of {rows[0]:,} pictures"
+    noted = read_json(path.with_suffix(".sum"), crc=int)
+    if noted and found.nbytes <= CHECKED and zlib.crc32(found.data) != noted["crc"]:
+        return None, "is damaged (checksum)"
+    return found, None

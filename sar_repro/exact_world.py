@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fastcore.basics import patch
 from functools import lru_cache
 from torch import nn
-from .core import SarError, check_choice
+from .engine.core import SarError, check_choice
 from .engine.plots import progress
 from .tokenizer import pooling_windows
 

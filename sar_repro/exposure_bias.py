@@ -14,7 +14,7 @@ import torch.nn.functional as F
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
-from sar_repro.core import (
+from sar_repro.engine.core import (
     ROOT,
     SarError,
     WORK,
@@ -29,7 +29,7 @@ from .engine.machine import autocast, default_device
 from .engine.plots import bars, progress
 from .data import ImageSet, emoji_table, load_dataset, spread_ids, to_uint8
 from .tokenizer import FlexVAE, TokenData, by_group, next_inputs, token_groups
-from sar_repro.engine.metrics import (
+from sar_repro.evaluate import (
     BothSides,
     fd_interval,
     image_features,
@@ -39,7 +39,7 @@ from sar_repro.engine.metrics import (
 )
 from .engine.kernels import pick
 from .scale_ar import FlexVAR, generate, hidden_first, token_loss
-from .engine.models import load_model, load_models
+from .models import load_model, load_models
 from .engine.statistics import resample, slope_weights, t_interval, tidy
 
 # %% auto #0

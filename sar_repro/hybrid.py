@@ -9,7 +9,7 @@ import torch
 from fastcore.basics import patch
 from functools import lru_cache
 from torch import nn
-from .core import Number, SarError, check_number, order_rng
+from .engine.core import Number, SarError, check_number, order_rng
 from .engine.kernels import Prediction
 from .scale_ar import FlexVAR, _Steps, check_book, guide, position_table
 

@@ -11,11 +11,11 @@ import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
 
-from .core import ROOT, SarError, get_size, index_uniform
+from .engine.core import ROOT, SarError, get_size, index_uniform
 from .data import ImageSet, load_dataset, to_float, to_uint8
 from .engine.kernels import pick
 from .engine.machine import autocast
-from .engine.models import load_model, load_models
+from .models import load_model, load_models
 from .engine.plots import in_jupyter
 from .scale_ar import FlexVAR, generate, token_loss
 from .tokenizer import FlexVAE, next_inputs, split_scales

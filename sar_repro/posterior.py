@@ -10,7 +10,7 @@ from fastcore.basics import patch
 from functools import lru_cache
 from torch import nn
 from typing import Iterator
-from .core import SarError, TrainConfig, index_uniform
+from .engine.core import SarError, TrainConfig, index_uniform
 from .engine.kernels import Prediction
 from .engine.plots import progress
 from .exact_world import acceptance, copy_sources, propose

@@ -8,14 +8,15 @@ import math
 import numpy as np
 import torch
 import torch.nn.functional as F
-from .core import ModelConfig, Number, SarError, check_number, shown
+from .engine.core import ModelConfig, Number, SarError, check_number, shown
 from .data import eval_transform, to_float
 from .engine.sources import read_image
 from .scale_ar import FlexVAR, fit_scales, sample
 from .tokenizer import FlexVAE
 
 # %% auto #0
-__all__ = ['GROWTH', 'schedule', 'token_mask', 'known_tokens', 'edit', 'on_canvas', 'widen', 'refine', 'class_map', 'read_edit']
+__all__ = ['GROWTH', 'schedule', 'token_mask', 'known_tokens', 'edit', 'on_canvas', 'widen', 'refine', 'class_map', 'read_edit',
+           'ShardSet', 'sample_shards', 'pack_npz']
 
 # %% ../nbs/11b_sampling.ipynb #e987968e
 GROWTH = 1.5  # beyond the trained side, a side is at most so many times the one before
@@ -226,3 +227,187 @@ def read_edit(
     if not redraw.any():
         raise SarError(f"the mask {shown(mask)} has no white: white is what is drawn anew")
     return fit(image)[None], redraw[None]
+
+# %% ../nbs/11b_sampling.ipynb #585cd1ef
+import hashlib
+import json
+import numpy as np
+import os
+import torch
+import zipfile
+import zlib
+from pathlib import Path
+from .engine.core import SarError, shown
+from .engine.files import TORN_ARRAY, atomic_path, read_array, read_json, save_json
+from .engine.files import weights_hash
+from .engine.machine import mixed_precision
+from .engine.plots import progress
+from .scale_ar import cast_models, group_size, replay_for, sample
+
+# %% ../nbs/11b_sampling.ipynb #2a9e8f22
+# A shard ends with 16 bytes that numpy does not read: 12 say of which samples it is, 4 sum it up
+def _identity(facts, i):
+    text = json.dumps([facts, i], sort_keys=True)
+    return hashlib.sha256(text.encode()).digest()[:12]
+
+
+def _checksum(pictures):
+    return zlib.crc32(np.ascontiguousarray(pictures)).to_bytes(4, "big")
+
+
+def _seal(path):
+    with open(path, "rb") as f:
+        f.seek(max(0, f.seek(0, os.SEEK_END) - 16))
+        return f.read()
+
+# %% ../nbs/11b_sampling.ipynb #c0ba51e3
+class ShardSet:
+    "Pictures in shards on disk, read when asked for."
+
+    def __init__(self, folder, n=None):  # Written by `sample_shards`; the first n; None = all
+        self.folder = Path(folder)
+        self.facts = read_json(self.folder / "shards.json", n=int, per_shard=int, side=int)
+        if self.facts is None:
+            raise SarError(
+                f"{shown(folder)} holds no shards: expected shards.json from `sample_shards`"
+            )
+        self.drawn, self.per, self.side = (self.facts[k] for k in ("n", "per_shard", "side"))
+        self.n = n or self.drawn
+        self._maps = {}
+
+    def __len__(self):
+        return self.n
+
+    def path(self, i):
+        return self.folder / f"shard-{i:05}.npy"
+
+    def rows(self, i):
+        return min(self.per, self.drawn - i * self.per)
+
+    @property
+    def count(self):
+        return -(-self.n // self.per)
+
+    def whole(self, i) -> bool:
+        "Is shard `i` there, of the right shape, to the last byte?"
+        shape = self.rows(i), 3, self.side, self.side
+        try:
+            found = read_array(self.path(i), mmap=True)
+        except TORN_ARRAY:
+            return False
+        return found.shape == shape and _seal(self.path(i))[:12] == _identity(self.facts, i)
+
+    def batch(self, ids) -> torch.Tensor:
+        "Pictures `ids`, uint8 (B, 3, H, W)."
+        for i in {int(j) // self.per for j in ids} - self._maps.keys():
+            data = read_array(self.path(i), mmap=True) if self.whole(i) else None
+            if data is None or _seal(self.path(i))[12:] != _checksum(data):
+                raise SarError(
+                    f"{shown(self.path(i))} is missing or torn: delete it and run the same"
+                    " sampling again, it draws only what is not there"
+                )
+            self._maps[i] = data
+        return torch.from_numpy(
+            np.stack([self._maps[int(j) // self.per][int(j) % self.per] for j in ids])
+        )
+
+# %% ../nbs/11b_sampling.ipynb #9d8cf2bf
+def _hash(labels):
+    return hashlib.sha256(labels.cpu().numpy().tobytes()).hexdigest()[:16]
+
+
+def _claim(folder, facts, labels):  # it belongs to one set of samples; labels of all of them
+    known, theirs = folder / "shards.json", folder / "labels.bin"
+    old = read_json(known)
+    if not old and not any(folder.glob("shard-*.npy")):
+        with atomic_path(theirs) as tmp:
+            tmp.write_bytes(labels.cpu().numpy().tobytes())
+        save_json(known, facts)
+        return labels
+    if not old:  # whose they are is not known: with another seed they would be served as its own
+        raise SarError(
+            f"{shown(folder)} holds samples without a note of what they are (shards.json is"
+            " missing or torn): pass another folder, or delete that one"
+        )
+    changed = [k for k in facts.keys() | old.keys() if old.get(k) != facts.get(k)]
+    if changed:
+        if {*changed} <= {"n", "labels"} and (more := _beginning(theirs, old, labels)) is not None:
+            return more
+        raise SarError(
+            f"{shown(folder)} holds other samples:"
+            f" {', '.join(f'{k} {old.get(k)} (now {facts.get(k)})' for k in sorted(changed)[:4])};"
+            " pass another folder, or delete that one"
+        )
+    return labels
+
+
+def _beginning(path, old, labels):  # all labels of the folder, if these are the first of them
+    try:
+        known = torch.from_numpy(np.fromfile(path, np.int64))
+    except OSError:
+        return None
+    ours = len(known) == old.get("n") and _hash(known) == old.get("labels")
+    return known if ours and known[: len(labels)].equal(labels.cpu()) else None
+
+# %% ../nbs/11b_sampling.ipynb #b100460b
+def sample_shards(
+    model,  # `FlexVAR`
+    vae,  # `FlexVAE` with `.key`
+    labels: torch.Tensor,  # int64 (N,)
+    folder,  # Where shards go
+    seed: int = 0,  # Seed of the per-sample noise
+    per_shard: int = 100,  # Samples a file, rounded up to whole groups
+    group: int = None,  # Samples that the network sees at a time; None = `group_size`
+    precision: str = "auto",  # 'bf16', 'fp32' or 'auto'
+    process: int = 0,  # Index of this process ...
+    processes: int = 1,  # ... of so many; shards go round
+    **how  # `guidance`, `top_k`, `top_p`, ... of `generate`
+) -> ShardSet:
+    "Draw what is missing; run again after a stop, or with fewer labels for the first of them."
+    device = model.head.weight.device
+    group = group or group_size(model.cfg, device)
+    per_shard = -(-per_shard // group) * group
+    facts = dict(weights=weights_hash(model), tokenizer=vae.key, labels=_hash(labels))
+    facts |= dict(n=len(labels), seed=seed, group=group, per_shard=per_shard, **how)
+    facts["side"] = model.cfg.scales[-1] * vae.cfg.factor
+    facts["precision"] = mixed_precision(precision, device)
+    n, facts = len(labels), json.loads(json.dumps(facts, default=str))
+    labels = _claim(Path(folder), facts, labels)
+    shards = ShardSet(folder, n)
+    plain = how.get("released_seed") is None
+    fast = replay_for("auto", model, vae, plain) or False  # one CUDA graph for all shards
+    with cast_models(model, vae, precision):
+        same = dict(seed=seed, batch_size=group, precision=precision, fast=fast)
+        for i in progress(range(process, shards.count, processes), "shards"):
+            _draw_shard(model, vae, labels, shards, i, dict(same, **how))
+    return shards
+
+
+def _draw_shard(model, vae, labels, shards, i, how):  # unless it is there
+    if shards.whole(i):
+        return
+    first, part = i * shards.per, labels[i * shards.per : (i + 1) * shards.per]
+    # one shape, one way of rounding
+    padded = torch.cat([part, part[-1:].expand(-len(part) % how["batch_size"])])
+    pictures = sample(model, vae, padded, first=first, **how)[: len(part)]
+    with atomic_path(shards.path(i)) as tmp, open(tmp, "wb") as f:
+        np.save(f, pictures.numpy())
+        f.write(_identity(shards.facts, i) + _checksum(pictures.numpy()))
+
+# %% ../nbs/11b_sampling.ipynb #fdc8072d
+def pack_npz(
+    images,  # `ShardSet`, `ImageSet`, or uint8 (N, 3, H, W)
+    path,  # File to write
+    block: int = 500,  # Pictures in memory at a time
+) -> Path:
+    "All pictures as `arr_0`, uint8 (N, H, W, 3), as ADM's evaluator wants them."
+    get = images.batch if hasattr(images, "batch") else lambda ids: images[list(ids)]
+    _, h, w = get([0])[0].shape
+    header = dict(descr="|u1", fortran_order=False, shape=(len(images), h, w, 3))
+    with atomic_path(path) as tmp, zipfile.ZipFile(tmp, "w") as z:
+        with z.open("arr_0.npy", "w", force_zip64=True) as f:
+            np.lib.format.write_array_header_1_0(f, header)
+            for i in progress(range(0, len(images), block), "packing"):
+                part = get(range(i, min(i + block, len(images))))
+                f.write(part.permute(0, 2, 3, 1).contiguous().numpy().tobytes())
+    return Path(path)

@@ -15,7 +15,7 @@ from functools import lru_cache, partial
 from itertools import accumulate
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from sar_repro.core import (
+from sar_repro.engine.core import (
     NUMBERS,
     ModelConfig,
     Number,

@@ -6,7 +6,7 @@
 from __future__ import annotations
 import torch
 from torch import nn
-from .core import TrainConfig, check_choice
+from .engine.core import TrainConfig, check_choice
 from .engine.kernels import Prediction, pick
 from .engine.machine import upload
 from .scale_ar import given, unwrap

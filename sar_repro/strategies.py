@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from dataclasses import replace
 from torch import nn
 from typing import Iterator
-from .core import TrainConfig, check_choice
+from .engine.core import TrainConfig, check_choice
 from .engine.machine import autocast
 from .tokenizer import Batch, next_inputs, split_scales
 from .scale_ar import by_scale, generate, given, scale_index, token_loss, unwrap

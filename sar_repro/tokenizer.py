@@ -13,10 +13,10 @@ from fastcore.basics import patch
 from functools import cached_property
 from pathlib import Path
 from torch import nn
-from .core import ModelConfig, TokenizerConfig, index_uniform, order_rng
+from .engine.core import ModelConfig, TokenizerConfig, index_uniform, order_rng
 from .engine.machine import autocast, full_precision, upload, without_fp16
 from .data import ImageSet, to_float
-from .engine.cache import latent_cache
+from .data import latent_cache
 
 # %% auto #0
 __all__ = ['STREAMS', 'ResBlock', 'AttnBlock', 'Downsample', 'Upsample', 'Level', 'Decoder', 'Encoder', 'Codebook', 'FlexVAE',

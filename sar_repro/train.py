@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 import torch
 from torch import nn
-from .core import SarError, TrainConfig
+from .engine.core import SarError, TrainConfig
 from .engine.machine import autocast, without_fp16
 from .tokenizer import TokenData, by_group, token_groups
 from .engine.plots import progress

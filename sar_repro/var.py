@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn
-from .core import SarError, TokenizerConfig
+from .engine.core import SarError, TokenizerConfig
 from .scale_ar import FlexVAR, guide
 from .tokenizer import Codebook, FlexVAE, split_scales
 

@@ -62,11 +62,11 @@ class Forks:
 
 def sar_process(*args, **kwargs):
     "Run the `sar` command in a process of its own."
-    return python('-c', 'from sar_repro.cli import main; main()', *args, **kwargs)
+    return python('-c', 'from sar_repro.jobs.cli import main; main()', *args, **kwargs)
 
 def sar(*args, cwd=ROOT):
     "Run the `sar` command in this process: PyTorch is imported once for all calls."
-    from sar_repro.cli import main
+    from sar_repro.jobs.cli import main
     before, environ, out, err, code = os.getcwd(), dict(os.environ), io.StringIO(), io.StringIO(), 0
     os.chdir(cwd)
     try:

@@ -7,7 +7,7 @@ from test_cli import notebook
 @pytest.fixture
 def toys(tmp_path, monkeypatch):
     "Three notebooks in place of the real ones; the second fails while a file called `stop` is there."
-    from sar_repro import cli
+    from sar_repro.jobs import cli
     paths = []
     for i, source in enumerate(["print('one')", "from pathlib import Path\nassert not Path('stop').exists()", "print(size, budget)"]):
         folder = tmp_path/str(i); folder.mkdir()
@@ -37,7 +37,7 @@ SOME = '07_train', '10_strategies' # nbdev_test runs every notebook; here the wa
 
 def test_the_real_pipeline_in_small(tmp_path, monkeypatch):
     "Real notebooks with the smoke budget, through papermill; nothing of the repository is touched."
-    from sar_repro import cli
+    from sar_repro.jobs import cli
     whole = cli.pipeline()
     assert [p.stem.split('_')[0] for p in whole] == ['02', '03', '03b', '03c', '04', '05', '06', '07', '08', '09', '09b', '09c', '10', '10b', '10c', '11', '11b']
     monkeypatch.setattr(cli, 'pipeline', lambda: [p for p in whole if p.stem in SOME])

@@ -7,14 +7,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import ROOT, sar
-from sar_repro.core import ModelConfig, SarError, TokenizerConfig, TrainConfig, VARIANTS, get_size, stored, with_base
+from sar_repro.engine.core import ModelConfig, SarError, TokenizerConfig, TrainConfig, VARIANTS, get_size, stored, with_base
 from sar_repro.csfl import sar_loss, tf_loss, true_target
 from sar_repro.engine.files import PUBLISHED, load_tensors, save_tensors, weights_path
-from sar_repro.engine.latents import draw_hybrid_schedule
-from sar_repro.engine.models import find_size, load_model, load_tokenizer, make_model, make_tokenizer, model_meta, tokenizer_config
-from sar_repro.engine.parity import check_file
-from sar_repro.engine.published import beside_published, var_table
-from sar_repro.engine.runs import plan_job
+from sar_repro.models import draw_hybrid_schedule
+from sar_repro.models import find_size, load_model, load_tokenizer, make_model, make_tokenizer, model_meta, tokenizer_config
+from sar_repro.jobs.parity import check_file
+from sar_repro.jobs.published import beside_published, var_table
+from sar_repro.jobs.runs import plan_job
 from sar_repro.hybrid import apart_mask, left_normal, markov_mask, masked_tokens, round_ends
 from sar_repro.scale_ar import causal_mask, generate, sample
 from sar_repro.ssr import student_pass
@@ -309,7 +309,7 @@ def test_the_hybrids_loss_counts_hidden_tokens_only():
     assert torch.allclose(by_map[0], ce[:, :4][masked].mean(), atol=1e-5)
 
 def test_a_published_run_of_var_has_quoted_rows_where_there_are_any():
-    from sar_repro.engine.runs import findings
+    from sar_repro.jobs.runs import findings
     judged = dict(before=dict(FID=3.6, IS=270.0), after=dict(FID=3.5, IS=260.0))
     table = beside_published('var-d16', judged)
     assert table.FID.tolist() == [3.6, 3.55, 3.5] and ('VAR-d16', 'quoted') in table.index
@@ -363,8 +363,8 @@ def test_hide_is_kept_with_the_weights(tmp_path):
 
 @pytest.mark.parametrize('base', ['hybrid', 'var'])
 def test_study_of_a_base(base, tmp_path):
-    from sar_repro.engine.fork_study import Judge, base_exposure, base_facts, base_fork, gate, judged, tail, trunk
-    from sar_repro.engine.verdict import fork_table
+    from sar_repro.jobs.fork_study import Judge, base_exposure, base_facts, base_fork, gate, judged, tail, trunk
+    from sar_repro.jobs.verdict import fork_table
     fork = base_fork(base, tmp_path/'runs', tmp_path/'records', limit=48, schedule=(2, 1), steps=2)
     trunk(fork, 0, compile=False)
     judge, arms = Judge(fork, 24), ['tf', 'truth, 0.1'] + ['residual, 0.1']*(base == 'var')
@@ -379,7 +379,7 @@ def test_study_of_a_base(base, tmp_path):
     assert base_facts(fork) == base_facts(fork) and base_facts(fork)['weights'] == sum(p.numel() for p in tail(fork, 0, 'tf').parameters())
 
 def test_a_base_that_there_is_not():
-    from sar_repro.engine.fork_study import base_fork
+    from sar_repro.jobs.fork_study import base_fork
     with pytest.raises(SarError, match="unknown base 'gan'"): base_fork('gan')
 
 def test_the_shipped_hybrid_draws(tmp_path):

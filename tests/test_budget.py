@@ -1,8 +1,8 @@
 "What a GPU would be given, counted without one: a change that makes its work worse fails here."
 import pytest
-from sar_repro.core import get_size
-from sar_repro.engine.speed import PASSES, flops
-from sar_repro.engine.traced import fuse, measured_rates, seconds, traced_sampling, traced_step
+from sar_repro.engine.core import get_size
+from sar_repro.jobs.speed import PASSES, flops
+from sar_repro.jobs.traced import fuse, measured_rates, seconds, traced_sampling, traced_step
 
 STEPS = { # kernels with blocks fused, GB moved between products then, bytes kept a picture, use of an H200's products in the least time; each with little room
     ('d16', 'sar', 16): (2_500, 105, 690e6, 0.47),

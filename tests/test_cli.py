@@ -90,7 +90,7 @@ def test_a_mistake_is_answered_by_what_was_meant(args, words): refused(sar(*args
 def test_mistakes_in_what_is_typed_are_answered_before_pytorch_is_imported(tmp_path):
     done = python('-c', '''
 import sys
-from sar_repro.cli import main
+from sar_repro.jobs.cli import main
 for line in ("train", "run 07_trian", "run 07 -p epocs 3", "sample gone.pth", "evaluate --reference gone", "new nowhere", "diagnose --after gone", "sample --edit gone --from-scale 2"):
     try: main(line.split())
     except SystemExit as e: print(e.code, "torch" in sys.modules)
@@ -157,7 +157,7 @@ def test_notebooks_of_others_run_or_are_refused(tmp_path):
     assert not (tmp_path/'ran.ipynb').exists()
 
 def test_a_kernel_that_does_not_start_is_named(tmp_path, monkeypatch):
-    from sar_repro import cli
+    from sar_repro.jobs import cli
     broken = cli._own_kernel()
     broken['kernel_manager_class'].kernel_spec.argv = ['false']
     monkeypatch.setattr(cli, '_own_kernel', lambda: broken)
@@ -166,7 +166,7 @@ def test_a_kernel_that_does_not_start_is_named(tmp_path, monkeypatch):
     assert not list((tmp_path/'out').iterdir())
 
 def test_work_goes_on_without_a_terminal(tmp_path):
-    code = 'from sar_repro.cli import main; main()'
+    code = 'from sar_repro.jobs.cli import main; main()'
     args = ['sample', '--size', 'mini', '--n', '1', '--classes', '0']
     done = subprocess.run(['sh', '-c', '"$@" 2>&- >&- <&-', 'sh', sys.executable, '-c', code, *args], cwd=tmp_path, env={**os.environ, 'PYTHONPATH': str(ROOT)})
     assert done.returncode == 0 and (tmp_path/'samples.png').read_bytes()[1:4] == b'PNG'
@@ -181,10 +181,10 @@ def test_unknown_size():
     refused(sar('sample', '--size', 'huge'), "unknown size 'huge'", 'tiny')
 
 DRAW = '''
-from sar_repro.cli import main
+from sar_repro.jobs.cli import main
 try: main(['sample', '--n', '1', '--classes', '0'])
 except SystemExit as e: assert not e.code
-from sar_repro.core import ROOT, WORK
+from sar_repro.engine.core import ROOT, WORK
 print(ROOT.name, WORK)
 '''
 
@@ -209,19 +209,19 @@ WITH_PARAMETERS = [p for p in NOTEBOOKS if '"parameters"' in p.read_text(encodin
 def test_papermill_reads_the_same_parameters(path, caplog):
     "The cell is parsed line by line there: a value over two lines, or a comment with a sign of its own, would go astray."
     from papermill.inspection import inspect_notebook
-    from sar_repro.cli import read_parameters
+    from sar_repro.jobs.cli import read_parameters
     theirs = {k: ast.literal_eval(v['default']) for k, v in inspect_notebook(path).items()}
     assert theirs == read_parameters(path)
     assert not caplog.records, [r.getMessage() for r in caplog.records]
 
 @pytest.mark.parametrize('size', ['mini', 'hybrid-mini', 'var-mini'])
 def test_steps_and_samples_of_every_base_are_timed(size, monkeypatch):
-    from sar_repro.engine import speed
+    from sar_repro.jobs import speed
     monkeypatch.setattr(speed, 'matmul_rate', lambda *_, **__: 1e12) # seconds, where there is nothing to compare
     record = speed.bench(size, 'cpu', 2, reps=1, memory=False)
     assert {'tf', 'sar', 'sar, guided'} <= set(record['steps']) and record['sampling']['seconds'] > 0
 
 def test_every_size_has_a_usual_batch():
-    from sar_repro.core import SIZES, VARIANTS
-    from sar_repro.engine.speed import BATCH
+    from sar_repro.engine.core import SIZES, VARIANTS
+    from sar_repro.jobs.speed import BATCH
     assert {s.split('-')[-1] for s in [*SIZES, *VARIANTS]} == set(BATCH)

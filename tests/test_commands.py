@@ -59,9 +59,10 @@ from pathlib import Path
 os.environ |= dict(MPLBACKEND='Agg', HF_HUB_OFFLINE='1', SAR_BARS='text', SAR_PRECISION='fp32')
 import torch, typer, numpy as np
 from IPython.core.interactiveshell import InteractiveShell
-from sar_repro import cli, data
-from sar_repro.core import SIZES, SarError
-from sar_repro.engine import diagnostics, own, parity, published, runs, speed
+from sar_repro import data
+from sar_repro.jobs import cli
+from sar_repro.engine.core import SIZES, SarError
+from sar_repro.jobs import diagnostics, own, parity, published, runs, speed
 import accelerate.commands.accelerate_cli, sar_repro.playground
 from accelerate.commands.launch import launch_command_parser
 from torch.distributed.run import get_args_parser
@@ -160,7 +161,7 @@ def tokenizer(place, words): run_sar(place, [*(w if w != 'tiny' else 'mini' for 
 def checkpoint(place, words): run_sar(place, ['run', '11', '-p', 'checkpoint', WEIGHTS])
 
 def everything(place, words): # the launcher of all; `test_all` runs real notebooks through it
-    run = "from sar_repro import cli; cli.as_html = lambda a, b: b.write_text(''); cli.execute_copy = lambda *given: None; " + RUN
+    run = "from sar_repro.jobs import cli; cli.as_html = lambda a, b: b.write_text(''); cli.execute_copy = lambda *given: None; " + RUN
     done = forks(run, place, *words[1:], '--budget', 'smoke', '--out', 'everything')
     assert done.returncode == 0 and 'notebooks run' in done.stdout, done.stderr[-1500:]
 
@@ -187,7 +188,7 @@ def module(place, words):
     path = ROOT/words[2].replace('.', '/')
     path = path/'__main__.py' if path.is_dir() else path.with_suffix('.py')
     assert 'if __name__ == "__main__"' in path.read_text(encoding='utf-8'), f'{words[2]} does nothing'
-    if words[2] in ('sar_repro', 'sar_repro.cli'):
+    if words[2] in ('sar_repro', 'sar_repro.jobs.cli'):
         done = python('-m', words[2], '--help')
         assert done.returncode == 0 and 'Usage: sar' in done.stdout, done.stderr
 

@@ -8,17 +8,17 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
-from sar_repro.core import NUMBERS, SarError, TrainConfig, check_numbers, index_uniform
-from sar_repro.cli import read_parameters
+from sar_repro.engine.core import NUMBERS, SarError, TrainConfig, check_numbers, index_uniform
+from sar_repro.jobs.cli import read_parameters
 from sar_repro.csfl import tf_loss
 from sar_repro.data import ImageSet, load_dataset
-from sar_repro.engine.cache import latent_cache
+from sar_repro.data import latent_cache
 from sar_repro.engine.files import load_checkpoint, load_tensors, read_json, read_weights, save_checkpoint, save_json, save_tensors
-from sar_repro.engine.models import load_model, model_meta
-from sar_repro.engine.parity import golden_config
-from sar_repro.engine.published import load_reference
-from sar_repro.engine.runs import RunFolder, toy_model
-from sar_repro.engine.shards import ShardSet, sample_shards
+from sar_repro.models import load_model, model_meta
+from sar_repro.jobs.parity import golden_config
+from sar_repro.jobs.published import load_reference
+from sar_repro.jobs.runs import RunFolder, toy_model
+from sar_repro.sampling import ShardSet, sample_shards
 from sar_repro.engine.sources import read_idx, read_image
 
 LEAST = 0.1 # share of inputs that is not refused, where half of them are made right

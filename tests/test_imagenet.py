@@ -11,15 +11,15 @@ SCRIPT = textwrap.dedent('''
     import os, signal, sys, time, torch
     from dataclasses import replace
     from pathlib import Path
-    from sar_repro.core import SIZES, TrainConfig
+    from sar_repro.engine.core import SIZES, TrainConfig
     from sar_repro.data import load_dataset
     from sar_repro.evaluate import balanced_labels
-    from sar_repro.engine.shards import sample_shards
+    from sar_repro.sampling import sample_shards
     from sar_repro.scale_ar import FlexVAR
-    from sar_repro.engine.models import load_tokenizer
+    from sar_repro.models import load_tokenizer
     from sar_repro.engine.files import weights_hash
-    from sar_repro.engine.latents import LatentData
-    from sar_repro.engine.runs import train_run
+    from sar_repro.models import LatentData
+    from sar_repro.jobs.runs import train_run
     from sar_repro.strategies import get_loss
 
     def work(out, crops=False):
@@ -84,8 +84,8 @@ PAPER = textwrap.dedent('''
     from dataclasses import replace
     from types import SimpleNamespace
     import IPython.display, matplotlib.pyplot, seaborn, torch
-    from sar_repro import core
-    from sar_repro.engine import metrics
+    from sar_repro.engine import core
+    from sar_repro import evaluate as metrics
     from sar_repro.engine.files import weights_path
     tiny = core.SIZES['tiny'] # stands in for d16: two classes, so that 50 a class are a hundred samples
     core.SIZES['d16'] = d16 = replace(core.SIZES['d16'], image_size=32, tokenizer=tiny.tokenizer, model=replace(tiny.model, depth=1, num_classes=2))
@@ -97,7 +97,7 @@ PAPER = textwrap.dedent('''
         torch.save(dict(trainer=dict(var_wo_ddp=FlexVAR(d16.model).state_dict())), weights_path('d16', 'model'))
     real = metrics.feature_extractor
     metrics.feature_extractor = lambda weights=None: (real()[0], 'FID') # Inception's weights cannot be had here; before others import it
-    import sar_repro.engine.runs, sar_repro.engine.fork_study # before the forks
+    import sar_repro.jobs.runs, sar_repro.jobs.fork_study # before the forks
     IPython.display.display = lambda *shown, **how: SimpleNamespace(update=lambda figure: None) # there is no front end
     def run(method):
         space = {}
@@ -129,7 +129,7 @@ def test_the_paper_run_measures_the_start_once_and_fills_the_table(tmp_path):
     base, sar = record('d16-FlexVARd16-epo179'), record('d16-imagenet-sar')
     assert (base['method'], sar['method']) == ('base', 'sar') and base['protocol'] == sar['protocol'] == 'imagenet256' and base['n'] == sar['n'] == 100 and base['date'] == sar['date']
     assert sar['before']['FID'] == base['FID'] and 768 % sar['train']['micro_batch'] == 0
-    from sar_repro.engine.published import paper_table
+    from sar_repro.jobs.published import paper_table
     table = paper_table(tmp_path/'results')
     assert [table.loc[row, 'FID'] for row in (('FlexVAR-d16', 'measured'), ('FlexVAR-d16 + SAR', 'measured'), ('FlexVAR-d16 + SAR', 'trained here'))] == [base['FID'], '', sar['FID']]
     assert 'not drawn again' in control and not list((tmp_path/'runs').glob('d16-imagenet-tf-*/samples-before'))

@@ -99,7 +99,7 @@ def test_checkpoint_of_another_size(files):
 
 def test_an_interrupted_job_says_what_is_kept_and_how_to_go_on(tmp_path, monkeypatch):
     def stopped(*args, **kwargs): raise KeyboardInterrupt
-    monkeypatch.setattr('sar_repro.engine.own.own_pictures', stopped)
+    monkeypatch.setattr('sar_repro.jobs.own.own_pictures', stopped)
     (tmp_path/'out/start').mkdir(parents=True)
     (tmp_path/'my pictures').mkdir()
     (tmp_path/'out/tokenizer.safetensors').touch()

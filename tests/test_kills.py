@@ -7,7 +7,7 @@ from conftest import ROOT
 
 KILLS = int(os.environ.get('SAR_KILLS', 0)) # of each command
 pytestmark = pytest.mark.skipif(not KILLS, reason='minutes long: set SAR_KILLS to how often each command is killed')
-CODE = 'from sar_repro.cli import main; main()'
+CODE = 'from sar_repro.jobs.cli import main; main()'
 COMMANDS = dict( # name: arguments, and what it leaves
     sample=(('sample', '--size', 'mini', '--n', '30', '--out', 'out.png'), 'out.png'),
     evaluate=(('evaluate', '--size', 'mini', '--dataset', 'pictures', '--n', '40', '--out', 'out.json'), 'out.json'),

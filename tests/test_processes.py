@@ -12,13 +12,13 @@ SCRIPT = textwrap.dedent('''
     import os, signal, socket, sys, time
     from pathlib import Path
     import accelerate, torch
-    from sar_repro.core import ModelConfig, TrainConfig
+    from sar_repro.engine.core import ModelConfig, TrainConfig
     from sar_repro.csfl import sar_loss
     from sar_repro.strategies import METHODS
     from sar_repro.scale_ar import FlexVAR
     from sar_repro.tokenizer import Codebook
     from sar_repro.tokenizer import TokenData
-    from sar_repro.engine.runs import train_run
+    from sar_repro.jobs.runs import train_run
 
     class Toy(TokenData):
         def __init__(self, n=33, scales=(1, 2, 3), vocab=32): # 33: the last step has one sample, so one process gets none
@@ -79,7 +79,7 @@ def test_two_processes_and_micro_batches_equal_one(tmp_path):
 
 WHOLE = textwrap.dedent('''
     import pandas as pd
-    from sar_repro.engine.runs import draw_job, exposure, judge_job, load_job, plan_job, record_job
+    from sar_repro.jobs.runs import draw_job, exposure, judge_job, load_job, plan_job, record_job
     from sar_repro.train import heldout_loss
 
     def dying(loss_fn, at): # the third step of four; there are states of the first two
@@ -155,7 +155,7 @@ def test_chains_of_posterior_are_the_same_on_two_processes_and_after_a_kill(tmp_
 def test_totals_go_by_name_where_each_process_draws_its_own_schedule(tmp_path):
     out = python('''
         folder, seen = Path(sys.argv[1]), []
-        from sar_repro.engine import runs
+        from sar_repro.jobs import runs
         def job(rank, name, scales):
             class Drawn(Toy): # the first steps draw as many scales in each process, but others; then their numbers differ
                 def batch(self, ids, seed=0, epoch=None, device=None, step=0):
@@ -245,7 +245,7 @@ def test_killed_processes_resume_with_the_log_and_weights_of_an_undisturbed_run(
 def test_notebook_launcher_trains_a_size_with_two_processes(tmp_path):
     out = python('''
         from accelerate import notebook_launcher
-        from sar_repro.engine.runs import train_size
+        from sar_repro.jobs.runs import train_size
         import pickle; assert pickle.loads(pickle.dumps(train_size)) is train_size
         for n, folder in zip((1, 2), sys.argv[1:]):
             if n == 1: assert not team(1, lambda rank: train_size('tiny', 'emoji64', folder, 12, dict(method='tf', epochs=1, batch_size=6, precision='fp32')))[0] # in a fork: no Accelerator may be there before a launch
@@ -259,7 +259,7 @@ def test_notebook_launcher_trains_a_size_with_two_processes(tmp_path):
 def test_sharded_weights_give_the_losses_of_plain_ones_and_go_on_with_any_number(tmp_path):
     python('''
         folder, use = Path(sys.argv[1]), lambda on: os.environ.update(ACCELERATE_USE_FSDP='true' if on else 'false')
-        from sar_repro.engine import runs
+        from sar_repro.jobs import runs
         real = runs.sharded
         def noted(model, acc):
             net = real(model, acc)
@@ -289,7 +289,7 @@ def test_two_processes_share_the_pictures_of_a_reference(tmp_path):
     for i in range(9): Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)).resize((45, 40)).save(tmp_path/f'real/a/{i}.png')
     python('''
         folder = Path(sys.argv[1])
-        from sar_repro.engine.published import make_reference_stats
+        from sar_repro.jobs.published import make_reference_stats
         def job(rank): make_reference_stats(folder/'real', folder/f'{os.environ.get("WORLD_SIZE", 1)}.npz', 32, team=accelerate.PartialState(cpu=True))
         for n in (1, 2): assert not any(team(n, job))
     ''', tmp_path)

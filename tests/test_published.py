@@ -2,11 +2,11 @@
 import json
 import pytest, torch
 from conftest import ROOT, sar, sar_process
-from sar_repro.core import SIZES, SarError
+from sar_repro.engine.core import SIZES, SarError
 from sar_repro.engine.files import load_tensors, save_tensors
 from sar_repro.scale_ar import sample
-from sar_repro.engine.models import load_model, model_meta
-from sar_repro.engine.models import load_tokenizer
+from sar_repro.models import load_model, model_meta
+from sar_repro.models import load_tokenizer
 
 def names(kind): return json.loads((ROOT/f'data/golden/{kind}_state_dict.json').read_text())
 
@@ -44,7 +44,7 @@ def test_the_class_count_follows_the_weights_and_nothing_else_does(tmp_path):
 def test_weights_of_another_size_are_named_by_what_differs(tmp_path):
     from dataclasses import replace
     from sar_repro.scale_ar import FlexVAR
-    from sar_repro.engine.models import find_size
+    from sar_repro.models import find_size
     tiny, path = SIZES['tiny'].model, tmp_path/'w.pth'
     def said(state, size='tiny'):
         torch.save(state, path)

@@ -7,15 +7,15 @@ SCRIPT = textwrap.dedent('''
     from pathlib import Path
     import numpy as np
     import torch
-    from sar_repro.core import ModelConfig, SarError, TokenizerConfig, TrainConfig
+    from sar_repro.engine.core import ModelConfig, SarError, TokenizerConfig, TrainConfig
     from sar_repro.data import ImageSet
-    from sar_repro.engine.cache import latent_cache
-    from sar_repro.engine.shards import sample_shards
+    from sar_repro.data import latent_cache
+    from sar_repro.sampling import sample_shards
     from sar_repro.scale_ar import FlexVAR
     from sar_repro.tokenizer import Codebook, FlexVAE
     from sar_repro.engine.files import weights_hash
     from sar_repro.tokenizer import TokenData
-    from sar_repro.engine.runs import train_run
+    from sar_repro.jobs.runs import train_run
     from sar_repro.strategies import get_loss
     import accelerate
     from tqdm.std import tqdm

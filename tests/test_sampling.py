@@ -3,9 +3,9 @@ import numpy as np
 import pytest, torch
 from PIL import Image
 from conftest import ROOT, sar
-from sar_repro.core import SIZES, SarError
+from sar_repro.engine.core import SIZES, SarError
 from sar_repro.data import load_dataset, to_float, to_uint8
-from sar_repro.engine.models import load_models
+from sar_repro.models import load_models
 from sar_repro.sampling import class_map, edit, known_tokens, on_canvas, refine, schedule, token_mask, widen
 from sar_repro.scale_ar import fit_scales, generate, sample
 from sar_repro.tokenizer import reconstruct
@@ -46,8 +46,8 @@ def test_known_tokens_come_out_as_they_went_in(here):
     assert torch.equal(finest, box(len(x), 8, 2, 6))
 
 def test_known_tokens_of_maps_that_add_up_say_what_is_lacking():
-    from sar_repro.core import ModelConfig, TokenizerConfig
-    from sar_repro.engine.models import make_model, make_tokenizer
+    from sar_repro.engine.core import ModelConfig, TokenizerConfig
+    from sar_repro.models import make_model, make_tokenizer
     torch.manual_seed(0)
     vae = make_tokenizer(TokenizerConfig(ch=16, ch_mult=(1, 2), z_channels=8, latent_channels=4, vocab_size=99, enc_blocks=1, dec_blocks=1, groups=8, kind='varvae')).eval().requires_grad_(False)
     torch.nn.init.normal_(vae.quantize.embedding.weight)
@@ -249,7 +249,7 @@ CASES = {
 
 @pytest.mark.parametrize('args,words', CASES.values(), ids=CASES)
 def test_one_sentence_before_the_model_is_loaded(files, monkeypatch, args, words):
-    import sar_repro.engine.models as models
+    import sar_repro.models as models
     def loaded(*_): raise AssertionError('the model was loaded first')
     monkeypatch.setattr(models, 'load_models', loaded)
     before = sorted(files.rglob('*'))

@@ -1,11 +1,11 @@
 "What is logged arrives where it was sent."
 import pandas as pd
 import torch
-from sar_repro.core import ModelConfig, TrainConfig
+from sar_repro.engine.core import ModelConfig, TrainConfig
 from sar_repro.scale_ar import FlexVAR
 from sar_repro.tokenizer import Codebook
 from sar_repro.tokenizer import TokenData
-from sar_repro.engine.runs import train_run
+from sar_repro.jobs.runs import train_run
 from sar_repro.strategies import get_loss
 
 class Toy(TokenData):

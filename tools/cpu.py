@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 
 from parts import main
-from sar_repro.core import get_size
+from sar_repro.engine.core import get_size
 from sar_repro.engine.kernels import attend, head_loss
-from sar_repro.engine.models import start_models
-from sar_repro.engine.speed import PASSES, Stand, flops, matmul_rate, profiled, sampling_pairs, saving_pairs, state_of
+from sar_repro.models import start_models
+from sar_repro.jobs.speed import PASSES, Stand, flops, matmul_rate, profiled, sampling_pairs, saving_pairs, state_of
 from sar_repro.scale_ar import FlexVAR, causal_mask, sample
 
 @contextmanager

@@ -18,14 +18,14 @@ import torch.nn.functional as F
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from parts import main
-from sar_repro.core import SarError, TrainConfig, get_size
+from sar_repro.engine.core import SarError, TrainConfig, get_size
 from sar_repro.engine.kernels import Replay
-from sar_repro.engine.models import start_models
+from sar_repro.models import start_models
 from sar_repro.data import load_dataset
-from sar_repro.engine.own import STEPS, own_tokenizer, plan_tokenizer, train_arms
-from sar_repro.engine.parity import check_file
-from sar_repro.engine.runs import ToyTokens, toy_model, train_run
-from sar_repro.engine.speed import PASSES, Stand, bench, flops, matmul_rate, sampling_time, saving_pairs, state_of
+from sar_repro.jobs.own import STEPS, own_tokenizer, plan_tokenizer, train_arms
+from sar_repro.jobs.parity import check_file
+from sar_repro.jobs.runs import ToyTokens, toy_model, train_run
+from sar_repro.jobs.speed import PASSES, Stand, bench, flops, matmul_rate, sampling_time, saving_pairs, state_of
 from sar_repro.evaluate import evaluate_model
 from sar_repro.scale_ar import causal_mask, cast_models, draw_group
 from sar_repro.strategies import get_loss

@@ -2,7 +2,7 @@
 import argparse, sys, time, traceback
 from pathlib import Path
 
-from sar_repro.core import SarError, check_choice
+from sar_repro.engine.core import SarError, check_choice
 from sar_repro.engine.files import save_json
 from sar_repro.engine.machine import run_record
 

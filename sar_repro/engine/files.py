@@ -27,7 +27,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tokenize import TokenError
 from torch import nn
-from ..core import ROOT, SarError, check_choice, get_size, in_short, plain, shown
+from .core import ROOT, SarError, check_choice, get_size, in_short, plain, shown
 
 # %% auto #0
 __all__ = ['KINDS', 'TEMPORARY', 'NO_LOCKS', 'TORN_ARRAY', 'NESTS', 'PUBLISHED', 'check_output', 'check_replace', 'check_folder',

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from torch import nn
-from ..core import SarError
+from .core import SarError
 
 # %% auto #0
 __all__ = ['ROUNDS', 'attend', 'inverse_norm', 'head_loss', 'Prediction', 'KVCache', 'filter_logits', 'pick', 'cast_weights',

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from ..core import SarError, check_choice
+from .core import SarError, check_choice
 
 # %% auto #0
 __all__ = ['CODE', 'keep_memory', 'default_device', 'team', 'my_rows', 'shared_rows', 'fast_bf16', 'fast_fp16', 'mixed_precision',

@@ -14,7 +14,7 @@ import torch
 from importlib.util import find_spec
 from pathlib import Path
 from PIL import Image
-from ..core import SarError, WORK, is_test, shown
+from .core import SarError, WORK, is_test, shown
 from .files import atomic_path, save_json
 from .machine import run_record
 

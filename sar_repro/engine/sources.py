@@ -24,15 +24,16 @@ from http.client import HTTPException
 from pathlib import Path
 from torchvision import datasets as tv_datasets
 from torchvision.datasets.folder import IMG_EXTENSIONS
-from ..core import ROOT, SarError, SarWarning, WORK, plain, shown
+from .core import ROOT, SarError, SarWarning, WORK, plain, shown
 from .files import TORN_ARRAY, locked, read_json, save_json
 from .plots import progress
 
 # %% auto #0
 __all__ = ['LONGEST', 'ENDINGS', 'SIDE_FOLDERS', 'SMALL_COPIES', 'HIDDEN', 'SIDE', 'UNREAD', 'TRAIN', 'HELD_OUT', 'FASHION_FILES',
-           'FASHION_DEBIAN', 'FASHION16', 'on_white', 'read_image', 'list_images', 'in_test', 'find_broken', 'how_many',
-           'load_folder', 'load_imagenet', 'read_idx', 'fetch', 'load_fashion_mnist', 'load_fashion_white',
-           'pack_fashion16', 'load_fashion16', 'load_cifar10']
+           'FASHION_DEBIAN', 'FASHION16', 'EMOJI_SOURCES', 'EMOJI_COLUMNS', 'on_white', 'read_image', 'list_images',
+           'in_test', 'find_broken', 'how_many', 'load_folder', 'load_imagenet', 'read_idx', 'fetch',
+           'load_fashion_mnist', 'load_fashion_white', 'pack_fashion16', 'load_fashion16', 'load_cifar10', 'emoji_key',
+           'emoji_files', 'heldout_code_points', 'build_emoji64', 'emoji_table']
 
 # %% ../../nbs/82a_sources.ipynb #cab3de0a
 def _place(path):  # for messages: short inside the repository, else as the user gave it
@@ -566,3 +567,165 @@ def load_cifar10(
         labels=data.targets,
         source=torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous(),
     )
+
+# %% ../../nbs/82a_sources.ipynb #cfc45f40
+import hashlib
+import io
+import json
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+from pathlib import Path
+from .core import ROOT, SarError
+from .files import atomic_path
+from .plots import progress
+
+# %% ../../nbs/82a_sources.ipynb #cb7a2306
+EMOJI_SOURCES = {
+    "noto": dict(
+        package="emoji-datasource-google",
+        version="16.0.0",
+        licence="Apache-2.0",
+        by="Google, Noto Emoji",
+    ),
+    "twemoji": dict(
+        package="emoji-datasource-twitter",
+        version="16.0.0",
+        licence="CC-BY-4.0",
+        by="Twitter, Inc and other contributors, Twemoji",
+    ),
+    "fluent": dict(
+        package="@lobehub/fluent-emoji-3d",
+        version="1.1.0",
+        licence="MIT",
+        by="Microsoft, Fluent Emoji (3D)",
+    ),
+}
+
+
+EMOJI_COLUMNS = ["image", "label", "category", "style", "code_point", "name", "split"]
+
+# %% ../../nbs/82a_sources.ipynb #419dc3ea
+def emoji_key(
+    code_point: str,  # As in a file's name, e.g. '0023-fe0f-20e3'
+) -> tuple:  # The code points as numbers, without variation selectors
+    "What two spellings of one emoji have in common."
+    return tuple(int(c, 16) for c in code_point.split("-") if c.lower() != "fe0f")
+
+# %% ../../nbs/82a_sources.ipynb #31b41e9d
+def _package_folder(packages, source):
+    folder = packages / source["package"].lstrip("@").replace("/", "-")
+    try:
+        version = json.loads((folder / "package.json").read_text(encoding="utf-8"))["version"]
+    except (OSError, ValueError, KeyError):
+        raise SarError(
+            f"{folder.name} is not in {_place(packages)}: expected the npm package"
+            f" {source['package']} unpacked there; see 82a_sources for the three commands"
+        ) from None
+    if version != source["version"]:
+        raise SarError(
+            f"{source['package']} is version {version}, expected {source['version']}; fetch that"
+            " version"
+        )
+    return folder
+
+# %% ../../nbs/82a_sources.ipynb #22c37610
+def emoji_files(
+    packages,  # Folder with the three unpacked npm packages
+):  # Yields (record of emoji.json, style, file)
+    "All drawings of the emoji that both PNG sets have, in Unicode's order."
+    folders = {
+        style: _package_folder(Path(packages), source) for style, source in EMOJI_SOURCES.items()
+    }
+    records = json.loads((folders["noto"] / "emoji.json").read_text(encoding="utf-8"))
+    fluent = {emoji_key(f.stem): f for f in sorted((folders["fluent"] / "assets").glob("*.webp"))}
+    for e in sorted(records, key=lambda e: e["sort_order"]):
+        if not (e["has_img_google"] and e["has_img_twitter"]) or e["category"] == "Component":
+            continue
+        yield e, "noto", folders["noto"] / "img/google/64" / e["image"]
+        yield e, "twemoji", folders["twemoji"] / "img/twitter/64" / e["image"]
+        if emoji_key(e["unified"]) in fluent:
+            yield e, "fluent", fluent[emoji_key(e["unified"])]
+
+# %% ../../nbs/82a_sources.ipynb #0e3006bf
+def heldout_code_points(
+    records: list,  # Records with 'category' and 'unified'
+) -> set:  # Code points of the test split
+    "One emoji in ten of each category: those with the lowest hash."
+    by_category = {}
+    for e in records:
+        by_category.setdefault(e["category"], set()).add(e["unified"])
+    rank = lambda code: hashlib.sha256(code.encode()).hexdigest()
+    return {
+        code
+        for codes in by_category.values()
+        for code in sorted(codes, key=rank)[: round(len(codes) / 10)]
+    }
+
+# %% ../../nbs/82a_sources.ipynb #00de0205
+def build_emoji64(
+    packages,  # Folder with the three unpacked npm packages
+    path,  # Parquet file to write
+) -> int:  # Number of pictures
+    "Build emoji64 from its sources; the same library versions give the same bytes."
+    files = list(emoji_files(packages))
+    heldout, rows = heldout_code_points([e for e, _, _ in files]), []
+    for e, style, file in progress(files, "emoji64"):
+        if not file.is_file():
+            raise SarError(f"{file.name} is missing from the {style} package; unpack it again")
+        rows.append(
+            [
+                _webp(on_white(Image.open(file), 64)),
+                f"{e['category']} / {style}",
+                e["category"],
+                style,
+                e["unified"].lower(),
+                (e["name"] or e["short_name"]).lower(),
+                "test" if e["unified"] in heldout else "train",
+            ]
+        )
+    classes = sorted({row[1] for row in rows})
+    for row in rows:
+        row[1] = classes.index(row[1])
+    table = pa.table(dict(zip(EMOJI_COLUMNS, map(list, zip(*rows))))).replace_schema_metadata(
+        {"classes": json.dumps(classes), "sources": json.dumps(EMOJI_SOURCES)}
+    )
+    with atomic_path(path) as tmp:
+        pq.write_table(table, tmp, compression="none", row_group_size=1024)
+    return len(table)
+
+
+def _webp(image):
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", lossless=True, quality=100, method=6, exact=True)
+    return buffer.getvalue()
+
+# %% ../../nbs/82a_sources.ipynb #51b863ae
+def emoji_table(
+    root=None,  # Folder of emoji64.parquet; None = the repository's data/
+    columns: list = None,  # Columns to read; None = all
+    split: str = None,  # 'train' or 'test'; None = both
+) -> pd.DataFrame:  # `.attrs` holds the class names and the sources
+    "The rows of emoji64 with their undecoded pictures."
+    path = Path(root or ROOT / "data") / "emoji64.parquet"
+    if not path.is_file():
+        raise SarError(
+            f"no such file: {_place(path)}; it lies in a clone's data/ (a wheel leaves it out), so"
+            " leave the data folder out, name one that holds it, or run: git checkout"
+            " data/emoji64.parquet"
+        )
+    try:
+        table = pq.read_table(
+            path, columns=columns, filters=[("split", "=", split)] if split else None
+        )
+        frame = table.to_pandas()
+        frame.attrs = {
+            k: json.loads(table.schema.metadata[k.encode()]) for k in ("classes", "sources")
+        }
+        return frame
+    except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as e:
+        raise SarError(
+            f"{_place(path)} is not a whole emoji64 file ({type(e).__name__}); restore it with:"
+            " git checkout data/emoji64.parquet"
+        ) from e

@@ -16,11 +16,11 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from ..core import ROOT, SarError, WORK, check_choice, shown
-from .files import load_tensors, save_json, save_tensors
-from .machine import run_record
-from .plots import progress
-from .statistics import paired
+from ..engine.core import ROOT, SarError, WORK, check_choice, shown
+from ..engine.files import load_tensors, save_json, save_tensors
+from ..engine.machine import run_record
+from ..engine.plots import progress
+from ..engine.statistics import paired
 from sar_repro.exact_world import (
     Models,
     World,
@@ -597,7 +597,7 @@ def run_study(
 
 
 def main():
-    "`python -m sar_repro.engine.exact_study`: run what is missing."
+    "`python -m sar_repro.jobs.exact_study`: run what is missing."
     import typer
 
     def study(
@@ -628,7 +628,7 @@ def records(
     files = sorted(Path(folder).glob("*.json"))
     if not files:
         raise SarError(
-            f"no records in {shown(folder)}: python -m sar_repro.engine.exact_study writes them"
+            f"no records in {shown(folder)}: python -m sar_repro.jobs.exact_study writes them"
         )
     return [json.loads(f.read_text()) for f in files]
 

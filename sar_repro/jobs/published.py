@@ -11,8 +11,8 @@ import torch
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from ..core import ROOT, SarError, WORK, check_choice, check_numbers, get_size, shown
-from ..core import Number, check_number
+from ..engine.core import ROOT, SarError, WORK, check_choice, check_numbers, get_size, shown
+from ..engine.core import Number, check_number
 from sar_repro.engine.files import (
     PUBLISHED,
     TORN_ARRAY,
@@ -21,13 +21,13 @@ from sar_repro.engine.files import (
     read_weights,
     weights_path,
 )
-from .machine import default_device, run_record
-from .sources import find_broken, list_images
+from ..engine.machine import default_device, run_record
+from ..engine.sources import find_broken, list_images
 from ..data import ImageSet
-from .metrics import feature_extractor, image_features
-from .models import load_models
+from ..evaluate import feature_extractor, image_features
+from ..models import load_models
 from ..evaluate import balanced_labels, compare, inception_score
-from .shards import sample_shards
+from ..sampling import sample_shards
 from ..scale_ar import FlexVAR
 
 # %% auto #0

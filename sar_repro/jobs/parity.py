@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from dataclasses import fields, replace
 from functools import partial
 from torch import nn
-from sar_repro.core import (
+from sar_repro.engine.core import (
     ModelConfig,
     ROOT,
     SarError,
@@ -25,7 +25,7 @@ from sar_repro.core import (
     in_short,
     shown,
 )
-from .files import load_tensors, save_json
+from ..engine.files import load_tensors, save_json
 from sar_repro.engine.machine import (
     autocast,
     default_device,
@@ -35,11 +35,11 @@ from sar_repro.engine.machine import (
     run_record,
 )
 from ..tokenizer import Batch, Codebook, FlexVAE, next_inputs, split_scales
-from .kernels import filter_logits
+from ..engine.kernels import filter_logits
 from ..scale_ar import FlexVAR, by_scale, generate, given, mean_loss, token_loss
 from ..hybrid import Hybrid
 from ..var import VAR, ResidualCodebook, VarVAE, published_name
-from .models import make_model, name_seeded, seeded
+from ..models import make_model, name_seeded, seeded
 from ..ssr import rollout_guide, student_pass
 from ..csfl import sar_loss, tf_loss
 
@@ -739,7 +739,7 @@ def measure_sizes(*sizes):  # Names in `SIZES`
     rows = []
     for size in sizes:
         code = (
-            "import json; from sar_repro.engine.parity import size_check;"
+            "import json; from sar_repro.jobs.parity import size_check;"
             f" print(json.dumps(size_check({get_size(size).name!r})))"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

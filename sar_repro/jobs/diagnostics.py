@@ -15,14 +15,14 @@ import torch
 import torch.nn.functional as F
 from functools import lru_cache
 from pathlib import Path
-from ..core import index_uniform
-from .files import check_folder, save_json, weights_hash
-from .machine import run_record
-from .plots import bars, progress
+from ..engine.core import index_uniform
+from ..engine.files import check_folder, save_json, weights_hash
+from ..engine.machine import run_record
+from ..engine.plots import bars, progress
 from ..data import to_float, to_uint8
 from ..tokenizer import Batch, TokenData, next_inputs, psnr, split_scales, token_groups
-from .metrics import Reference, image_features
-from .kernels import pick
+from ..evaluate import Reference, image_features
+from ..engine.kernels import pick
 from ..scale_ar import FlexVAR, token_loss
 from sar_repro.engine.statistics import (
     auc,

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch.profiler import profile, record_function
 from torch.utils._pytree import tree_leaves
 from unittest.mock import patch
-from ..core import ModelConfig, ROOT, SarError, TrainConfig, WORK, get_size
+from ..engine.core import ModelConfig, ROOT, SarError, TrainConfig, WORK, get_size
 from sar_repro.engine.machine import (
     autocast,
     default_device,
@@ -25,12 +25,12 @@ from sar_repro.engine.machine import (
     peak_rss,
     run_record,
 )
-from .plots import progress
+from ..engine.plots import progress
 from ..tokenizer import Batch, next_inputs
-from .kernels import filter_logits, head_loss
+from ..engine.kernels import filter_logits, head_loss
 from ..scale_ar import FlexVAR, causal_mask, generate, group_size, sample
 from ..scale_ar import cast_models, replay_for
-from .models import make_book, make_model, start_models
+from ..models import make_book, make_model, start_models
 from .runs import RunFolder, snapshot
 from ..strategies import get_loss
 from ..train import param_groups
@@ -223,7 +223,7 @@ def peak_memory(
     """Peak memory of a process of its own that takes two steps (program, weights and optimizer
     included; on a GPU tensors only)."""
     given = f"{size!r}, {kind!r}, {batch!r}, {str(device or default_device())!r}"
-    code = f"from sar_repro.engine.speed import two_steps; print(*two_steps({given}))"
+    code = f"from sar_repro.jobs.speed import two_steps; print(*two_steps({given}))"
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import nn
-from sar_repro.core import (
+from sar_repro.engine.core import (
     ROOT,
     SarError,
     TrainConfig,
@@ -31,12 +31,12 @@ from sar_repro.engine.files import (
     save_json,
     save_tensors,
 )
-from .kernels import pick
-from .machine import run_record
-from .metrics import Classifier, Reference, one_side
-from .models import load_model, load_tokenizer, make_model, model_meta
-from .plots import progress
-from .tokenizer_training import TokenizerTrainConfig, train_tokenizer
+from ..engine.kernels import pick
+from ..engine.machine import run_record
+from ..evaluate import Classifier, Reference, one_side
+from ..models import load_model, load_tokenizer, make_model, model_meta
+from ..engine.plots import progress
+from .own import TokenizerTrainConfig, train_tokenizer
 from .verdict import known_record as _known
 from ..evaluate import compare
 from sar_repro.exposure_bias import (

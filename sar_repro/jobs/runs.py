@@ -26,7 +26,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
-from sar_repro.core import (
+from sar_repro.engine.core import (
     ModelConfig,
     NUMBERS,
     Number,
@@ -69,10 +69,10 @@ from sar_repro.engine.machine import (
     shared_rows,
     team,
 )
-from .plots import progress
+from ..engine.plots import progress
 from ..data import load_dataset
 from ..tokenizer import Batch, Codebook, TokenData, token_groups
-from sar_repro.engine.metrics import (
+from sar_repro.evaluate import (
     Reference,
     feature_extractor,
     few_held_out,
@@ -81,14 +81,14 @@ from sar_repro.engine.metrics import (
     told_kid,
 )
 from ..scale_ar import FlexVAR, group_size, sample
-from .models import model_meta, start_models
-from .latents import LatentData
+from ..models import model_meta, start_models
+from ..models import LatentData
 from ..exposure_bias import Probe, gap, one_step, picture_groups
 from ..strategies import METHODS, get_loss
 from ..train import check_loss, heldout_loss, lr_at, param_groups, token_mean
 from ..evaluate import balanced_labels, compare, distance_table, sample_labels
-from .shards import sample_shards
-from sar_repro.engine.published import (
+from ..sampling import sample_shards
+from sar_repro.jobs.published import (
     banner,
     RECIPES,
     base_record,

@@ -11,22 +11,25 @@ from dataclasses import dataclass
 from pathlib import Path
 import pandas as pd
 import torch
-from ..core import ROOT, SarError, WORK, check_choice, check_number, check_text, get_size
-from ..core import Number, TrainConfig, plain, shown
+from sar_repro.engine.core import (
+    ROOT, SarError, WORK, check_choice, check_number, check_text, get_size
+)
+from ..engine.core import Number, TrainConfig, plain, shown
 from ..data import LOADERS, load_dataset, to_uint8
-from .files import PUBLISHED, atomic_path, check_folder, read_json, save_json
-from .models import load_models, load_tokenizer
-from .plots import save_grid
+from ..engine.files import PUBLISHED, atomic_path, check_folder, read_json, save_json
+from ..models import load_models, load_tokenizer
+from ..engine.plots import save_grid
 from .runs import train_size
-from .sources import how_many
-from .tokenizer_training import TokenizerTrainConfig, train_tokenizer
+from ..engine.sources import how_many
 from ..evaluate import evaluate_model
 from ..scale_ar import sample
 from ..tokenizer import reconstruct
 
 # %% auto #0
 __all__ = ['STEPS', 'LEAST', 'SEED', 'STYLE', 'NAMES', 'SMOKE', 'own_data', 'whole_epochs', 'train_arms', 'TokenizerJob',
-           'plan_tokenizer', 'own_tokenizer', 'own_pictures', 'kept']
+           'plan_tokenizer', 'own_tokenizer', 'own_pictures', 'kept', 'quantize_st', 'low_features', 'perceptual',
+           'TokenizerTrainConfig', 'tokenizer_loss', 'residual_loss', 'revive_codes', 'tokenizer_optimizer',
+           'usual_scales', 'train_tokenizer']
 
 # %% ../../nbs/86b_own_pictures.ipynb #b63bbb08
 STEPS = dict(full=(2600, 2400, 240), smoke=(12, 2, 1))  # tokenizer, start, SAR and control
@@ -380,3 +383,282 @@ def kept(
     command = shlex.join(["sar", "new", str(folder), *words])
     said = f"stopped; kept in {_from_here(place)}: {', '.join(done) or 'nothing yet'}"
     return f"{said}\ngo on: {command}"
+
+# %% ../../nbs/86b_own_pictures.ipynb #22686c1a
+import math
+import pandas as pd
+import time
+import torch
+import torch.nn.functional as F
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from torch import nn
+from ..engine.core import ModelConfig, SarError, TokenizerConfig, stored
+from ..engine.files import load_checkpoint, save_checkpoint, save_tensors
+from ..engine.machine import autocast, default_device, without_fp16
+from ..engine.plots import progress
+from ..data import to_float
+from ..tokenizer import Codebook, FlexVAE
+from ..var import VarVAE
+from ..models import make_tokenizer
+from ..evaluate import effnet_lite0, imagenet_input
+
+# %% ../../nbs/86b_own_pictures.ipynb #21f57872
+def quantize_st(
+    vae: FlexVAE,  # The tokenizer
+    latent: torch.Tensor,  # (B, C, h, w), with gradient
+    p: int,  # Side to quantise at
+) -> tuple:  # codes (B, C, p, p), tokens (B, p^2), unit latents (B, p^2, C), two distances
+    """Quantise one scale for training: codes with straight-through gradient; ||z - e||^2 with
+    gradient to the codes, and to the latents."""
+    z = F.normalize(F.interpolate(latent.float(), size=(p, p), mode="area").flatten(2).mT, dim=-1)
+    tokens = vae.quantize.nearest(z.detach())
+    e = vae.quantize.lookup(tokens)
+    to_codes = (z.detach() - e).square().sum(-1).mean()
+    to_latents = (z - e.detach()).square().sum(-1).mean()
+    st = z + (e - z).detach()
+    return st.mT.reshape(len(z), -1, p, p), tokens, z, to_codes, to_latents
+
+# %% ../../nbs/86b_own_pictures.ipynb #439d4403
+def low_features(
+    net: nn.Module,  # From `effnet_lite0`
+    images: torch.Tensor,  # (B, 3, H, W) in [-1, 1]
+    side: int = 64,  # Side the network sees
+    blocks: int = 3,  # Blocks to run
+) -> list:  # Feature maps
+    "Early feature maps: edges, corners, small textures."
+    x = net._swish(net._bn0(net._conv_stem(imagenet_input(images, side))))
+    maps = [x]
+    for block in net._blocks[:blocks]:
+        maps.append(x := block(x))
+    return maps
+
+# %% ../../nbs/86b_own_pictures.ipynb #b9fc8f44
+def perceptual(
+    net: nn.Module,  # From `effnet_lite0`
+    images: torch.Tensor,  # (B, 3, H, W)
+    target: torch.Tensor,  # The same shape; no gradient
+) -> torch.Tensor:  # scalar
+    "Mean absolute difference of early features, each map relative to its own size."
+    with torch.no_grad():
+        want = low_features(net, target)
+    return sum(
+        (a - b).abs().mean() / b.abs().mean() for a, b in zip(low_features(net, images), want)
+    )
+
+# %% ../../nbs/86b_own_pictures.ipynb #55409ebc
+@dataclass(frozen=True)
+class TokenizerTrainConfig:
+    "How to train a tokenizer; the defaults take about 40 minutes on two cores at size tiny."
+
+    steps: int = 2600  # Optimizer steps
+    batch_size: int = 64  # Pictures a step
+    lr: float = 8e-4  # Peak learning rate (200 steps of warm-up, then cosine to 1 %)
+    weight_decay: float = 1e-4  # AdamW, matrices and filters only
+    perceptual: float = 0.1  # Weight of the feature term
+    commit: float = 0.25  # beta: weight of the pull of latents to codes
+    coarse: float = 0.5  # Weight of the coarser scale's reconstruction
+    ema: float = 0.998  # Decay of the averaged weights that are kept
+    # Codes unused for this many steps are re-seeded with latents (until 70 % of the run)
+    revive: int = 50
+    seed: int = 0  # Weights, data order, flips, shifts, coarse scale
+    precision: str = "auto"  # 'bf16', 'fp32' or 'auto'
+
+# %% ../../nbs/86b_own_pictures.ipynb #72a513d0
+def tokenizer_loss(
+    vae: FlexVAE,  # Tokenizer in training
+    images: torch.Tensor,  # (B, 3, H, W) in [-1, 1]
+    p: int,  # Coarser side to decode beside the finest
+    cfg: TokenizerTrainConfig,  # Weights of the terms
+    net: nn.Module = None,  # Feature network, or None to leave its term out
+) -> tuple:  # loss (scalar), terms (dict of floats), tokens and unit latents of both scales
+    "Loss of one batch at the finest scale and one coarser scale."
+    latent, factor = vae.encode(images), vae.cfg.factor
+    total, terms, seen = 0.0, {}, []
+    for side, weight in ((latent.shape[-1], 1.0), (p, cfg.coarse)):
+        st, tokens, z, to_codes, to_latents = quantize_st(vae, latent, side)
+        out = vae.decode_latent(st).float()
+        target = (
+            images
+            if side == latent.shape[-1]
+            else F.interpolate(images, size=(side * factor,) * 2, mode="area")
+        )
+        mse = F.mse_loss(out, target)
+        rec = F.l1_loss(out, target) + 2 * mse
+        if weight == 1.0 and net is not None:
+            rec = rec + cfg.perceptual * perceptual(net, out, target)
+        total = total + weight * rec + to_codes + cfg.commit * to_latents
+        seen.append((tokens, z.detach()))
+        if weight == 1.0:
+            terms.update(mse=mse.item(), distance=to_latents.item())
+    return total, terms, seen
+
+# %% ../../nbs/86b_own_pictures.ipynb #8363ee4e
+def residual_loss(
+    vae: VarVAE,  # Tokenizer in training
+    images: torch.Tensor,  # (B, 3, H, W) in [-1, 1]
+    scales: tuple,  # Schedule; its last side is the latent's
+    cfg: TokenizerTrainConfig,  # Weights of the terms
+    net: nn.Module = None,  # Feature network, or None to leave its term out
+) -> tuple:  # loss (scalar), terms (dict of floats), tokens and rests of every scale
+    "Loss of one batch for maps that add up."
+    latent, book = vae.encode(images).float(), vae.quantize
+    rest, f_hat, far, seen = latent.detach(), 0.0, [], []
+    for k, p in enumerate(scales):
+        tokens = book.of_rest(rest, k, scales)
+        seen.append((tokens, F.interpolate(rest, size=(p, p), mode="area").flatten(2).mT))
+        h = book.add(None, tokens, k, scales)
+        f_hat, rest = f_hat + h, rest - h.detach()
+        far.append((F.mse_loss(f_hat, latent.detach()), F.mse_loss(f_hat.detach(), latent)))
+    to_codes, to_latents = (torch.stack(d).mean() for d in zip(*far))
+    out = vae.decode_latent(latent + (f_hat - latent).detach()).float()
+    mse = F.mse_loss(out, images)
+    rec = F.l1_loss(out, images) + 2 * mse
+    if net is not None:
+        rec = rec + cfg.perceptual * perceptual(net, out, images)
+    terms = dict(mse=mse.item(), distance=to_latents.item())
+    return rec + to_codes + cfg.commit * to_latents, terms, seen
+
+# %% ../../nbs/86b_own_pictures.ipynb #a4f7d07d
+@torch.no_grad()
+def revive_codes(
+    book: Codebook,  # The codebook
+    hits: torch.Tensor,  # (V,) uses since the last call
+    latents: torch.Tensor,  # (M, C) unit latents of a batch
+    generator: torch.Generator,  # Source of randomness
+) -> int:  # Number of codes that moved
+    "Move unused codes onto random latents."
+    dead = (hits == 0).nonzero()[:, 0]
+    pick = torch.randint(len(latents), (len(dead),), generator=generator)
+    book.embedding.weight[dead] = latents[pick].to(book.embedding.weight)
+    return len(dead)
+
+# %% ../../nbs/86b_own_pictures.ipynb #b769d5eb
+def _augment(images, gen, shift=2):  # a shift brings in the border's own pixels
+    flip = torch.rand(len(images), generator=gen) < 0.5
+    images = torch.where(flip[:, None, None, None], images.flip(-1), images)
+    dy, dx = torch.randint(-shift, shift + 1, (2,), generator=gen).tolist()
+    h, w = images.shape[-2:]
+    wide = F.pad(images, (shift,) * 4, mode="replicate")
+    return wide[..., shift + dy : shift + dy + h, shift + dx : shift + dx + w]
+
+# %% ../../nbs/86b_own_pictures.ipynb #7aefb5a8
+def _lr_at(step, cfg, warmup=200):
+    warm = min(1.0, (step + 1) / min(warmup, cfg.steps))
+    return cfg.lr * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / cfg.steps)))
+
+
+def tokenizer_optimizer(vae, cfg):
+    "AdamW; decay on matrices and filters, none on the codebook and on vectors."
+    decay = [p for n, p in vae.named_parameters() if p.ndim > 1 and "embedding" not in n]
+    rest = [p for n, p in vae.named_parameters() if p.ndim <= 1 or "embedding" in n]
+    return torch.optim.AdamW(
+        [dict(params=decay, weight_decay=cfg.weight_decay), dict(params=rest, weight_decay=0.0)],
+        lr=cfg.lr,
+        betas=(0.9, 0.95),
+        fused=True,
+    )
+
+# %% ../../nbs/86b_own_pictures.ipynb #c30a8277
+def _start(cfg, tcfg, path, device):  # tokenizer, optimizer, run: from scratch or from `path`
+    torch.manual_seed(tcfg.seed)
+    vae = make_tokenizer(cfg).to(device)
+    opt = tokenizer_optimizer(vae, tcfg)
+    run = dict(step=0, log=[], ema={k: v.clone() for k, v in vae.state_dict().items()})
+    run.update(hits=torch.zeros(cfg.vocab_size, dtype=torch.long), used=0)
+    if path.exists():
+        state = load_checkpoint(path, model=dict, opt=dict, ema=dict, step=int, log=list)
+        vae.load_state_dict(state.pop("model"))
+        opt.load_state_dict(state.pop("opt"))
+        run.update(state, ema={k: v.to(device) for k, v in state["ema"].items()})
+    return vae, opt, run
+
+
+# one update; terms, what was seen, randomness
+def _step(vae, opt, net, images, step, tcfg, scales=None):
+    gen, device = (
+        torch.Generator().manual_seed((tcfg.seed * 1_000_003 + step) % 2**63),
+        vae.quantize.embedding.weight.device,
+    )
+    some = images[torch.randint(len(images), (tcfg.batch_size,), generator=gen)]
+    batch = _augment(to_float(some), gen).to(device)
+    coarse = int(torch.randint(1, batch.shape[-1] // vae.cfg.factor, (1,), generator=gen))
+    for group in opt.param_groups:
+        group["lr"] = _lr_at(step, tcfg)
+    with autocast(device, without_fp16(tcfg.precision, device)):
+        if vae.quantize.residual:
+            loss, terms, seen = residual_loss(vae, batch, scales, tcfg, net)
+        else:
+            loss, terms, seen = tokenizer_loss(vae, batch, coarse, tcfg, net)
+    if not torch.isfinite(loss):
+        raise SarError(
+            f"tokenizer: loss is {loss.item()} at step {step}; the last good state is kept,"
+            " lower `lr` and run again"
+        )
+    loss.backward()
+    nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+    opt.step()
+    opt.zero_grad(set_to_none=True)
+    return terms, seen, gen
+
+# %% ../../nbs/86b_own_pictures.ipynb #dda0bc5b
+def _follow(vae, run, seen, gen, step, tcfg):  # averaged weights, hits, idle codes
+    decay = min(tcfg.ema, (step + 1) / (step + 10))
+    average, now = list(run["ema"].values()), list(vae.state_dict().values())
+    torch._foreach_lerp_(average, now, 1 - decay)
+    for tokens, _ in seen:
+        run["hits"] += torch.bincount(tokens.flatten().cpu(), minlength=vae.cfg.vocab_size)
+    if (step + 1) % tcfg.revive == 0:
+        run["used"] = (run["hits"] > 0).sum().item()
+        if step < 0.7 * tcfg.steps:
+            latents = torch.cat([z.flatten(0, 1) for _, z in seen])
+            revive_codes(vae.quantize, run["hits"], latents, gen)
+            codes = vae.quantize.embedding.weight.detach()
+            run["ema"]["quantize.embedding.weight"].copy_(codes)
+        run["hits"].zero_()
+
+
+def _log_row(run, sums, step, n, since):  # means over the last n steps
+    return dict(
+        step=step + 1,
+        psnr=10 * math.log10(4 * n / sums["mse"]),
+        distance=sums["distance"] / n,
+        codes_used=run["used"],
+        seconds=round(time.time() - since, 1),
+    )
+
+# %% ../../nbs/86b_own_pictures.ipynb #75799b80
+def usual_scales(side) -> tuple:  # of a latent  # Sides of the published schedule up to it
+    return (*(p for p in ModelConfig().scales if p < side), side)
+
+
+def train_tokenizer(
+    cfg: TokenizerConfig,  # Architecture
+    tcfg: TokenizerTrainConfig,  # Training
+    images: torch.Tensor,  # uint8 (N, 3, H, W)
+    out: Path,  # File for the weights; state and log stand beside it
+    device=None,  # torch.device; None = default
+    every: int = 200,  # Steps between states and log rows
+    scales: tuple = None,  # Schedule, where maps add up; None = VAR's sides up to the latent's
+) -> tuple:  # FlexVAE with averaged weights, log (DataFrame)
+    "Train a tokenizer from scratch; run again to go on after a stop."
+    out, device = Path(out), torch.device(device or default_device())
+    path = out.with_suffix(".state")
+    vae, opt, run = _start(cfg, tcfg, path, device)
+    net = effnet_lite0().to(device) if tcfg.perceptual else None
+    scales = scales or usual_scales(images.shape[-1] // cfg.factor)
+    steps, sums, t0 = range(run["step"], tcfg.steps), {}, time.time()
+    for step in progress(steps, "tokenizer", initial=run["step"], total=tcfg.steps):
+        terms, seen, gen = _step(vae, opt, net, images, step, tcfg, scales)
+        _follow(vae, run, seen, gen, step, tcfg)
+        sums = {k: sums.get(k, 0.0) + v for k, v in terms.items()}
+        if (step + 1) % every == 0 or step + 1 == tcfg.steps:
+            run["log"].append(_log_row(run, sums, step, (step % every) + 1, t0))
+            run["step"], sums = step + 1, {}
+            save_checkpoint(path, dict(run, model=vae.state_dict(), opt=opt.state_dict()))
+    kept = {k: v.half() for k, v in run["ema"].items()}
+    vae.load_state_dict(kept)  # what is kept is what is returned
+    vae.scales = scales if vae.quantize.residual else None
+    save_tensors(out, kept, config=stored(cfg), train=asdict(tcfg), kind=type(vae).__name__)
+    pd.DataFrame(run["log"]).to_csv(out.with_suffix(".csv"), index=False)
+    return vae.eval(), pd.DataFrame(run["log"])

@@ -18,10 +18,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 from unittest import mock
 from .. import scale_ar
-from ..core import ROOT, get_size
-from .files import read_json
-from .latents import draw_schedule
-from .models import start_models
+from ..engine.core import ROOT, get_size
+from ..engine.files import read_json
+from ..models import draw_schedule
+from ..models import start_models
 from .speed import PASSES, Stand, flops
 from ..tokenizer import encoder
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from pathlib import Path
-from ..core import ROOT, SarError, shown
+from ..engine.core import ROOT, SarError, shown
 from .exact_study import against_tf, records
 from .exact_study import table as exact_table
-from .files import read_json
-from .statistics import in_per_cent, paired
+from ..engine.files import read_json
+from ..engine.statistics import in_per_cent, paired
 
 # %% auto #0
 __all__ = ['SAMPLINGS', 'AGAINST', 'STUDIES', 'COLUMNS', 'TOLD', 'ABSENT', 'known_record', 'fork_table', 'effects', 'in_words',
