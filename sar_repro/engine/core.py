@@ -175,7 +175,7 @@ def stored(
 
 # %% ../../nbs/00_core.ipynb #ee511c91
 def _root():
-    here = Path(__file__).resolve().parent if "__file__" in globals() else Path.cwd().resolve()
+    here = Path(__file__).resolve().parents[1] if "__file__" in globals() else Path.cwd().resolve()
     if named := os.environ.get("SAR_HOME"):
         return Path(named)
     if (here.parent / "settings.ini").exists():
