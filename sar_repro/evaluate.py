@@ -124,7 +124,7 @@ def evaluate_model(
     "Draw samples from a checkpoint and measure their distances."
     check_numbers(n=n, seed=seed, guidance=guidance, top_k=top_k, top_p=top_p)
     start, spec = time.time(), get_size(size)
-    vae, model = load_models(size, checkpoint, tokenizer)
+    model, vae = load_models(size, checkpoint, tokenizer)
     dataset = dataset or spec.dataset
     train, test = (load_dataset(dataset, spec.image_size, s, root) for s in ("train", "test"))
     _same_classes(model, train)

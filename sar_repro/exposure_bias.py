@@ -141,7 +141,7 @@ def load_probe(
     "Load what there is to measure."
     check_numbers(seed=seed)
     spec, device = get_size(size), default_device()
-    vae, model = (m.to(device) for m in load_models(size, checkpoint or None, tokenizer))
+    model, vae = (m.to(device) for m in load_models(size, checkpoint or None, tokenizer))
     train, test = (
         load_dataset(dataset or spec.dataset, spec.image_size, split, root, limit=k)
         for split, k in (("train", n_seen), ("test", n))

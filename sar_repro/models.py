@@ -359,10 +359,10 @@ def load_models(
     size: str = "tiny",  # A name in `SIZES`
     checkpoint=None,  # Weights of the model; None = the shipped ones
     tokenizer=None,  # See `find_tokenizer`
-) -> tuple:  # FlexVAE, FlexVAR
+) -> tuple:  # FlexVAR, FlexVAE
     "Load a model and its tokenizer."
     model = load_model(size, checkpoint)
-    return find_tokenizer(size, model, checkpoint, tokenizer), model
+    return model, find_tokenizer(size, model, checkpoint, tokenizer)
 
 
 def start_models(
@@ -372,7 +372,7 @@ def start_models(
     seed: int = 0,  # Of random weights
     random: bool = False,  # May weights that are missing be random? (demonstration)
     tokenizer=None,  # Weights; None = the size's, or what lies beside `init`
-) -> tuple:  # FlexVAE, FlexVAR, on the default device
+) -> tuple:  # FlexVAR, FlexVAE, on the default device
     "Tokenizer and model that a run starts from."
     spec, device = get_size(size), default_device()
     lacking = lambda what: random and not weights_path(size, what).is_file()
@@ -390,7 +390,7 @@ def start_models(
     if model is None:
         torch.manual_seed(seed)
         model = make_model(replace(spec.model, num_classes=num_classes or spec.model.num_classes))
-    return vae.to(device), model.to(device)
+    return model.to(device), vae.to(device)
 
 # %% ../nbs/84a_models.ipynb #aff56fdd
 import numpy as np

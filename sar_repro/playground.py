@@ -49,7 +49,7 @@ def load_stage(
     after="",  # Weights after SAR, relative to the repository; '' or missing = none
 ) -> Stage:
     "Load what is needed; weights after SAR are optional."
-    vae, model = load_models(size)
+    model, vae = load_models(size)
     pictures = load_dataset(dataset, get_size(size).image_size, "test")
     if pictures.num_classes != model.cfg.num_classes:
         known, there = model.cfg.num_classes, pictures.num_classes

@@ -15,7 +15,7 @@ USUAL = dict(guidance=1.5, top_p=0.85, precision='fp32')
 @pytest.fixture(scope='module')
 def here():
     "Tokenizer, model, a few held-out pictures and their classes."
-    vae, model = load_models('tiny')
+    model, vae = load_models('tiny')
     data = load_dataset('emoji64', 32, 'test', limit=40)
     return vae, model, data.images[::5], data.labels[::5]
 

@@ -43,7 +43,7 @@ def dense_mask(model):
 
 def draws(size, pictures):
     "Pictures of random weights, guided and decoded, by the sampler."
-    spec, (vae, model) = get_size(size), (m.eval() for m in start_models(size, random=True))
+    spec, (model, vae) = get_size(size), (m.eval() for m in start_models(size, random=True))
     how = dict(guidance=spec.guidance, top_k=spec.top_k, top_p=spec.top_p, batch_size=pictures)
     return partial(sample, model, vae, torch.zeros(pictures, dtype=torch.long), **how)
 
@@ -124,7 +124,7 @@ def sampling(dry):
 def decoding(dry):
     "The decoder as it is and compiled, in turns, one thread."
     size, rounds = ('mini', 1) if dry else ('d16', 4)
-    vae, cfg = start_models(size, random=True)[0].eval(), get_size(size).model
+    vae, cfg = start_models(size, random=True)[1].eval(), get_size(size).model
     codes = torch.zeros(2, cfg.scales[-1]**2, dtype=torch.long)
     took = dict(plain=[], compiled=[])
     with torch.no_grad(), threads(1):
@@ -142,7 +142,7 @@ def saving(dry):
     "A state written at once, and one that is only copied: for how long the steps stand still."
     rows = []
     for size in ('mini',) if dry else ('tiny', 'd16'):
-        model = FlexVAR(get_size(size).model) if size != 'd16' else start_models(size, random=True)[1]
+        model = FlexVAR(get_size(size).model) if size != 'd16' else start_models(size, random=True)[0]
         with tempfile.TemporaryDirectory() as d: rows += [dict(state=size, **r) for r in saving_pairs(state_of(model), d, 1 if dry else 3)]
     return dict(rows=rows)
 

@@ -148,7 +148,7 @@ def sampling(dry, device):
 def graphs(dry, device):
     "Groups as they are, as one CUDA graph, and with the decoder compiled as well: seconds a picture in turns, and whether the pictures are the same."
     size, groups, rows = ('mini', (2,), []) if dry else ('d16', (20, 64, 100), [])
-    spec, (vae, model) = get_size(size), (m.to(device).eval().requires_grad_(False) for m in start_models(size, random=True))
+    spec, (model, vae) = get_size(size), (m.to(device).eval().requires_grad_(False) for m in start_models(size, random=True))
     how = dict(guidance=spec.guidance, top_k=spec.top_k, top_p=spec.top_p)
     with torch.no_grad(), cast_models(model, vae, 'auto') as coder:
         group = partial(draw_group, model, vae, coder, model.cfg.scales, **how)
@@ -188,7 +188,7 @@ def fp16(dry, device):
 def saving(dry, device):
     "A state written at once and one that is only copied: for how long the steps stand still."
     size = 'mini' if dry else 'd16'
-    state = state_of(start_models(size, random=True)[1].to(device))
+    state = state_of(start_models(size, random=True)[0].to(device))
     with tempfile.TemporaryDirectory() as d: return dict(size=size, rows=saving_pairs(state, d, 2 if dry else 4))
 
 def profile(dry, device):

@@ -1193,7 +1193,7 @@ def sample(
     weights = checkpoint or weights_path(spec.name, "model")
     if count := _classes_told(weights):
         wanted_classes(classes, count, weights, n, spec.name)
-    vae, model = load_models(spec.name, checkpoint, tokenizer)
+    model, vae = load_models(spec.name, checkpoint, tokenizer)
     labels = wanted_classes(classes, model.cfg.num_classes, weights, n, spec.name)
     images = _drawn(model, vae, labels, n, given, how)
     save_grid(out, images, n)

@@ -256,7 +256,7 @@ def _grids(out, made, held, size, seed):  # caption -> file
     caption = "Held-out pictures, and below them what the tokenizer keeps of them"
     files = {caption: "reconstructions.png"}
     for name, weights in made.items():
-        vae, model = load_models(size, weights)
+        model, vae = load_models(size, weights)
         how = dict(guidance=spec.guidance, top_k=spec.top_k, top_p=spec.top_p, seed=seed)
         pictures = sample(model, vae, shown_classes.repeat_interleave(8), **how)
         file = f"samples-{name}.png"

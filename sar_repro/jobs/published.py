@@ -813,7 +813,7 @@ def evaluate_published(
     start, spec = time.time(), get_size(size)
     # first: a wrong path should not cost the samples
     judge_by = load_reference(reference, inception_weights, spec.image_size)
-    vae, model = (m.to(default_device()) for m in load_models(size, checkpoint, tokenizer))
+    model, vae = (m.to(default_device()) for m in load_models(size, checkpoint, tokenizer))
     classes = model.cfg.num_classes
     n, own = n or 50 * classes, lambda given, usual: usual if given is None else given
     how = dict(guidance=own(guidance, spec.guidance), top_k=own(top_k, spec.top_k))

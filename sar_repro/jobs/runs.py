@@ -898,7 +898,7 @@ def train_size(
     dataset = dataset or spec.dataset
     train_set = load_dataset(dataset, spec.image_size, "train", data_dir, limit=limit)
     test_set = load_dataset(dataset, spec.image_size, "test", data_dir, limit=n)
-    vae, model = start_models(size, init, train_set.num_classes, cfg.seed, tokenizer=tokenizer)
+    model, vae = start_models(size, init, train_set.num_classes, cfg.seed, tokenizer=tokenizer)
     if train_set.num_classes != model.cfg.num_classes:
         raise SarError(
             f"the model knows {model.cfg.num_classes} classes, {train_set.name} has"
@@ -1094,7 +1094,7 @@ def load_job(
     job.test_set = load_dataset(*how, "test", job.root, limit=n_held)
     classes, demo = job.train_set.num_classes, job.kind == "DEMONSTRATION"
     how = dict(random=demo, tokenizer=job.tokenizer or None)
-    job.vae, job.model = start_models(job.size.name, job.init, classes, job.seed, **how)
+    job.model, job.vae = start_models(job.size.name, job.init, classes, job.seed, **how)
     _check_classes(job)
     job.start = weights_hash(job.model)
     _load_tokens(job)

@@ -245,7 +245,7 @@ def sampling_time(
     """What a sample costs (random weights where there are none), drawn as shards are; R is taken
     before each batch."""
     device, spec = torch.device(device or default_device()), get_size(size)
-    vae, model = (m.to(device).eval() for m in start_models(size, random=True))
+    model, vae = (m.to(device).eval() for m in start_models(size, random=True))
     large = spec.image_size >= 256 and device.type == "cpu"
     batch, times, costs = batch or (4 if large else group_size(model.cfg, device)), [], []
     how = dict(guidance=spec.guidance, top_k=spec.top_k, top_p=spec.top_p, batch_size=batch)
@@ -400,7 +400,7 @@ def sampling_pairs(
 ) -> list:  # Of dicts: seconds of the processor for the released way, and for ours
     "Both ways of drawing in turns, on one thread's clock: other programs may run beside."
     spec, rows = get_size(size), []
-    vae, model = (m.eval() for m in start_models(size, random=True))
+    model, vae = (m.eval() for m in start_models(size, random=True))
     labels, clock = torch.zeros(batch, dtype=torch.long), time.process_time
     how = dict(guidance=spec.guidance, top_k=spec.top_k, top_p=spec.top_p)
     for _ in range(rounds + warm):

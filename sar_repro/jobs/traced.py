@@ -290,7 +290,7 @@ def traced_sampling(
     spec = get_size(size)
     how = dict(guidance=spec.guidance, top_k=spec.top_k, top_p=spec.top_p, precision="bf16")
     with pretended_gpu():
-        vae, model = (m.to("cuda").eval() for m in start_models(size, random=True))
+        model, vae = (m.to("cuda").eval() for m in start_models(size, random=True))
         labels = torch.zeros(batch, dtype=torch.long)
         with Ledger(model) as ledger:
             scale_ar.sample(model, vae, labels, batch_size=batch, fast=False, **how)
@@ -306,7 +306,7 @@ def traced_group(
     spec, ledgers = get_size(size), []
     with pretended_gpu():
         models = start_models(size, random=True)
-        vae, model = (m.to("cuda").eval().requires_grad_(False) for m in models)
+        model, vae = (m.to("cuda").eval().requires_grad_(False) for m in models)
         given = torch.zeros(batch, dtype=torch.long, device="cuda")
         given = given, torch.rand(batch, model.cfg.seq_len, device="cuda")
         with scale_ar.cast_models(model, vae, "bf16") as coder:
@@ -358,7 +358,7 @@ def traced_encoding(
 ) -> Ledger:
     "The operations of the published tokenizer's encoder."
     with pretended_gpu():
-        vae, model = (m.to("cuda").eval() for m in start_models("d16", random=True))
+        model, vae = (m.to("cuda").eval() for m in start_models("d16", random=True))
         pictures = torch.empty(batch, 3, side, side, device="cuda")
         with Ledger(model) as ledger:
             encoder(vae, "bf16")(pictures)
