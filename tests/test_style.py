@@ -1,10 +1,10 @@
-"How the notebooks read and how the package hangs together: columns, statements, folds, rooms."
+"How the notebooks read and what a reader sees: columns, statements, folds, checks."
 import ast
 import json
 import re
 
 import pytest
-from conftest import NOTEBOOKS, ROOT
+from conftest import NOTEBOOKS
 
 COLUMNS, LINES, CELLS = 100, 30, 45
 READER = [p for p in NOTEBOOKS if re.match(r'index|0\d|1\d', p.stem)] # the path that a reader follows
@@ -61,30 +61,3 @@ def test_a_check_stops_no_reader(path):
     cells = [(''.join(c['source']), c['metadata'].get('tags', [])) for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code']
     stops = [source for source, tags in cells if TESTS.search(source) and not re.match(r'#\s*\|\s*export', source) and 'raises-exception' not in tags]
     assert not stops, f'{len(stops)} cells of {path.name} check without the tag raises-exception, so that a check stands between a reader and the next figure: {stops[0][:60]} ...'
-
-def imports():
-    "Module -> modules of the package that it imports, at the top or inside a function."
-    files = {'.'.join(p.relative_to(ROOT).with_suffix('').parts): p for p in (ROOT/'sar_repro').rglob('*.py') if not p.stem.startswith('_')}
-    graph = {}
-    for name, path in files.items():
-        used = set()
-        for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
-            if isinstance(node, ast.ImportFrom):
-                base = '.'.join(name.split('.')[:-node.level]) if node.level else ''
-                base = '.'.join(x for x in (base, node.module or '') if x)
-                used |= {base, *(f'{base}.{a.name}' for a in node.names)}
-            elif isinstance(node, ast.Import): used |= {a.name for a in node.names}
-        graph[name] = (used & files.keys()) - {name}
-    return graph
-
-def test_imports_go_one_way():
-    graph = imports()
-    assert len(graph) > 20
-    open_, done = [], set()
-    def visit(name):
-        assert name not in open_, f"modules import each other in a circle: {' -> '.join([*open_[open_.index(name):], name])}"
-        if name in done: return
-        open_.append(name)
-        for other in sorted(graph[name]): visit(other)
-        done.add(open_.pop())
-    for name in graph: visit(name)
