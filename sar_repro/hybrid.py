@@ -92,9 +92,9 @@ def forward(
     labels,
     inputs,
     scales=None,
-    start=True,
-    keep=None,
-    lazy=False,
+    with_start=True,
+    drop_path=None,
+    as_prediction=False,
     first=None,
     masked=None,
 ):
@@ -108,9 +108,9 @@ def forward(
         maps.append(self.word_embed(inputs.float()) + self.positions(scales[1:]))
     sizes = (scales[0] ** 2, *sizes) if first is not None else sizes
     x, mask, own = self.with_class(cond, torch.cat(maps, 1), sizes, first is not None)
-    x = self.trunk(x, cond, mask, keep=keep)[:, own]
+    x = self.trunk(x, cond, mask, drop_path=drop_path)[:, own]
     prediction = Prediction(self.head_nm(x, cond), self.head)
-    return prediction if lazy else prediction.logits()
+    return prediction if as_prediction else prediction.logits()
 
 # %% ../nbs/03b_hybrid.ipynb #4ce780a5
 def _check_first(model, scales):  # positions of map 1 are those of one side
@@ -134,7 +134,7 @@ def with_class(self: Hybrid, cond, x, sizes, first):
 
 # %% ../nbs/03b_hybrid.ipynb #72b6d360
 @patch
-def given(self: Hybrid, batch) -> dict:  # what pass 1 is told beside the inputs
+def shown_first(self: Hybrid, batch) -> dict:  # what pass 1 is told beside the inputs
     codes = batch.book.lookup(batch.tokens[:, : batch.scales[0] ** 2])
     return dict(first=codes, masked=masked_tokens(batch, self.cfg.hide))
 
@@ -149,11 +149,11 @@ def hidden_first(self: Hybrid, book, tokens) -> dict:  # as before the first rou
 def drawn_codes(self: Hybrid, batch, codes):  # of a rollout: where map 1 was shown it stays true
     if self.cfg.hide == "most":  # as released
         return codes
-    return torch.where(self.counted(batch), codes, batch.tokens)
+    return torch.where(self.counted_tokens(batch), codes, batch.tokens)
 
 
 @patch
-def counted(self: Hybrid, batch):  # bool (B, L): hidden tokens of map 1, and all later ones
+def counted_tokens(self: Hybrid, batch):  # bool (B, L): hidden tokens of map 1, and all later ones
     later = torch.ones_like(batch.tokens[:, batch.scales[0] ** 2 :], dtype=torch.bool)
     return torch.cat([masked_tokens(batch, self.cfg.hide), later], 1)
 
@@ -198,12 +198,12 @@ class _Rounds(_Steps):
 
 # %% ../nbs/03b_hybrid.ipynb #7fc81653
 @patch
-def begin(self: _Rounds, given, draw, how):  # map 1, (B, p_1^2), whose known tokens stay
-    (codes, mask), (strength, form, full) = given, how.guidance[0]
+def begin(self: _Rounds, known_map, draw, noise, how):  # map 1, (B, p_1^2), whose known tokens stay
+    (codes, mask), (strength, form, full) = known_map, how.guidance[0]
     if codes is not None and mask is None:
-        return given
-    order, rounds = self.order(draw).to(self.pos[0].device), len(self.ends)
-    tokens, mask = (torch.zeros_like(order) if t is None else t for t in given)
+        return known_map
+    order, rounds = self.order(noise).to(self.pos[0].device), len(self.ends)
+    tokens, mask = (torch.zeros_like(order) if t is None else t for t in known_map)
     order = torch.where(mask.bool(), -1, order)  # before the first round
     half = strength / 2 if form == "llamagen" else strength
     for i, (start, end) in enumerate(zip((0, *self.ends), self.ends)):
@@ -211,23 +211,22 @@ def begin(self: _Rounds, given, draw, how):  # map 1, (B, p_1^2), whose known to
         logits = self.logits(h, i, half, form, full, of=rounds + 1, at=0)
         # as released, those of earlier rounds are drawn anew, too
         new = (order >= (start if self.keep else 0)) & (order < end)
-        tokens = torch.where(new, draw(logits, 0, self.noise(draw, i)), tokens)
+        tokens = torch.where(new, draw(logits, 0, self.noise_of_round(noise, i)), tokens)
     return tokens, None
 
 
 @patch
-def noise(self: _Rounds, draw, i):  # of round i; None: the map's own, or none is needed
-    if i + 1 == len(self.ends) or not hasattr(draw, "noise"):
+def noise_of_round(self: _Rounds, noise, i):  # None: the map's own, or none is needed
+    if i + 1 == len(self.ends) or noise is None:
         return None
     at = self.sequence + self.n * (i + 1)
-    return draw.noise[:, at : at + self.n]
+    return noise[:, at : at + self.n]
 
 
 @patch
-def order(self: _Rounds, draw):  # (B, p_1^2): when each token is drawn
+def order(self: _Rounds, noise):  # (B, p_1^2): when each token is drawn
     if self.orders is not None:
         return self.orders
-    noise = getattr(draw, "noise", None)
     if noise is None:  # greedy: the same for all
         B = len(self.sets[0][0]) // (1 + self.guided)
         return torch.from_numpy(order_rng(0, self.n).permutation(self.n)).expand(B, -1)

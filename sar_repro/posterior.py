@@ -94,8 +94,8 @@ def walk(
     scales, codes, (B, L), rows = batch.scales, batch.tokens, batch.tokens.shape, []
     counts = torch.zeros(3, len(scales) - 1)  # tries, those with another code, and those taken
 
-    def look(codes):
-        return model(batch.labels, next_inputs(batch.book, codes, scales), scales, lazy=True)
+    def look(c):
+        return model(batch.labels, next_inputs(batch.book, c, scales), scales, as_prediction=True)
 
     each = -token_loss(f := look(codes), codes)
     for s in progress(range(1, steps + 1), "steps of the chains"):
@@ -167,11 +167,11 @@ def __call__(self: Posterior, model: nn.Module, batch: Batch, cfg: TrainConfig) 
     chain, mine = self.codes[batch.rows].long().to(device), noise[:, :1] < self.weight
     end = chain.shape[1]
     codes = torch.where(mine, torch.cat([chain, batch.tokens[:, end:]], 1), batch.tokens)
-    keep = batch.keep(unwrap(model).cfg) if model.training else None
+    drop_path = batch.drop_path(unwrap(model).cfg) if model.training else None
 
     def look(codes, net=model):
         inputs = next_inputs(batch.book, codes, scales)
-        return net(labels, inputs, scales, keep=keep, lazy=True)
+        return net(labels, inputs, scales, drop_path=drop_path, as_prediction=True)
 
     f = look(codes)
     ce = token_loss(f, codes, cfg.label_smoothing)
@@ -293,7 +293,7 @@ def shared_weights(
 def _looker(model, batch):  # whole pyramids -> Prediction
     def look(codes):
         inputs = next_inputs(batch.book, codes, batch.scales)
-        return model(batch.labels, inputs, batch.scales, lazy=True)
+        return model(batch.labels, inputs, batch.scales, as_prediction=True)
 
     return look
 
@@ -334,11 +334,11 @@ PROPOSALS = 8  # of `resample`
 def resample_loss(model: nn.Module, batch: Batch, cfg: TrainConfig) -> Iterator:
     "Teacher forcing on coarse maps resampled by how likely the model finds them with the picture."
     labels, plain, scales = batch.condition(cfg.cond_drop), unwrap(model), batch.scales
-    keep = batch.keep(plain.cfg) if model.training else None
+    drop_path = batch.drop_path(plain.cfg) if model.training else None
 
     def look(codes, net=plain):
         inputs = next_inputs(batch.book, codes, scales)
-        return net(labels, inputs, scales, keep=keep, lazy=True)
+        return net(labels, inputs, scales, drop_path=drop_path, as_prediction=True)
 
     coarse = sum(p * p for p in scales[:-1])
     with torch.no_grad():

@@ -32,6 +32,7 @@ from sar_repro.engine.kernels import (
     KVCache,
     Prediction,
     Replay,
+    ScaleMask,
     attend,
     cast_weights,
     filter_logits,
@@ -43,8 +44,8 @@ from sar_repro.engine.kernels import (
 # %% auto #0
 __all__ = ['MAX_LOG_SCALE', 'MOST_TOKENS', 'RELEASED_SIDES', 'scale_index', 'causal_mask', 'SelfAttention', 'MLP', 'Block',
            'position_table', 'AdaHead', 'FlexVAR', 'unwrap', 'init_weights', 'token_loss', 'by_scale', 'mean_loss',
-           'given', 'hidden_first', 'counted', 'drawn_codes', 'generate', 'fit_scales', 'each_scale', 'check_book',
-           'guide', 'group_size', 'sample', 'draw_group', 'cast_models', 'replay_for']
+           'shown_first', 'hidden_first', 'counted_tokens', 'drawn_codes', 'generate', 'fit_scales', 'each_scale',
+           'check_book', 'guide', 'group_size', 'sample', 'draw_group', 'cast_models', 'replay_for']
 
 # %% ../nbs/03_scale_ar.ipynb #fca8fee1
 def scale_index(
@@ -69,9 +70,7 @@ def causal_mask(
     if context:  # a token's place holds the map before: it is the first; the class stays in sight
         hidden |= (s[:, None] - s[None, :] >= context) & (s[None, :] > 0)
     blank = torch.zeros(len(s), len(s), dtype=dtype, device=device)
-    mask = blank.masked_fill(hidden, -torch.inf)[None, None]
-    mask.ends = None if context else tuple(accumulate(p * p for p in scales))  # see `attend`
-    return mask
+    return blank.masked_fill(hidden, -torch.inf)[None, None]
 
 # %% ../nbs/03_scale_ar.ipynb #f78712e3
 MAX_LOG_SCALE = math.log(100)
@@ -117,10 +116,10 @@ def _modulate(x, scale, shift):
 
 
 # x + gate*branch; drop path is folded into the gate, which is small
-def _gated(x, branch, gate, keep):
-    return torch.addcmul(
-        x, branch, gate if keep is None else gate * keep.view(-1, 1, 1).to(gate.dtype)
-    )
+def _gated(x, branch, gate, factors):
+    if factors is not None:
+        gate = gate * factors.view(-1, 1, 1).to(gate.dtype)
+    return torch.addcmul(x, branch, gate)
 
 # %% ../nbs/03_scale_ar.ipynb #8ee848a7
 class Block(nn.Module):
@@ -132,12 +131,12 @@ class Block(nn.Module):
         self.attn, self.ffn = SelfAttention(D, cfg.num_heads), MLP(D, cfg.mlp_ratio)
         self.ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(D, 6 * D))
 
-    # x (B, L, C), cond (B, C); keep: drop-path factors (B,); mod: see `FlexVAR.modulations`
-    def forward(self, x, cond, mask=None, cache=None, keep=(None, None), mod=None):
+    # x (B, L, C), cond (B, C); drop_path: factors (B,); mod: see `FlexVAR.modulations`
+    def forward(self, x, cond, mask=None, cache=None, drop_path=(None, None), mod=None):
         mod = self.ada_lin(cond)[:, None] if mod is None else mod
         gate1, gate2, scale1, scale2, shift1, shift2 = mod.chunk(6, -1)
-        x = _gated(x, self.attn(_modulate(x, scale1, shift1), mask, cache), gate1, keep[0])
-        return _gated(x, self.ffn(_modulate(x, scale2, shift2)), gate2, keep[1])
+        x = _gated(x, self.attn(_modulate(x, scale1, shift1), mask, cache), gate1, drop_path[0])
+        return _gated(x, self.ffn(_modulate(x, scale2, shift2)), gate2, drop_path[1])
 
 # %% ../nbs/03_scale_ar.ipynb #7c145ba4
 def position_table(
@@ -190,10 +189,10 @@ def positions(self: FlexVAR, scales) -> torch.Tensor:  # (1, L, C)
 
 
 @patch
-def embed(self: FlexVAR, cond, inputs, scales, start=True) -> torch.Tensor:  # (B, L, C)
-    "Class (plus `pos_start` if `start`) and embedded inputs (B, L-1, C_latent), with positions."
+def embed(self: FlexVAR, cond, inputs, scales, with_start=True) -> torch.Tensor:  # (B, L, C)
+    "Class (and `pos_start`, `with_start`) and embedded inputs (B, L-1, C_latent), with positions."
     # times 0: several processes want every weight in the graph
-    first = self.pos_start if start else 0 * self.pos_start[:, :1]
+    first = self.pos_start if with_start else 0 * self.pos_start[:, :1]
     x = (cond[:, None] + first).expand(-1, scales[0] ** 2, -1)
     if inputs is not None:
         x = torch.cat([x, self.word_embed(inputs.float()).to(x.dtype)], 1)
@@ -201,14 +200,16 @@ def embed(self: FlexVAR, cond, inputs, scales, start=True) -> torch.Tensor:  # (
 
 
 @patch
-def forward(self: FlexVAR, labels, inputs, scales=None, start=True, keep=None, lazy=False):
-    "Logits (B, L, V) from labels (B,), inputs (B, L-1, C_latent); `lazy` gives a `Prediction`."
+def forward(
+    self: FlexVAR, labels, inputs, scales=None, with_start=True, drop_path=None, as_prediction=False
+):
+    "Logits (B, L, V), or a `Prediction` of them, from labels (B,) and inputs (B, L-1, C_latent)."
     scales = tuple(scales or self.cfg.scales)
     cond = self.class_emb(labels)
-    x = self.embed(cond, inputs, scales, start)
-    x = self.trunk(x, cond, self.mask(scales, cond.device), keep=keep)
+    x = self.embed(cond, inputs, scales, with_start)
+    x = self.trunk(x, cond, self.attention_mask(scales, cond.device), drop_path=drop_path)
     prediction = Prediction(self.head_nm(x, cond), self.head)
-    return prediction if lazy else prediction.logits()
+    return prediction if as_prediction else prediction.logits()
 
 # %% ../nbs/03_scale_ar.ipynb #8b14bdb2
 # two things in which other bases (03b, 03c) differ
@@ -219,20 +220,22 @@ def add_positions(self: FlexVAR, cfg):
 
 
 @patch
-def mask(self: FlexVAR, scales, device) -> torch.Tensor:  # (1, 1, L, L)
+def attention_mask(self: FlexVAR, scales, device):  # (1, 1, L, L), or a `ScaleMask` of it
     "Who sees whom."
-    return causal_mask(scales, device, context=self.cfg.context)
+    whole = causal_mask(scales, device, context=self.cfg.context)
+    if self.cfg.context:
+        return whole
+    return ScaleMask(whole, tuple(accumulate(p * p for p in scales)))
 
 
-# (B, L, C)
 @patch
-def trunk(self: FlexVAR, x, cond, mask=None, caches=None, keep=None, mods=None) -> torch.Tensor:
-    """All blocks. `keep` (2 depth, B) holds drop-path factors, None outside training; `mods` what
-    `modulations` gave, None = compute it here."""
+def trunk(self: FlexVAR, x, cond, mask=None, caches=None, drop_path=None, mods=None):
+    """All blocks, (B, L, C) to (B, L, C). `drop_path` (2 depth, B) holds factors, None outside
+    training; `mods` what `modulations` gave, None = compute it here."""
     for i, block in enumerate(self.blocks):
         cache = None if caches is None else caches[i]
-        drop = (None, None) if keep is None else keep[2 * i : 2 * i + 2]
-        args = (x, cond, mask, cache, drop, None if mods is None else mods[i])
+        factors = (None, None) if drop_path is None else drop_path[2 * i : 2 * i + 2]
+        args = (x, cond, mask, cache, factors, None if mods is None else mods[i])
         if self.compiled and self.training and caches is None:
             block = self.compiled[i]
         if self.recompute and torch.is_grad_enabled():
@@ -331,9 +334,9 @@ def mean_loss(
     return ((values * counted).sum(1) / counted.sum(1)).mean()
 
 
-def given(model, batch) -> dict:  # more arguments of `forward`
+def shown_first(model, batch) -> dict:  # more arguments of `forward`
     "What pass 1 is told beside its inputs: the first map, by a model that masks it (03b)."
-    own = getattr(unwrap(model), "given", None)
+    own = getattr(unwrap(model), "shown_first", None)
     return own(batch) if own else {}
 
 
@@ -343,9 +346,9 @@ def hidden_first(model, book, tokens) -> dict:  # more arguments of `forward`
     return own(book, tokens) if own else {}
 
 
-def counted(model, batch):  # bool (B, L), or None for all
+def counted_tokens(model, batch):  # bool (B, L), or None for all
     "The tokens that a loss counts: all, but where the first map is masked."
-    own = getattr(unwrap(model), "counted", None)
+    own = getattr(unwrap(model), "counted_tokens", None)
     return own(batch) if own else None
 
 
@@ -400,13 +403,13 @@ def generate(
     "Draw all scales, coarse to fine."
     scales, tokens = fit_scales(scales, model.cfg), []
     how = _Settings(scales, guidance, top_k, top_p, form, max_side)
-    given = _given(model, labels, scales, prefix, known)
+    maps = _known_maps(model, labels, scales, prefix, known)
     net = model.steps(book, labels, scales, released_seed is not None or how.guided, **first)
-    draw = _drawer(net, how, seed, index, released_seed)
-    given[0] = net.begin(given[0], draw, how)
+    draw, noise = _drawer(net, how, seed, index, released_seed)
+    maps[0] = net.begin(maps[0], draw, noise, how)
     for k in range(len(scales)):  # each map from those before it
         h = net.hidden(k, tokens[-1] if tokens else None)
-        tokens.append(_around(given[k], net, lambda: draw(net.logits(h, k, *how.guidance[k]), k)))
+        tokens.append(_around(maps[k], net, lambda: draw(net.logits(h, k, *how.guidance[k]), k)))
     return torch.cat(tokens, 1)
 
 # %% ../nbs/03_scale_ar.ipynb #9483930d
@@ -473,7 +476,7 @@ class _Settings:
 
 
 # for each scale codes and where they stand; both None: all are drawn; mask None: none is
-def _given(model, labels, scales, prefix, known):
+def _known_maps(model, labels, scales, prefix, known):
     parts, end, device = [(None, None)] * len(scales), 0, model.head.weight.device
     if known is not None:
         shape = len(labels), sum(p * p for p in scales)
@@ -498,8 +501,8 @@ def _of_rest(latent, k, net):
     return net.book.of_rest(rest, k, net.scales)
 
 
-def _around(given, net, draw):  # what is drawn, but for known codes
-    codes, mask = given
+def _around(known_map, net, draw):  # what is drawn, but for known codes
+    codes, mask = known_map
     codes = codes(net) if callable(codes) else codes
     if codes is not None and mask is None:
         return codes
@@ -543,14 +546,14 @@ def rows(self: _Steps, k):  # of the mask; None: of all coarser maps nothing has
     if not self.model.cfg.context:
         return None
     end = sum(p * p for p in self.scales[: k + 1])
-    mask = self.model.mask(self.scales, self.pos[0].device)
-    return mask[:, :, end - self.scales[k] ** 2 : end, :end]
+    whole = self.model.attention_mask(self.scales, self.pos[0].device)
+    return whole[:, :, end - self.scales[k] ** 2 : end, :end]
 
 
 @patch
-def begin(self: _Steps, given, draw, how):  # codes of map 1 and which are known, or (None, None)
+def begin(self: _Steps, known_map, draw, noise, how):  # codes of map 1 and which are known, if any
     "A base that draws its first map otherwise does it here."
-    return given
+    return known_map
 
 
 # a base that samples otherwise (03b, 03c) has its own of these two
@@ -593,7 +596,7 @@ def guide(
 
 
 def _drawer(net, how, seed, index, released_seed):
-    "A function (logits of a scale, its index, other noise than the scale's) -> codes."
+    "A function (logits of a scale, its index, other noise than the scale's) -> codes; all noise."
     scales, sizes = how.scales, [p * p for p in how.scales]
     if released_seed is not None:
         rng = (
@@ -603,17 +606,21 @@ def _drawer(net, how, seed, index, released_seed):
         )
         sides = getattr(net.model, "sides", RELEASED_SIDES)
         greedy = [sides is not None and (p not in sides or p > how.max_side) for p in scales]
-        return lambda logits, k, u=None: _released_draw(logits, greedy[k], *how.top[k], rng)
-    if seed is None:
-        return lambda logits, k, u=None: pick(logits)
-    B = len(net.sets[0][0]) // (1 + net.guided)
-    noise, rows = seed, range(B) if index is None else index
-    if not torch.is_tensor(noise):
-        noise = upload(index_uniform(seed, rows, net.numbers), net.pos[0].device)
+        return lambda logits, k, u=None: _released_draw(logits, greedy[k], *how.top[k], rng), None
+    noise = _noise_of(net, seed, index)
+    if noise is None:
+        return lambda logits, k, u=None: pick(logits), None
     parts = noise.split([*sizes, net.numbers - sum(sizes)], 1)
     draw = lambda logits, k, u=None: pick(logits, parts[k] if u is None else u, *how.top[k])
-    draw.noise = noise
-    return draw
+    return draw, noise
+
+
+def _noise_of(net, seed, index):  # (B, numbers) uniforms; None: greedy
+    if seed is None or torch.is_tensor(seed):
+        return seed
+    B = len(net.sets[0][0]) // (1 + net.guided)
+    index = range(B) if index is None else index
+    return upload(index_uniform(seed, index, net.numbers), net.pos[0].device)
 
 
 # the released sampler of FlexVAR is greedy at any other side
@@ -675,14 +682,14 @@ def sample(
             part = range(i, i + batch_size if len(labels) > batch_size else len(labels))
             rows = torch.tensor(part).clamp_max(len(labels) - 1)
             y, index = upload(labels[rows], device), [first + j for j in part]
-            given = dict(prefix=None if prefix is None else prefix[rows])
-            given["known"] = None if known is None else tuple(t[rows] for t in known)
+            parts = dict(prefix=None if prefix is None else prefix[rows])
+            parts["known"] = None if known is None else tuple(t[rows] for t in known)
             group = partial(draw_group, model, vae, coder, scales, **kwargs)
             if replay:
                 noise = upload(index_uniform(seed, index, sum(p * p for p in scales)), device)
                 out.append(replay(group, y, noise)[: len(labels) - i].cpu())
             else:
-                out.append(group(y, seed, index=index, n=len(labels) - i, **given).cpu())
+                out.append(group(y, seed, index=index, n=len(labels) - i, **parts).cpu())
     return torch.cat(out)
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from .engine.core import TrainConfig, check_choice
 from .engine.kernels import Prediction, pick
 from .engine.machine import upload
-from .scale_ar import given, unwrap
+from .scale_ar import shown_first, unwrap
 from .tokenizer import Batch, next_inputs
 
 # %% auto #0
@@ -22,9 +22,10 @@ def teacher_pass(
     cfg: TrainConfig,  # Gives the share of withheld classes
 ) -> Prediction:  # (B, L, V): f^T
     "Pass 1: predictions of every scale from ground-truth inputs."
-    keep = batch.keep(unwrap(model).cfg) if model.training else None
-    labels, more = batch.condition(cfg.cond_drop), given(model, batch)
-    return model(labels, batch.inputs, batch.scales, keep=keep, lazy=True, **more)
+    drop_path = batch.drop_path(unwrap(model).cfg) if model.training else None
+    labels = batch.condition(cfg.cond_drop)
+    more = dict(drop_path=drop_path, as_prediction=True, **shown_first(model, batch))
+    return model(labels, batch.inputs, batch.scales, **more)
 
 # %% ../nbs/05_ssr.ipynb #d9c39843
 def draw(
@@ -74,7 +75,7 @@ def unconditional(
     if not cfg.rollout_guidance:
         return None
     none = torch.full_like(batch.labels, batch.none)
-    return model(none, batch.inputs, batch.scales, lazy=True, **given(model, batch))
+    return model(none, batch.inputs, batch.scales, as_prediction=True, **shown_first(model, batch))
 
 
 def rollout_guide(
@@ -101,11 +102,11 @@ def student_pass(
     "Pass 2: predictions from the model's own codes, each map enlarged to the next scale."
     check_choice("sf_scales", cfg.sf_scales, ("all", "last"))
     labels = batch.condition(cfg.cond_drop, "cond" if cfg.cond_shared else "cond2")
-    keep = batch.keep(unwrap(model).cfg, "path2") if model.training else None
+    drop_path = batch.drop_path(unwrap(model).cfg, "path2") if model.training else None
     inputs = own_inputs(batch, codes, cfg)
     if cfg.sf_scales == "last":
-        return _last_scale(model, inputs, labels, batch.scales[-1], keep)
-    f = model(labels, inputs, batch.scales, keep=keep, lazy=True)
+        return _last_scale(model, inputs, labels, batch.scales[-1], drop_path)
+    f = model(labels, inputs, batch.scales, drop_path=drop_path, as_prediction=True)
     return f[:, f.shape[1] - inputs.shape[1] :]
 
 
@@ -114,6 +115,7 @@ def own_inputs(batch, codes, cfg):  # (B, L - p_1^2, C): what pass 2 is fed
     return next_inputs(batch.book, codes, batch.scales, before)
 
 # %% ../nbs/05_ssr.ipynb #86860e9b
-def _last_scale(model, inputs, labels, p, keep):  # as released: class token, map N-1 enlarged
+def _last_scale(model, inputs, labels, p, drop_path):  # as released: class token, map N-1 enlarged
     inputs = inputs[:, -p * p :]
-    return model(labels, inputs, (1, p), start=False, keep=keep, lazy=True)[:, -p * p :]
+    how = dict(with_start=False, drop_path=drop_path, as_prediction=True)
+    return model(labels, inputs, (1, p), **how)[:, -p * p :]

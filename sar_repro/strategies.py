@@ -13,7 +13,7 @@ from typing import Iterator
 from .engine.core import TrainConfig, check_choice
 from .engine.machine import autocast
 from .tokenizer import Batch, next_inputs, split_scales
-from .scale_ar import by_scale, generate, given, scale_index, token_loss, unwrap
+from .scale_ar import by_scale, generate, shown_first, scale_index, token_loss, unwrap
 from .ssr import rollout, student_pass, teacher_pass, unconditional
 from .csfl import csf_loss, sar_loss, tf_loss
 from .posterior import Posterior, resample_loss
@@ -30,8 +30,9 @@ SHARE, NEAREST, STRENGTH = 0.25, 16, 1.0
 
 def _nats_from(model, batch, cfg, codes):  # (B, L) nats of the truth in the context of any codes
     labels, inputs = batch.condition(cfg.cond_drop), next_inputs(batch.book, codes, batch.scales)
-    keep = batch.keep(unwrap(model).cfg) if model.training else None
-    f = model(labels, inputs, batch.scales, keep=keep, lazy=True, **given(model, batch))
+    drop_path = batch.drop_path(unwrap(model).cfg) if model.training else None
+    more = dict(drop_path=drop_path, as_prediction=True, **shown_first(model, batch))
+    f = model(labels, inputs, batch.scales, **more)
     return token_loss(f, batch.tokens, cfg.label_smoothing)
 
 
@@ -252,9 +253,10 @@ class DDO:
         for name, codes, sign, stream in parts:  # one graph at a time
             x = next_inputs(batch.book, codes, batch.scales)
             with torch.no_grad(), autocast(codes.device, cfg.precision):
-                before = token_loss(self.ref(y, x, batch.scales, lazy=True), codes)
-            keep = batch.keep(unwrap(model).cfg, stream) if model.training else None
-            ce = token_loss(model(y, x, batch.scales, keep=keep, lazy=True), codes)
+                before = token_loss(self.ref(y, x, batch.scales, as_prediction=True), codes)
+            drop_path = batch.drop_path(unwrap(model).cfg, stream) if model.training else None
+            now = model(y, x, batch.scales, drop_path=drop_path, as_prediction=True)
+            ce = token_loss(now, codes)
             ratio = (before - ce).sum(1)
             loss = F.softplus(-sign * STRENGTH * ratio).mean() / (STRENGTH * ce.shape[1])
             yield name, loss, by_scale(ce.detach(), batch.scales)

@@ -21,7 +21,7 @@ from .data import latent_cache
 # %% auto #0
 __all__ = ['STREAMS', 'ResBlock', 'AttnBlock', 'Downsample', 'Upsample', 'Level', 'Decoder', 'Encoder', 'Codebook', 'FlexVAE',
            'split_scales', 'pooling_windows', 'copies', 'token_groups', 'by_group', 'reconstruct', 'psnr',
-           'upsample_codes', 'next_inputs', 'Batch', 'drop_labels', 'path_keep', 'TokenData', 'encoder',
+           'upsample_codes', 'next_inputs', 'Batch', 'drop_labels', 'path_factors', 'TokenData', 'encoder',
            'cached_latents', 'encoder_batch']
 
 # %% ../nbs/02_tokenizer.ipynb #e7166141
@@ -418,7 +418,7 @@ def drop_labels(
     return torch.where(noise.to(labels.device) < rate, none, labels)
 
 
-def path_keep(
+def path_factors(
     cfg: ModelConfig,  # Gives depth and drop-path rate
     noise: torch.Tensor,  # (B, 2 depth) uniforms
 ) -> torch.Tensor:  # (2 depth, B): 0 or 1/(1-rate)
@@ -448,10 +448,10 @@ def condition(self: Batch, rate, stream="cond"):  # classes, some withheld
 
 
 @patch
-def keep(self: Batch, model_cfg, stream="path"):  # drop-path factors
+def drop_path(self: Batch, model_cfg, stream="path"):  # factors, see `path_factors`
     if not model_cfg.path_rate:
         return None
-    return path_keep(model_cfg, self.noise(stream, 2 * model_cfg.depth))
+    return path_factors(model_cfg, self.noise(stream, 2 * model_cfg.depth))
 
 # %% ../nbs/02_tokenizer.ipynb #8f62e8ce
 class TokenData:

@@ -11,7 +11,7 @@ from .engine.core import SarError, TrainConfig
 from .engine.machine import autocast, without_fp16
 from .tokenizer import TokenData, by_group, token_groups
 from .engine.plots import progress
-from .scale_ar import FlexVAR, by_scale, counted, token_loss
+from .scale_ar import FlexVAR, by_scale, counted_tokens, token_loss
 from .ssr import teacher_pass
 from .strategies import METHODS
 
@@ -76,7 +76,7 @@ def heldout_loss(
         for ids in torch.arange(len(data)).split(batch_size):
             batch = data.batch(ids, device=device)
             f = teacher_pass(model, batch, TrainConfig(cond_drop=0.0))
-            ce, count = token_loss(f, batch.tokens), counted(model, batch)
+            ce, count = token_loss(f, batch.tokens), counted_tokens(model, batch)
             means = _group_means if copies_apart else by_scale
             mean = means(ce, data.scales, count)
             total = total + mean.cpu() * len(ids)

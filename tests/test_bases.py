@@ -329,8 +329,8 @@ def test_any_number_of_tokens_is_hidden():
     model, _, batch = any_hidden(400)
     hidden = masked_tokens(batch, 'any').sum(1).bincount(minlength=5)
     assert hidden[0] == 0 and (hidden[1:] > 70).all()
-    assert model.counted(batch)[:, :4].equal(masked_tokens(batch, 'any'))
-    assert model.given(batch)['masked'].equal(masked_tokens(batch, 'any'))
+    assert model.counted_tokens(batch)[:, :4].equal(masked_tokens(batch, 'any'))
+    assert model.shown_first(batch)['masked'].equal(masked_tokens(batch, 'any'))
 
 def test_shown_tokens_stay_in_a_rollout():
     model, _, batch = any_hidden(40)

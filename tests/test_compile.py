@@ -35,6 +35,6 @@ def test_two_hundred_drawn_schedules_are_compiled_at_most_eight_times():
         batch = Batch(torch.randint(16, (B, L)), torch.zeros(B, dtype=torch.long), torch.arange(B), scales, book, 3, step=step)
         if step % 10 == 9: # a whole step now and then, its blocks always
             for _, loss, _ in loss_fn(model, batch, cfg): loss.backward()
-        else: model.trunk(torch.randn(B, L, 64), torch.randn(B, 64, requires_grad=True), causal_mask(scales), keep=batch.keep(model.cfg))
+        else: model.trunk(torch.randn(B, L, 64), torch.randn(B, 64, requires_grad=True), causal_mask(scales), drop_path=batch.drop_path(model.cfg))
     torch._dynamo.reset()
     assert len(lengths) > 80 and 1 <= len(graphs) <= 8, (len(lengths), graphs)

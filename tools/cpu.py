@@ -7,6 +7,7 @@ machine with 16 GB for half an hour. With --dry it takes small shapes, a minute,
 import statistics, sys, tempfile, time
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from unittest.mock import patch
 
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 
 from parts import main
 from sar_repro.engine.core import get_size
-from sar_repro.engine.kernels import attend, head_loss
+from sar_repro.engine.kernels import ScaleMask, attend, head_loss
 from sar_repro.models import start_models
 from sar_repro.jobs.speed import PASSES, Stand, flops, matmul_rate, profiled, sampling_pairs, saving_pairs, state_of
 from sar_repro.scale_ar import FlexVAR, causal_mask, sample
@@ -33,13 +34,9 @@ def threads(n):
 @contextmanager
 def dense_mask(model):
     "The mask without its scales: every score is computed, as where the mask is all that is known."
-    def plain(scales, device):
-        whole = causal_mask(scales, device).clone()
-        whole.ends = None
-        return whole
-    model.mask = plain
+    model.attention_mask = causal_mask
     try: yield
-    finally: del model.mask
+    finally: del model.attention_mask
 
 def draws(size, pictures):
     "Pictures of random weights, guided and decoded, by the sampler."
@@ -65,11 +62,10 @@ def attention(dry):
     cfg = get_size(size).model
     mask, shape = causal_mask(cfg.scales), (2, cfg.num_heads, cfg.seq_len, cfg.embed_dim//cfg.num_heads)
     q, k, v = (torch.randn(shape, requires_grad=True) for _ in range(3))
-    dense = mask.clone()
-    dense.ends = None
-    forms = {'under the mask, written out': lambda: (q @ k.mT + dense).softmax(-1) @ v,
-             'under the mask, fused': lambda: F.scaled_dot_product_attention(q, k, v, attn_mask=dense, scale=1.0),
-             'scale by scale': lambda: attend(q, k, v, mask)}
+    by_scale = ScaleMask(mask, tuple(accumulate(p * p for p in cfg.scales)))
+    forms = {'under the mask, written out': lambda: (q @ k.mT + mask).softmax(-1) @ v,
+             'under the mask, fused': lambda: F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0),
+             'scale by scale': lambda: attend(q, k, v, by_scale)}
     took = {name: [] for name in forms}
     with threads(1):
         for _ in range(rounds + 1):

@@ -14,8 +14,8 @@ from torch import nn
 from .core import SarError
 
 # %% auto #0
-__all__ = ['ROUNDS', 'attend', 'inverse_norm', 'head_loss', 'Prediction', 'KVCache', 'filter_logits', 'pick', 'cast_weights',
-           'Replay']
+__all__ = ['ROUNDS', 'ScaleMask', 'attend', 'inverse_norm', 'head_loss', 'Prediction', 'KVCache', 'filter_logits', 'pick',
+           'cast_weights', 'Replay']
 
 # %% ../../nbs/83_kernels.ipynb #948abebb
 # CPUs write scores out up to 256 keys; beyond, while a layer's scores take at most 128 MB in bf16
@@ -24,17 +24,27 @@ def _written_out(q, k):
     return q.device.type == "cpu" and (n <= 256 or n <= 1100 and q.shape[:3].numel() * n <= 2**26)
 
 
+@dataclass(frozen=True, eq=False)
+class ScaleMask:
+    "A mask of attention that is added to the scores, and where each scale of the tokens ends."
+
+    added: torch.Tensor  # (1, 1, L, L): 0 where a row may look, -inf where not
+    ends: tuple  # Tokens up to the end of scale 1, 2, ...
+
+
 def attend(
     q: torch.Tensor,  # (B, H, l, d) queries, already scaled
     k: torch.Tensor,  # (B, H, n, d) keys
     v: torch.Tensor,  # (B, H, n, d) values
-    mask=None,  # Added to the scores, or None; its `ends` say where a token's own scale ends
+    mask=None,  # Added to the scores: a tensor, or a `ScaleMask`; None = all see all
 ) -> torch.Tensor:  # (B, H, l, d)
     """Softmax attention: written out on a CPU while the scores are few, else PyTorch's fused form.
     Which of the two is faster differs from machine to machine. Many tokens of several scales are
     attended scale by scale there: what the mask hides is not computed."""
-    if _in_scales(q, k) and (ends := getattr(mask, "ends", None)):
-        return _by_scale(q, k, v, mask, ends)
+    if isinstance(mask, ScaleMask):
+        if _in_scales(q, k):
+            return _by_scale(q, k, v, mask.added, mask.ends)
+        mask = mask.added
     mask = None if mask is None else mask.to(q.dtype)
     if _written_out(q, k):
         scores = q @ k.mT

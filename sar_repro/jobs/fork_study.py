@@ -58,7 +58,7 @@ from sar_repro.scale_ar import (
     by_scale,
     drawn_codes,
     generate,
-    given,
+    shown_first,
     sample,
     token_loss,
 )
@@ -389,7 +389,7 @@ def student_kl(model, held, limit=2000):
     found = []
     for ids in torch.arange(min(limit, len(held))).split(500):
         batch = held.batch(ids)
-        more = given(model, batch)
+        more = shown_first(model, batch)
         f_t = model(batch.labels, batch.inputs, batch.scales, **more)
         codes = pick(f_t, batch.noise("rollout", f_t.shape[1]))
         # what a masked first map shows of itself stays, as in the loss and in the sampler
