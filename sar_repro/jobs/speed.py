@@ -271,7 +271,7 @@ def step_parts(
     x, cond = (
         torch.randn(*s, device=stand.device, requires_grad=True) for s in (shape, shape[::2])
     )
-    mask = causal_mask(cfg.scales, stand.device)
+    mask = model.attention_mask(cfg.scales, stand.device)
 
     def median(fn):
         times = []
