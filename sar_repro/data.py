@@ -10,16 +10,20 @@ import json
 import numpy as np
 import os
 import torch
+import warnings
+import zlib
 from PIL import Image
-from fastcore.basics import patch
 from functools import cached_property
 from pathlib import Path
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 from .engine.core import ROOT, SarError, check_choice, order_rng, plain, shown
-from .engine.sources import EMOJI_SOURCES, emoji_table
+from .engine.files import TORN_ARRAY, atomic_path, locked, read_array, read_json, save_json
+from .engine.plots import progress
 from sar_repro.engine.sources import (
+    _place,
     _reason,
+    emoji_table,
     load_cifar10,
     load_fashion16,
     load_fashion_mnist,
@@ -31,8 +35,7 @@ from sar_repro.engine.sources import (
 
 # %% auto #0
 __all__ = ['IN_MEMORY', 'READ_WHOLE', 'LOADERS', 'PART', 'CHECKED', 'to_float', 'to_uint8', 'resize_square', 'eval_transform',
-           'train_transform', 'RandomShortSide', 'ImageSet', 'load_emoji64', 'spread_ids', 'load_dataset',
-           'encode_block', 'picture_blocks', 'latent_cache']
+           'ImageSet', 'load_emoji64', 'spread_ids', 'load_dataset', 'encode_block', 'picture_blocks', 'latent_cache']
 
 # %% ../nbs/01_data.ipynb #94dd541a
 def to_float(
@@ -77,54 +80,10 @@ def eval_transform(
         [v2.Resize(size, v2.InterpolationMode.BICUBIC, antialias=True), v2.CenterCrop(size)]
     )
 
-
-def train_transform(
-    size: int,  # Side of the result in pixels
-    flip: bool = True,  # Mirror half of them?
-    crop_min: float = 0.88,  # Smallest share of the short side that is kept, in (0, 1]
-) -> v2.Compose:
-    "The paper's crop and flip; a batch given at once shares one draw."
-    if not 0 < crop_min <= 1:
-        raise SarError(f"crop_min {crop_min} is out of range: expected a share in (0, 1]")
-    steps = [RandomShortSide(size, crop_min), v2.RandomCrop(size)]
-    return v2.Compose(steps + [v2.RandomHorizontalFlip()] if flip else steps)
-
-# %% ../nbs/01_data.ipynb #bdad24cd
-class RandomShortSide(torch.nn.Module):
-    "Resize so that a crop of `size` covers a random share of the short side."
-
-    def __init__(
-        self,
-        size: int,  # Side of the later crop in pixels
-        crop_min: float = 0.88,  # Smallest share of the short side, in (0, 1]
-    ):
-        super().__init__()
-        self.size, self.crop_min = size, crop_min
-
-    def forward(self, image):
-        u = self.crop_min + (1 - self.crop_min) * torch.rand(()).item()
-        side = round(self.size / u)
-        bicubic = v2.InterpolationMode.BICUBIC
-        return v2.functional.resize(image, [side], bicubic, antialias=True)
-
-# %% ../nbs/01_data.ipynb #821c9c0f
-def _checked_labels(name, labels, classes, pictures):  # int64 (N,), or what is wrong with them
-    try:
-        found = torch.as_tensor(labels, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError, OverflowError):  # a null, text, 10**400
-        what = f"{name} has labels that are no numbers: expected 0 to {classes - 1}"
-        raise SarError(what) from None
-    if found.shape != (pictures,):
-        raise SarError(f"{name} has {found.numel():,} labels for {pictures:,} pictures")
-    bad = found[(found != found.floor()) | (found < 0) | (found >= classes)]
-    if len(bad):
-        raise SarError(
-            f"{name} has the label {bad[0].item():g}, but {classes} classes: expected whole"
-            f" numbers from 0 to {classes - 1}"
-        )
-    return found.long()
-
 # %% ../nbs/01_data.ipynb #b976b851
+IN_MEMORY = 2 * 2**30  # Bytes of pixels up to which a set is held in memory
+
+
 class ImageSet(Dataset):
     "Pictures and labels: item `i` is (uint8 (3, size, size), int)."
 
@@ -150,60 +109,61 @@ class ImageSet(Dataset):
         if self.images is not None:
             self.source = self.images
 
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, i):
+        return self.picture(i), int(self.labels[i])
+
+    def __repr__(self):
+        return (
+            f"{self.name} {self.split}: {len(self)} pictures of {self.size}x{self.size},"
+            f" {self.num_classes} classes"
+        )
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
     @cached_property
     def fingerprint(self) -> str:
         "Hex sha256 of what the pixels are."
         return _hash_pixels(self)
 
-# %% ../nbs/01_data.ipynb #93c00cb2
-@patch
-def raw(self: ImageSet, i: int) -> torch.Tensor:
-    "Picture `i` as it is stored, uint8 (3, H, W)."
-    if torch.is_tensor(self.source):
-        return self.source[i]
-    return read_image(Path(self.base) / self.source[i])
+    def raw(self, i: int) -> torch.Tensor:
+        "Picture `i` as it is stored, uint8 (3, H, W)."
+        if torch.is_tensor(self.source):
+            return self.source[i]
+        return read_image(Path(self.base) / self.source[i])
 
+    def picture(self, i: int) -> torch.Tensor:
+        "Picture `i`, uint8 (3, size, size)."
+        if self.images is not None:
+            return self.images[i]
+        return (self.transform or eval_transform(self.size))(self.raw(i))
 
-@patch
-def picture(self: ImageSet, i: int) -> torch.Tensor:
-    "Picture `i`, uint8 (3, size, size)."
-    if self.images is not None:
-        return self.images[i]
-    return (self.transform or eval_transform(self.size))(self.raw(i))
-
-
-@patch
-def batch(self: ImageSet, index) -> torch.Tensor:
-    "Pictures `index`, uint8 (B, 3, size, size)."
-    if self.images is not None:
-        return self.images[torch.as_tensor(index)]
-    return torch.stack([self.picture(i) for i in index])
-
-
-@patch
-def __getitem__(self: ImageSet, i):
-    return self.picture(i), int(self.labels[i])
+    def batch(self, index) -> torch.Tensor:
+        "Pictures `index`, uint8 (B, 3, size, size)."
+        if self.images is not None:
+            return self.images[torch.as_tensor(index)]
+        return torch.stack([self.picture(i) for i in index])
 
 # %% ../nbs/01_data.ipynb #b52eaab6
-IN_MEMORY = 2 * 2**30  # Bytes of pixels up to which a set is held in memory
-
-
-@patch
-def __len__(self: ImageSet):
-    return len(self.labels)
-
-
-@patch(as_prop=True)
-def num_classes(self: ImageSet) -> int:
-    return len(self.classes)
-
-
-@patch
-def __repr__(self: ImageSet):
-    return (
-        f"{self.name} {self.split}: {len(self)} pictures of {self.size}x{self.size},"
-        f" {self.num_classes} classes"
-    )
+def _checked_labels(name, labels, classes, pictures):  # int64 (N,), or what is wrong with them
+    try:
+        found = torch.as_tensor(labels, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError, OverflowError):  # a null, text, 10**400
+        what = f"{name} has labels that are no numbers: expected 0 to {classes - 1}"
+        raise SarError(what) from None
+    if found.shape != (pictures,):
+        raise SarError(f"{name} has {found.numel():,} labels for {pictures:,} pictures")
+    bad = found[(found != found.floor()) | (found < 0) | (found >= classes)]
+    if len(bad):
+        raise SarError(
+            f"{name} has the label {bad[0].item():g}, but {classes} classes: expected whole"
+            f" numbers from 0 to {classes - 1}"
+        )
+    return found.long()
 
 
 READ_WHOLE = 2**28  # Bytes of files up to which a fingerprint is made of all of them
@@ -231,7 +191,7 @@ def _hash_files(h, base, files):
             f"{shown(base)} has changed since it was listed ({e.strerror}): run again"
         ) from e
 
-# %% ../nbs/01_data.ipynb #d7e35f8f
+# %% ../nbs/01_data.ipynb #e035349f
 def _packed_pictures(packed):  # PNG files in a table -> uint8 (H, W, 3), all of one small size
     restore = "restore it with: git checkout data/emoji64.parquet"
     if not len(packed):
@@ -249,7 +209,7 @@ def _packed_pictures(packed):  # PNG files in a table -> uint8 (H, W, 3), all of
                 f"emoji64.parquet holds a picture that cannot be read ({_reason(e)}); {restore}"
             ) from e
 
-# %% ../nbs/01_data.ipynb #e035349f
+
 def load_emoji64(
     root,  # Folder of emoji64.parquet; None = the repository's data/
     split: str,  # 'train' or 'test'
@@ -324,22 +284,6 @@ def load_dataset(
         name, parts = plain(folder.resolve().name), load_folder(folder, split)
     return ImageSet(name, split, size, **_spread(parts, limit), transform=transform)
 
-# %% ../nbs/01_data.ipynb #f82fdf7d
-import hashlib
-import json
-import numpy as np
-import os
-import time
-import torch
-import warnings
-import zlib
-from pathlib import Path
-from torch.utils.data import DataLoader, Dataset
-from .engine.core import SarError
-from .engine.files import TORN_ARRAY, locked, read_array, read_json, save_json
-from .engine.plots import progress
-from .engine.sources import _place
-
 # %% ../nbs/01_data.ipynb #9a130e42
 def encode_block(
     dataset: ImageSet,  # Pictures
@@ -362,7 +306,7 @@ def encode_block(
         )
     return latents.half().numpy()
 
-# %% ../nbs/01_data.ipynb #3548eedd
+
 class _Blocks(Dataset):
     def __init__(self, dataset, spans):
         self.dataset, self.spans = dataset, spans
@@ -394,108 +338,45 @@ def picture_blocks(
             raise block
         yield span, block
 
-# %% ../nbs/01_data.ipynb #f992dd8f
-# (rows done, bytes of the header, checksum of the rows); cuts off what was not noted as safe
-def _resume_at(f, note):
-    none = dict(rows=0, bytes=0, header=0, crc=0)
-    state = read_json(note, **dict.fromkeys(none, int)) or none
-    if os.fstat(f.fileno()).st_size < state["bytes"]:
-        state = none
-    f.truncate(state["bytes"])
-    return state["rows"], state["header"], state["crc"]
-
-
-def _npy_header(f, shape):
-    np.lib.format.write_array_header_1_0(f, dict(descr="<f2", fortran_order=False, shape=shape))
-    return f.tell()
-
-# %% ../nbs/01_data.ipynb #94c1a68f
-class _Growing:
-    "A file to which blocks of rows are added; `safe` notes what a kill leaves."
-
-    def __init__(self, f, note, rows):
-        self.f, self.note, self.rows = f, note, rows
-        self.done, self.header, self.crc = _resume_at(f, note)
-        self.next = 0.0
-
-    def add(self, block):
-        if not self.done:
-            self.header = _npy_header(self.f, (self.rows, *block.shape[1:]))
-        self.crc = zlib.crc32(block.data, self.crc)
-        self.f.write(block.data)
-        self.done, self.row = self.done + len(block), block[0].nbytes
-        if (start := time.monotonic()) > self.next:
-            self.safe()
-            self.next = time.monotonic() + 20 * (time.monotonic() - start)
-
-    def safe(self):
-        if hasattr(self, "row"):
-            self.f.flush()
-            os.fsync(self.f.fileno())
-            size = self.header + self.done * self.row
-            known = dict(rows=self.done, bytes=size, header=self.header, crc=self.crc)
-            save_json(self.note, known)
-
-# %% ../nbs/01_data.ipynb #28cf24ba
-def _grow(path, name, rows, blocks):  # blocks(done) gives what follows the first `done` rows
-    part, note = path.with_suffix(".part"), path.with_suffix(".json")
-    try:
-        with locked(path.parent, f".{path.stem}.lock"), open(part, "a+b") as f:
-            if path.is_file():  # another process has finished it meanwhile
-                return
-            file = _Growing(f, note, rows)
-            try:
-                with progress(desc=f"latents of {name}", total=rows, initial=file.done) as bar:
-                    for block in blocks(file.done):
-                        file.add(block)
-                        bar.update(len(block))
-            finally:
-                file.safe()
-            save_json(path.with_suffix(".sum"), dict(crc=file.crc, rows=rows))
-            os.replace(part, path)
-            note.unlink(missing_ok=True)
-    except OSError as e:
-        raise SarError(
-            f"cannot write {_place(path)}: {e.strerror or e}; check permission and free space,"
-            " then run again"
-        ) from e
-
-# %% ../nbs/01_data.ipynb #4c484db9
-PART = 10_000  # pictures that one process fills at a time
+# %% ../nbs/01_data.ipynb #2b6fc411
+PART = 2_000  # pictures that are encoded again after a kill, at most
+CHECKED = 2**31  # bytes: larger caches are not read through every time they are opened
 
 
 def _fill_cache(path, dataset, encode, flips, batch_size):
-    def encoded(rows, done):
-        starts = range(rows.start + done, rows.stop, batch_size)
-        spans = [range(i, min(i + batch_size, rows.stop)) for i in starts]
-        for span, pictures in picture_blocks(dataset, spans):
-            yield encode_block(dataset, span, encode, flips, pictures)
-
     n = len(dataset)
-    parts = {_part_of(path, i): range(i, min(i + PART, n)) for i in range(0, n, PART)}
-    if len(parts) == 1:
-        return _grow(path, dataset.name, n, lambda done: encoded(range(n), done))
+    starts = range(0, n, PART)
+    parts = {path.with_name(f"{path.stem}-{i:09}.npy"): range(i, min(i + PART, n)) for i in starts}
     rank, ranks = (int(os.environ.get(k, v)) for k, v in (("RANK", 0), ("WORLD_SIZE", 1)))
     order, first = list(parts), rank * len(parts) // ranks
-    for part in order[first:] + order[:first]:
-        if not part.is_file():
-            rows = parts[part]
-            _grow(part, dataset.name, len(rows), lambda done: encoded(rows, done))
-    whole = (read_array(part, mmap=True) for part in parts)
-    _grow(path, f"{dataset.name}, put together", n, lambda done: _rest_of(whole, done))
+    with progress(desc=f"latents of {dataset.name}", total=n) as bar:
+        for part in order[first:] + order[:first]:
+            with locked(path.parent, f".{part.stem}.lock"):
+                if not part.is_file() and not path.is_file():  # nor has another process joined them
+                    _write_part(part, parts[part], dataset, encode, flips, batch_size)
+            bar.update(len(parts[part]))
+    with locked(path.parent, f".{path.stem}.lock"):
+        if not path.is_file():
+            _join(path, parts, n)
 
 
-def _part_of(path, i):
-    return path.with_name(f"{path.stem}-{i:09}.npy")
+def _write_part(part, rows, dataset, encode, flips, batch_size):
+    starts = range(rows.start, rows.stop, batch_size)
+    blocks = picture_blocks(dataset, [range(i, min(i + batch_size, rows.stop)) for i in starts])
+    latents = [encode_block(dataset, span, encode, flips, found) for span, found in blocks]
+    with atomic_path(part) as tmp, open(tmp, "wb") as f:
+        np.save(f, np.concatenate(latents))
 
 
-def _rest_of(blocks, done):  # without the first `done` rows
-    for block in blocks:
-        yield from [np.ascontiguousarray(block[done:])] if done < len(block) else []
-        done = max(0, done - len(block))
-
-# %% ../nbs/01_data.ipynb #2b6fc411
-CHECKED = 2**31  # bytes: larger caches are not read through every time they are opened
+def _join(path, parts, n):  # and note the checksum
+    arrays, crc = [read_array(part, mmap=True) for part in parts], 0
+    header = dict(descr="<f2", fortran_order=False, shape=(n, *arrays[0].shape[1:]))
+    with atomic_path(path) as tmp, open(tmp, "wb") as f:
+        np.lib.format.write_array_header_1_0(f, header)
+        for array in arrays:
+            crc = zlib.crc32(array.data, crc)
+            f.write(array.data)
+        save_json(path.with_suffix(".sum"), dict(crc=crc, rows=n))
 
 
 def latent_cache(
@@ -506,7 +387,7 @@ def latent_cache(
     flips: bool = True,  # Also of the mirrored pictures?
     batch_size: int = 64,  # Pictures a block
 ) -> np.memmap:  # float16 (N, 2 or 1, C, h, w), read-only
-    "Latents of a whole set, computed once; a run that was killed goes on where it stopped."
+    "Latents of a whole set, computed once; a run that was killed goes on with the part it was at."
     if dataset.transform:
         raise SarError(
             f"{dataset.name} is drawn anew on every access: load it without transform to cache its"
