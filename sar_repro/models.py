@@ -457,7 +457,7 @@ def seeded_crop(
     u,  # Four uniforms in [0, 1): share of the short side, top, left, flip
     crop_min: float = 0.88,  # Smallest share of the short side that is kept
 ) -> torch.Tensor:  # uint8 (3, size, size)
-    "The crop and flip of `train_transform`, decided by `u`."
+    "The paper's random crop and flip, decided by `u`."
     x = v2.functional.resize(
         image,
         [round(size / (crop_min + (1 - crop_min) * float(u[0])))],
