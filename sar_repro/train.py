@@ -13,7 +13,7 @@ from .tokenizer import TokenData, by_group, token_groups
 from .engine.plots import progress
 from .scale_ar import FlexVAR, by_scale, counted_tokens, token_loss
 from .ssr import teacher_pass
-from .strategies import METHODS
+from .strategies import METHODS, hook
 
 # %% auto #0
 __all__ = ['NO_DECAY', 'param_groups', 'lr_at', 'heldout_loss', 'token_mean', 'check_loss', 'train']
@@ -115,7 +115,7 @@ def check_loss(
         )
     if name not in (None, cfg.method):
         raise SarError(f"method {cfg.method} is unknown, and its loss is that of method {name}")
-    if cfg.sf_share < 1 and not getattr(loss_fn, "shares", False):
+    if cfg.sf_share < 1 and not hook(loss_fn, "shares"):
         raise SarError(
             f"sf_share is {cfg.sf_share:g} with method {cfg.method}: expected 1, for the method"
             " has no pass 2 of its own"
@@ -131,7 +131,7 @@ def _prepared(loss_fn, model, data, cfg):  # the loss, once all is asked that th
             f"this loop does not know {', '.join(asked)}: leave it out, or train with"
             " `engine.runs.train_run`"
         )
-    return loss_fn.prepare(model, data) if hasattr(loss_fn, "prepare") else loss_fn
+    return hook(loss_fn, "prepare")(model, data)
 
 
 def _losses(parts, device, cfg):  # each computed in the run's precision, differentiated outside

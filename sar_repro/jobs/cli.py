@@ -469,6 +469,8 @@ def from_here(
         text = values.get(name)
         if isinstance(text, str) and text and Path(text).exists() and not _is_word(text):
             out[name] = str(Path(text).resolve())
+    if ":" in (loss := str(values.get("method"))):  # FILE.py:NAME
+        out["method"] = str(Path(loss).resolve())
     if isinstance(place := values.get("out_dir"), str) and place:
         out["out_dir"] = str(Path(place).resolve())
     return out

@@ -62,7 +62,7 @@ from sar_repro.scale_ar import (
     sample,
     token_loss,
 )
-from ..strategies import get_loss
+from ..strategies import get_loss, hook
 from ..tokenizer import FlexVAE, TokenData, next_inputs, psnr, reconstruct
 from ..train import heldout_loss, lr_at, param_groups
 
@@ -260,7 +260,7 @@ def tail(
     opt, loss_fn = optimizer(model, cfg), get_loss(cfg.method)
     if arm not in FRESH:
         opt.load_state_dict(state["opt"])
-    loss_fn = loss_fn.prepare(model, fork.data) if hasattr(loss_fn, "prepare") else loss_fn
+    loss_fn = hook(loss_fn, "prepare")(model, fork.data)
     model.compile_blocks(compile)
     begun = time.process_time()
     for epoch in range(fork_at, epochs):

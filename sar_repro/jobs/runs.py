@@ -84,7 +84,7 @@ from ..scale_ar import FlexVAR, group_size, sample
 from ..models import model_meta, start_models
 from ..models import LatentData
 from ..exposure_bias import Probe, gap, one_step, picture_groups
-from ..strategies import METHODS, get_loss
+from ..strategies import METHODS, get_loss, hook, loss_name
 from ..train import check_loss, heldout_loss, lr_at, param_groups, token_mean
 from ..evaluate import balanced_labels, compare, distance_table, sample_labels
 from ..sampling import sample_shards
@@ -280,7 +280,7 @@ def losses_of(
 ):  # The same, one after the other
     """The losses of a micro-batch; several processes exchange gradients in the last one of a step
     only."""
-    parts, passes = loss_fn(model, batch, cfg), getattr(loss_fn, "passes", 1)
+    parts, passes = loss_fn(model, batch, cfg), hook(loss_fn, "passes")
 
     def following():  # the next loss, or None; the caller's backward pass is outside of autocast
         with acc.autocast():
@@ -474,7 +474,7 @@ class Run:
     def __init__(self, model, data, loss_fn, cfg, acc, folder):
         self.model, self.data, self.cfg, self.acc, self.folder = model, data, cfg, acc, folder
         # some compare with the start, some remember the pictures
-        self.loss_fn = loss_fn.prepare(model, data) if hasattr(loss_fn, "prepare") else loss_fn
+        self.loss_fn = hook(loss_fn, "prepare")(model, data)
         self.steps = math.ceil(len(data) / cfg.batch_size)
         self.total, self.epoch = self.steps * cfg.epochs, None
         state = _from_first(self._found() if acc.is_main_process else None, acc)
@@ -581,8 +581,8 @@ def take(self: Run, step: int):
         )
     self.opt.step()
     self.opt.zero_grad(set_to_none=True)
-    if hasattr(self.loss_fn, "exchange"):  # what the losses remember, from all processes
-        self.loss_fn.exchange(self.acc, mine)
+    # what the losses remember, from all processes
+    hook(self.loss_fn, "exchange")(self.acc, mine)
     for name, value, n in counts:
         total, count = self.sums.get(name, (0.0, 0))
         self.sums[name] = [total + value * n, count + n]
@@ -608,7 +608,7 @@ def end_epoch(self: Run, step: int, held: TokenData = None) -> dict:
     "The row of the log after step `step`."
     rate = lr_at(step, self.total, self.cfg)
     row = dict(epoch=self.epoch + 1, step=step + 1, lr=rate, **_means(self.sums, self.acc))
-    row |= getattr(self.loss_fn, "measures", dict)()
+    row |= hook(self.loss_fn, "measures")()
     if held is not None:
         net = self.wrapped if is_sharded(self.wrapped) else self.model
         values = heldout_loss(net, held, precision=self.cfg.precision)
@@ -661,8 +661,8 @@ def save(self: Run, step: int):
     if self.acc.is_main_process:
         parts = dict(model=weights, opt=moments)
         parts |= dict(log=self.log, sums=self.sums, seconds=self.seconds)
-        if hasattr(self.loss_fn, "state_dict"):
-            parts["loss"] = self.loss_fn.state_dict()
+        if remembered := hook(self.loss_fn, "state_dict")():
+            parts["loss"] = remembered
         if self.acc.scaler is not None:
             parts["scaler"] = self.acc.scaler.state_dict()
         self.settle()
@@ -826,7 +826,7 @@ def _go_on(run, held, live, save_every, keep, tracker):
 
 # %% ../../nbs/86_runs.ipynb #1b702368
 def _check_method(method, published):
-    if published and getattr(get_loss(method), "remembers", False):
+    if published and hook(get_loss(method), "remembers"):
         raise SarError(
             f"method {method} keeps a chain of codes a picture, and published sizes draw crops and"
             " schedules anew: choose size tiny or small, or another method"
@@ -873,7 +873,7 @@ def usual_share(
 ) -> float:  # `sf_share`
     """Pass 2 for all pictures at published sizes, as published; for a quarter at our own, where
     10_strategies finds no difference."""
-    return 1.0 if size in PUBLISHED or not getattr(get_loss(method), "shares", False) else 0.25
+    return 1.0 if size in PUBLISHED or not hook(get_loss(method), "shares") else 0.25
 
 # %% ../../nbs/86_runs.ipynb #88da25c8
 def train_size(
@@ -909,7 +909,8 @@ def train_size(
     kind, how = LatentData if published else TokenData, (model.cfg.scales, WORK / "cache")
     own = dict(base=model.cfg.base, precision=cfg.precision) if published else {}
     data, held = kind(vae, train_set, *how, **own), TokenData(vae, test_set, *how)
-    name = f"{size}-{short_name(dataset)}-{cfg.method}-s{cfg.seed}{f'-{limit}' if limit else ''}"
+    name = f"{size}-{short_name(dataset)}-{loss_name(cfg.method)}-s{cfg.seed}"
+    name += f"-{limit}" if limit else ""
     folder = out_dir or WORK / "runs" / name
     return train_run(model, data, get_loss(cfg.method), cfg, folder, held=held)
 
@@ -1018,7 +1019,7 @@ def plan_job(
     if not (type(guidance) in (int, float) and guidance < 0):  # below zero: the size's own
         guidance = check_numbers(guidance=guidance)["guidance"]
     n_samples = check_number("n_samples", n_samples, Number(int, 0, 10**7))
-    name = f"{size}-{short_name(dataset)}-{train.method}-s{train.seed}"
+    name = f"{size}-{short_name(dataset)}-{loss_name(train.method)}-s{train.seed}"
     name += f"-{recipe}" if recipe != _usual_recipe(kind) else ""
     name += "-demo" if kind == "DEMONSTRATION" else "-smoke" if smoke else ""
     if not (
@@ -1309,7 +1310,7 @@ def _columns(table):  # {'before': {group: value}} -> {group: {'before': value}}
 
 def _found(job, gaps, table):  # what differs with the kind of run
     if job.kind == "PAPER" and job.team.is_main_process:
-        method = "control" if job.train.method == "tf" else job.train.method
+        method = "control" if job.train.method == "tf" else loss_name(job.train.method)
         about = dict(method=method, date=f"{date.today()}", reference=reference_path().name)
         about |= dict(trained=True)
         return dict(**job.protocol, **about, before=job.judged["before"], **job.judged["after"])
@@ -1463,7 +1464,7 @@ def outlook(
     "What a run will do and, where a like one was timed, how long that takes on this machine."
     t, like = job.train, f"{job.size.name}-{short_name(job.dataset)}-{{}}-s0"
     epochs = f"{t.epochs} epoch{'s' if t.epochs != 1 else ''}"
-    what = f"{job.name}: {epochs} of {t.method} over {Path(job.dataset).name}, samples and"
+    what = f"{job.name}: {epochs} of {loss_name(t.method)} over {Path(job.dataset).name}, samples and"
     what += " distances before and after"
     names = (job.name, like.format(t.method), like.format("sar"))
     timed = (r for n in names if (r := _record(folder, n)) and r.get("gauge"))
