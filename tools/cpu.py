@@ -21,8 +21,9 @@ from parts import main
 from sar_repro.engine.core import get_size
 from sar_repro.engine.kernels import ScaleMask, attend, head_loss
 from sar_repro.models import start_models
-from sar_repro.jobs.speed import PASSES, Stand, flops, matmul_rate, profiled, sampling_pairs, saving_pairs, state_of
+from sar_repro.jobs.speed import PASSES, Stand, flops, matmul_rate
 from sar_repro.scale_ar import FlexVAR, causal_mask, sample
+from speed import profiled, sampling_pairs, saving_pairs, state_of
 
 @contextmanager
 def threads(n):

@@ -25,10 +25,11 @@ from sar_repro.data import load_dataset
 from sar_repro.jobs.own import STEPS, own_tokenizer, plan_tokenizer, train_arms
 from sar_repro.jobs.parity import check_file
 from sar_repro.jobs.runs import ToyTokens, toy_model, train_run
-from sar_repro.jobs.speed import PASSES, Stand, bench, flops, matmul_rate, sampling_time, saving_pairs, state_of
+from sar_repro.jobs.speed import PASSES, Stand, bench, flops, matmul_rate, sampling_time
 from sar_repro.evaluate import evaluate_model
 from sar_repro.scale_ar import causal_mask, cast_models, draw_group
 from sar_repro.strategies import get_loss
+from speed import saving_pairs, state_of
 
 
 def seconds(work, rounds, device):
