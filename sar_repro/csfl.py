@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from .engine.core import SarError, TrainConfig, check_choice
 from .engine.kernels import Prediction
-from .scale_ar import by_scale, counted_tokens, drawn_codes, mean_loss, token_loss
+from .scale_ar import by_scale, mean_loss, token_loss, unwrap
 from .ssr import rollout, student_pass, teacher_pass, unconditional
 from .tokenizer import Batch
 
@@ -43,7 +43,7 @@ def tf_loss(
     cfg: TrainConfig,  # The run
 ) -> Iterator:  # (name, loss to differentiate, per-scale means without gradient)
     "Teacher forcing: cross-entropy of every scale given the true coarser ones."
-    f_t, count = teacher_pass(model, batch, cfg), counted_tokens(model, batch)
+    f_t, count = teacher_pass(model, batch, cfg), unwrap(model).counted_tokens(batch)
     l_tf = token_loss(f_t, batch.tokens, cfg.label_smoothing, even=count is None)
     yield "tf", mean_loss(l_tf, count), by_scale(l_tf.detach(), batch.scales, count)
 
@@ -71,7 +71,7 @@ def sar_loss(
     cfg: TrainConfig,  # The run: gamma, rollout, target, scales of pass 2
 ) -> Iterator:  # (name, loss to differentiate, per-scale means without gradient)
     "SAR: L_TF of pass 1, then gamma L_CSF of pass 2 on the model's own rollout."
-    f_t, count = teacher_pass(model, batch, cfg), counted_tokens(model, batch)
+    f_t, count = teacher_pass(model, batch, cfg), unwrap(model).counted_tokens(batch)
     l_tf = token_loss(f_t, batch.tokens, cfg.label_smoothing, even=count is None)
     yield "tf", mean_loss(l_tf, count), by_scale(l_tf.detach(), batch.scales, count)
     if len(batch.scales) < 2:  # nothing to roll out into
@@ -80,7 +80,7 @@ def sar_loss(
     some = batch.first(batch.second)
     f_t = f_t.detach()[: len(some.labels)]
     codes = rollout(f_t, some, cfg, unconditional(model, some, cfg), _unused(batch.scales, cfg))
-    codes = drawn_codes(model, some, codes)
+    codes = unwrap(model).drawn_codes(some, codes)
     f_s, scales = student_pass(model, some, codes, cfg), student_scales(batch.scales, cfg)
     how = cfg.target, true_target(some, codes, cfg), cfg.label_smoothing
     l_csf = csf_loss(f_s, f_t, codes, *how, even=True)

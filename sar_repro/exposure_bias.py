@@ -38,7 +38,7 @@ from sar_repro.evaluate import (
     one_side,
 )
 from .engine.kernels import pick
-from .scale_ar import FlexVAR, generate, hidden_first, token_loss
+from .scale_ar import BaseModel, FlexVAR, generate, token_loss
 from .models import load_model, load_models
 from .engine.statistics import resample, slope_weights, t_interval, tidy
 
@@ -147,7 +147,8 @@ def load_probe(
         for split, k in (("train", n_seen), ("test", n))
     )
     check_probe(model, vae, train.num_classes, None if n_seen else train.fingerprint)
-    held, seen = (TokenData(vae, data, model.cfg.scales, WORK / "cache") for data in (test, train))
+    cache = WORK / "cache"
+    held, seen = (TokenData.of(vae, d, model.cfg.scales, cache) for d in (test, train))
     return Probe(model, vae, held, seen, test, train, seed, picture_groups(test, root))
 
 
@@ -277,7 +278,7 @@ def logits_from(
         part = slice(i, i + batch_size)
         with autocast(device):
             inputs = next_inputs(probe.vae.quantize, codes[part].to(device), probe.scales)
-            more = hidden_first(probe.model, probe.vae.quantize, codes[part].to(device))
+            more = probe.model.hidden_first(probe.vae.quantize, codes[part].to(device))
             logits = probe.model(labels[part].to(device), inputs, probe.scales, **more)
         yield part, logits.float().cpu()
 

@@ -5,6 +5,7 @@
 # %% ../nbs/03b_hybrid.ipynb #27886f64
 from __future__ import annotations
 import math
+import numpy as np
 import torch
 from fastcore.basics import patch
 from functools import lru_cache
@@ -14,7 +15,7 @@ from .engine.kernels import Prediction
 from .scale_ar import FlexVAR, _Steps, check_book, guide, position_table
 
 # %% auto #0
-__all__ = ['markov_mask', 'apart_mask', 'left_normal', 'masked_tokens', 'Hybrid', 'round_ends']
+__all__ = ['markov_mask', 'apart_mask', 'left_normal', 'masked_tokens', 'draw_hybrid_schedule', 'Hybrid', 'round_ends']
 
 # %% ../nbs/03b_hybrid.ipynb #1588df32
 @lru_cache(16)
@@ -68,11 +69,35 @@ def masked_tokens(
     return order < (n * left_normal(u[:, :1])).long()
 
 # %% ../nbs/03b_hybrid.ipynb #06cb7868
+def draw_hybrid_schedule(
+    rng: np.random.Generator,  # Source of randomness
+    default: tuple = (4, 5, 6, 8, 10, 13, 16),  # Returned 5 % of the time
+    max_tokens: int = 800,  # Longest sequence
+) -> tuple:
+    "A training schedule of the hybrid: from 4x4 on, one side of each stretch."
+    if rng.random() < 0.05:
+        return default
+    scales = [4, 5, 6, *(int(rng.integers(a, a + 3)) for a in (7, 10, 13)), 16]
+    x = rng.random()
+    for bar in (0.9, 0.95, 0.98, 0.99):
+        if x > bar:
+            scales.pop(int(rng.integers(1, len(scales) - 1)))
+    while sum(p * p for p in scales) > max_tokens:
+        scales.pop(int(rng.integers(1, len(scales) - 1)))
+    return tuple(scales)
+
+
 class Hybrid(FlexVAR):
     "FlexVAR with a masked first map and no attention across maps (SAR, section 3.3)."
 
-    drawn = ("mask_token", "randar_pos_embed")  # start as noise
-    sides = None  # the released sampler draws at every side
+    base = "hybrid"
+    kind = "Hybrid"
+    drawn = ("mask_token", "randar_pos_embed")
+    no_decay = (*FlexVAR.no_decay, *drawn)
+    losses = ("tf", "sar", "sar_last", "tf_then_single_sf")  # others would count what map 1 shows
+    schedule = staticmethod(draw_hybrid_schedule)
+    released_sides = None
+    recorded = False
 
     def add_positions(self, cfg):
         D, first = cfg.embed_dim, cfg.scales[0] ** 2

@@ -24,15 +24,20 @@ from .tokenizer import Codebook, FlexVAE
 from .scale_ar import FlexVAR
 
 # %% auto #0
-__all__ = ['TOKENIZERS', 'BASES', 'TOLD', 'make_tokenizer', 'make_book', 'make_model', 'tokenizer_config', 'load_tokenizer',
-           'seeded', 'name_seeded', 'model_meta', 'model_config', 'find_size', 'load_model', 'find_tokenizer',
-           'load_models', 'start_models', 'draw_schedule', 'draw_hybrid_schedule', 'seeded_crop', 'LatentData']
+__all__ = ['TOKENIZERS', 'BASES', 'TOLD', 'of_base', 'make_tokenizer', 'make_book', 'make_model', 'tokenizer_config',
+           'load_tokenizer', 'seeded', 'name_seeded', 'model_meta', 'model_config', 'find_size', 'load_model',
+           'find_tokenizer', 'load_models', 'start_models', 'seeded_crop', 'LatentData']
 
 # %% ../nbs/84a_models.ipynb #a479ac37
 # by the name that a weight file's header has for them
 TOKENIZERS, BASES = dict(FlexVAE=FlexVAE, VarVAE=VarVAE), dict(
     FlexVAR=FlexVAR, Hybrid=Hybrid, VAR=VAR
 )
+
+
+def of_base(base: str) -> type:  # Its name in settings
+    "The class of a base model."
+    return next(m for m in BASES.values() if m.base == base)
 
 
 def make_tokenizer(cfg: TokenizerConfig) -> FlexVAE:  # Sizes
@@ -49,7 +54,7 @@ def make_book(cfg: TokenizerConfig) -> Codebook:  # Sizes
 
 def make_model(cfg: ModelConfig) -> FlexVAR:  # Sizes
     "A model of random weights, of the base that the sizes name."
-    return dict(flexvar=FlexVAR, hybrid=Hybrid, var=VAR)[cfg.base](cfg)
+    return of_base(cfg.base)(cfg)
 
 
 def tokenizer_config(
@@ -166,8 +171,7 @@ def name_seeded(
 # %% ../nbs/84a_models.ipynb #3c84d796
 def model_meta(cfg: ModelConfig, **more) -> dict:  # Sizes  # Other facts
     "Header of a model's weight file."
-    kind = dict(flexvar="FlexVAR", hybrid="Hybrid", var="VAR")[cfg.base]
-    return dict(kind=kind, config=stored(cfg), **more)
+    return dict(kind=of_base(cfg.base).kind, config=stored(cfg), **more)
 
 # %% ../nbs/84a_models.ipynb #f51c2bb9
 def model_config(
@@ -413,43 +417,6 @@ from sar_repro.tokenizer import (
     encoder_batch,
 )
 
-# %% ../nbs/84a_models.ipynb #5ddc8a7a
-def draw_schedule(
-    rng: np.random.Generator,  # Source of randomness
-    default: tuple = ModelConfig().scales,  # Returned 5 % of the time
-    max_tokens: int = 680,  # Longest sequence
-) -> tuple:
-    "A training schedule, drawn as the released code does (latent side 16)."
-    if rng.random() < 0.05:
-        return default
-    mid = sorted(rng.choice(np.arange(3, 11), 5, replace=False))
-    high = sorted(rng.choice(np.arange(11, 16), 2, replace=False))
-    scales, x = [1, 2, *map(int, mid), *map(int, high), 16], rng.random()
-    for bar in (0.9, 0.95, 0.98, 0.99):
-        if x > bar:
-            scales.pop(int(rng.integers(2, len(scales) - 1)))
-    while sum(p * p for p in scales) > max_tokens:
-        scales.pop(len(scales) - 1 - int(rng.integers(4)))
-    return tuple(scales)
-
-
-def draw_hybrid_schedule(
-    rng: np.random.Generator,  # Source of randomness
-    default: tuple = (4, 5, 6, 8, 10, 13, 16),  # Returned 5 % of the time
-    max_tokens: int = 800,  # Longest sequence
-) -> tuple:
-    "A training schedule of the hybrid (03b): from 4x4 on, one side of each stretch."
-    if rng.random() < 0.05:
-        return default
-    scales = [4, 5, 6, *(int(rng.integers(a, a + 3)) for a in (7, 10, 13)), 16]
-    x = rng.random()
-    for bar in (0.9, 0.95, 0.98, 0.99):
-        if x > bar:
-            scales.pop(int(rng.integers(1, len(scales) - 1)))
-    while sum(p * p for p in scales) > max_tokens:
-        scales.pop(int(rng.integers(1, len(scales) - 1)))
-    return tuple(scales)
-
 # %% ../nbs/84a_models.ipynb #87d73be8
 def seeded_crop(
     image: torch.Tensor,  # uint8 (3, H, W)
@@ -488,7 +455,8 @@ class LatentData:
         base: str = "flexvar",  # 'hybrid' has schedules of its own, 'var' one alone
     ):
         self.vae, self.data, self.crops = vae, data, crops
-        self.drawn, self.base = drawn and base != "var", base
+        self.base = base
+        self.drawn = drawn and of_base(base).schedule is not None
         self.side, self.process = side or data.size, process
         self.encode = encoder(vae, precision)
         self.latents = None if crops else cached_latents(vae, data, cache)
@@ -513,7 +481,7 @@ def schedule(self: LatentData, seed, step):  # the same on every process of one 
     if not self.drawn:
         return self.scales
     own = (self.process or 0) * 10**9
-    draw = draw_hybrid_schedule if self.base == "hybrid" else draw_schedule
+    draw = of_base(self.base).schedule
     return draw(order_rng(seed, 2 * 10**6 + step + own), self.scales)
 
 

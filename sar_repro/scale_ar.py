@@ -5,6 +5,7 @@
 # %% ../nbs/03_scale_ar.ipynb #511fcde8
 from __future__ import annotations
 import math
+import numpy as np
 import torch
 import torch.nn.functional as F
 import warnings
@@ -42,10 +43,10 @@ from sar_repro.engine.kernels import (
 )
 
 # %% auto #0
-__all__ = ['MAX_LOG_SCALE', 'MOST_TOKENS', 'RELEASED_SIDES', 'scale_index', 'causal_mask', 'SelfAttention', 'MLP', 'Block',
-           'position_table', 'AdaHead', 'FlexVAR', 'unwrap', 'init_weights', 'token_loss', 'by_scale', 'mean_loss',
-           'shown_first', 'hidden_first', 'counted_tokens', 'drawn_codes', 'generate', 'fit_scales', 'each_scale',
-           'check_book', 'guide', 'group_size', 'sample', 'draw_group', 'cast_models', 'replay_for']
+__all__ = ['MAX_LOG_SCALE', 'RELEASED_SIDES', 'MOST_TOKENS', 'scale_index', 'causal_mask', 'SelfAttention', 'MLP', 'Block',
+           'position_table', 'AdaHead', 'BaseModel', 'draw_schedule', 'FlexVAR', 'unwrap', 'init_weights', 'token_loss',
+           'by_scale', 'mean_loss', 'generate', 'fit_scales', 'each_scale', 'check_book', 'guide', 'group_size',
+           'sample', 'draw_group', 'cast_models', 'replay_for']
 
 # %% ../nbs/03_scale_ar.ipynb #fca8fee1
 def scale_index(
@@ -151,7 +152,7 @@ def position_table(
     table[1::2] = torch.cos(at.view(1, 1, -1) * div[: dim // 2]).expand(-1, side, side)
     return table[None]
 
-# %% ../nbs/03_scale_ar.ipynb #2d55e573
+# %% ../nbs/03_scale_ar.ipynb #b1ba5e01
 class AdaHead(nn.Module):
     "Layer norm with scale and shift from the class, before the classifier."
 
@@ -162,11 +163,69 @@ class AdaHead(nn.Module):
     def forward(self, x, cond, mod=None):
         return _modulate(x, *(self.ada_lin(cond)[:, None] if mod is None else mod).chunk(2, -1))
 
+# the released sampler of FlexVAR is greedy at any other side
+RELEASED_SIDES = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 23, 24, 32)
 
-class FlexVAR(nn.Module):
+
+class BaseModel(nn.Module):
+    "What training and sampling ask of a base model; another base says in its class what differs."
+
+    base = ""  # Its name in settings
+    kind = ""  # Its name in the header of a weight file
+    drawn = ()  # Weights that start as noise, as the layers do
+    no_decay = ()  # Parts of the names of weights that weight decay spares, vectors apart
+    losses = None  # Names of the losses (10) that know its hidden tokens; None = all
+    schedule = None  # A function (rng, default) that draws a training schedule; None = one alone
+    released_sides = None  # Where the released sampler draws, greedy elsewhere; None = everywhere
+    adds_up = False  # Do its maps add up (03c)? Then its tokenizer's must, too
+    recorded = False  # May a GPU record how a group of pictures is drawn, and replay it?
+
+    def shown_first(self, batch) -> dict:
+        "More arguments of pass 1: what a masked first map shows of itself (03b)."
+        return {}
+
+    def hidden_first(self, book, tokens) -> dict:
+        "The same where all of a masked first map is hidden, so that only later maps read `tokens`."
+        return {}
+
+    def counted_tokens(self, batch):
+        "The tokens that a loss counts, bool (B, L): what was hidden; None = all."
+        return None
+
+    def drawn_codes(self, batch, codes):
+        "Codes (B, L) of a rollout; what a masked first map showed of itself stays as it was."
+        return codes
+
+
+def draw_schedule(
+    rng: np.random.Generator,  # Source of randomness
+    default: tuple = ModelConfig().scales,  # Returned 5 % of the time
+    max_tokens: int = 680,  # Longest sequence
+) -> tuple:
+    "A training schedule, drawn as the released code does (latent side 16)."
+    if rng.random() < 0.05:
+        return default
+    mid = sorted(rng.choice(np.arange(3, 11), 5, replace=False))
+    high = sorted(rng.choice(np.arange(11, 16), 2, replace=False))
+    scales, x = [1, 2, *map(int, mid), *map(int, high), 16], rng.random()
+    for bar in (0.9, 0.95, 0.98, 0.99):
+        if x > bar:
+            scales.pop(int(rng.integers(2, len(scales) - 1)))
+    while sum(p * p for p in scales) > max_tokens:
+        scales.pop(len(scales) - 1 - int(rng.integers(4)))
+    return tuple(scales)
+
+# %% ../nbs/03_scale_ar.ipynb #2d55e573
+class FlexVAR(BaseModel):
     "Scale-wise autoregressive transformer (FlexVAR; method of arXiv 2502.20313)."
 
-    drawn = ("pos_start",)  # starts as noise, as the layers do
+    base = "flexvar"
+    kind = "FlexVAR"
+    drawn = ("pos_start",)
+    no_decay = ("pos_start", "pos_1LC", "class_emb", "scale_mul", "q_bias", "v_bias")
+    schedule = staticmethod(draw_schedule)
+    released_sides = RELEASED_SIDES
+    recorded = True
 
     def __init__(self, cfg: ModelConfig):  # Sizes
         super().__init__()
@@ -332,30 +391,6 @@ def mean_loss(
     if counted is None:
         return values.mean()
     return ((values * counted).sum(1) / counted.sum(1)).mean()
-
-
-def shown_first(model, batch) -> dict:  # more arguments of `forward`
-    "What pass 1 is told beside its inputs: the first map, by a model that masks it (03b)."
-    own = getattr(unwrap(model), "shown_first", None)
-    return own(batch) if own else {}
-
-
-def hidden_first(model, book, tokens) -> dict:  # more arguments of `forward`
-    "The same where all of a masked first map is hidden, so that only later maps read `tokens`."
-    own = getattr(unwrap(model), "hidden_first", None)
-    return own(book, tokens) if own else {}
-
-
-def counted_tokens(model, batch):  # bool (B, L), or None for all
-    "The tokens that a loss counts: all, but where the first map is masked."
-    own = getattr(unwrap(model), "counted_tokens", None)
-    return own(batch) if own else None
-
-
-def drawn_codes(model, batch, codes):  # int64 (B, L)
-    "Codes of a rollout; what a masked first map showed of itself stays as it was shown."
-    own = getattr(unwrap(model), "drawn_codes", None)
-    return own(batch, codes) if own else codes
 
 # %% ../nbs/03_scale_ar.ipynb #23f548da
 class _Steps:
@@ -560,16 +595,16 @@ def begin(self: _Steps, known_map, draw, noise, how):  # codes of map 1 and whic
 @patch
 def steps(self: FlexVAR, book, labels, scales, guided, **first):
     if first:
-        raise SarError(f"unknown setting {', '.join(first)} of a sample of base {self.cfg.base}")
+        raise SarError(f"unknown setting {', '.join(first)} of a sample of base {self.base}")
     check_book(self, book)
     return _Steps(self, book, labels, scales, guided)
 
 
 def check_book(model, book):  # maps that add up, or maps that stand for themselves
-    sums = model.cfg.base == "var"
-    if getattr(book, "residual", False) != sums:
-        kind = "whose maps add up (VarVAE)" if sums else "whose maps stand for themselves (FlexVAE)"
-        raise SarError(f"a model of base {model.cfg.base} needs a tokenizer {kind}")
+    if book.residual != model.adds_up:
+        alone = "whose maps stand for themselves (FlexVAE)"
+        kind = "whose maps add up (VarVAE)" if model.adds_up else alone
+        raise SarError(f"a model of base {model.base} needs a tokenizer {kind}")
 
 
 @patch
@@ -604,7 +639,7 @@ def _drawer(net, how, seed, index, released_seed):
             if isinstance(released_seed, int)
             else None
         )
-        sides = getattr(net.model, "sides", RELEASED_SIDES)
+        sides = net.model.released_sides
         greedy = [sides is not None and (p not in sides or p > how.max_side) for p in scales]
         return lambda logits, k, u=None: _released_draw(logits, greedy[k], *how.top[k], rng), None
     noise = _noise_of(net, seed, index)
@@ -621,10 +656,6 @@ def _noise_of(net, seed, index):  # (B, numbers) uniforms; None: greedy
     B = len(net.sets[0][0]) // (1 + net.guided)
     index = range(B) if index is None else index
     return upload(index_uniform(seed, index, net.numbers), net.pos[0].device)
-
-
-# the released sampler of FlexVAR is greedy at any other side
-RELEASED_SIDES = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 23, 24, 32)
 
 
 # rng lives on the CPU, so that every device draws alike
@@ -716,7 +747,7 @@ def replay_for(fast, model, vae, plain):  # `Replay`, or None
     if isinstance(fast, Replay):
         return fast if plain else None
     on_gpu, large = model.head.weight.device.type == "cuda", model.cfg.depth >= 16
-    plain = plain and model.cfg.base == "flexvar"
+    plain = plain and model.recorded
     if fast is True and not (on_gpu and plain):
         why = "there is no GPU" if not on_gpu else "this way of drawing cannot be recorded"
         warnings.warn(f"sampling goes on as ever: {why}", stacklevel=3)

@@ -9,7 +9,7 @@ from torch import nn
 from .engine.core import TrainConfig, check_choice
 from .engine.kernels import Prediction, pick
 from .engine.machine import upload
-from .scale_ar import shown_first, unwrap
+from .scale_ar import unwrap
 from .tokenizer import Batch, next_inputs
 
 # %% auto #0
@@ -24,7 +24,7 @@ def teacher_pass(
     "Pass 1: predictions of every scale from ground-truth inputs."
     drop_path = batch.drop_path(unwrap(model).cfg) if model.training else None
     labels = batch.condition(cfg.cond_drop)
-    more = dict(drop_path=drop_path, as_prediction=True, **shown_first(model, batch))
+    more = dict(drop_path=drop_path, as_prediction=True, **unwrap(model).shown_first(batch))
     return model(labels, batch.inputs, batch.scales, **more)
 
 # %% ../nbs/05_ssr.ipynb #d9c39843
@@ -75,7 +75,8 @@ def unconditional(
     if not cfg.rollout_guidance:
         return None
     none = torch.full_like(batch.labels, batch.none)
-    return model(none, batch.inputs, batch.scales, as_prediction=True, **shown_first(model, batch))
+    more = dict(as_prediction=True, **unwrap(model).shown_first(batch))
+    return model(none, batch.inputs, batch.scales, **more)
 
 
 def rollout_guide(

@@ -18,7 +18,7 @@ from typing import Iterator, Protocol
 from .engine.core import SarError, TrainConfig, check_choice, shown
 from .engine.machine import autocast
 from .tokenizer import Batch, next_inputs
-from .scale_ar import by_scale, generate, scale_index, shown_first, token_loss, unwrap
+from .scale_ar import by_scale, generate, scale_index, token_loss, unwrap
 from .ssr import rollout, student_pass, teacher_pass, unconditional
 from .csfl import sar_loss, tf_loss
 from .posterior import Posterior, resample_loss
@@ -32,7 +32,7 @@ __all__ = ['SHARE', 'NEAREST', 'STRENGTH', 'METHODS', 'single_pass', 'one_step_c
 def _nats_from(model, batch, cfg, codes):  # (B, L) nats of the truth in the context of any codes
     labels, inputs = batch.condition(cfg.cond_drop), next_inputs(batch.book, codes, batch.scales)
     drop_path = batch.drop_path(unwrap(model).cfg) if model.training else None
-    how = dict(drop_path=drop_path, as_prediction=True, **shown_first(model, batch))
+    how = dict(drop_path=drop_path, as_prediction=True, **unwrap(model).shown_first(batch))
     f = model(labels, inputs, batch.scales, **how)
     return token_loss(f, batch.tokens, cfg.label_smoothing)
 

@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 from fastcore.basics import patch
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from torch import nn
+from zlib import crc32
 from .engine.core import ModelConfig, TokenizerConfig, index_uniform, order_rng
 from .engine.machine import autocast, full_precision, upload, without_fp16
 from .data import ImageSet, to_float
@@ -209,7 +211,8 @@ class Codebook(nn.Module):
 class FlexVAE(nn.Module):
     "Convolutional VQ autoencoder; its latent is quantised at any scale by itself (FlexVAR, 3)."
 
-    scales = None  # the schedule, where a picture needs all of its maps (03c)
+    scales = None  # The schedule, where a picture needs all of its maps (03c)
+    key = None  # Hash of its weight file, by which models name it
 
     def __init__(
         self,
@@ -454,22 +457,40 @@ def drop_path(self: Batch, model_cfg, stream="path"):  # factors, see `path_fact
     return path_factors(model_cfg, self.noise(stream, 2 * model_cfg.depth))
 
 # %% ../nbs/02_tokenizer.ipynb #8f62e8ce
+@dataclass(eq=False)
 class TokenData:
     "Tokens of a data set, with mirror images, and the batches made of them."
 
-    def __init__(
-        self,
+    tokens: torch.Tensor  # Integers (N, 2, L): of every picture, and of its mirror image
+    labels: torch.Tensor  # int64 (N,), classes
+    scales: tuple  # Schedule
+    book: Codebook  # Of the tokenizer
+    num_classes: int = None  # None = the largest label and one
+    name: str = "tokens"  # Of the data set
+    classes: list = None  # Names of the classes, in order
+    stamp: str = None  # What tells these pictures from others; None = a checksum of the tokens
+    tokenizer: str = None  # Key of the tokenizer
+    latents: np.ndarray = None  # float16 (N, 2, C, h, w), where maps add up
+
+    def __post_init__(self):
+        self.scales = tuple(self.scales)
+        self.num_classes = self.num_classes or int(self.labels.max()) + 1
+        self.stamp = self.stamp or f"tokens {crc32(self.tokens.contiguous().numpy()):08x}"
+
+    @classmethod
+    def of(
+        cls,
         vae: FlexVAE,  # Frozen tokenizer (with `.key`)
         data: ImageSet,  # Pictures
         scales: tuple,  # Schedule
-        cache: Path,  # Folder for latents
+        cache: Path = None,  # Folder for latents; None = none is kept
     ):
+        "The tokens of pictures."
         latents = cached_latents(vae, data, cache)
-        self.tokens = _all_tokens(vae, latents, scales)
-        self.latents = latents if vae.quantize.residual else None
-        self.labels, self.scales, self.book = data.labels, tuple(scales), vae.quantize
-        self.num_classes, self.name, self.stamp = data.num_classes, data.name, data.fingerprint
-        self.tokenizer, self.classes = vae.key, data.classes
+        about = dict(name=data.name, classes=data.classes, stamp=data.fingerprint)
+        about |= dict(tokenizer=vae.key, latents=latents if vae.quantize.residual else None)
+        tokens = _all_tokens(vae, latents, scales)
+        return cls(tokens, data.labels, scales, vae.quantize, data.num_classes, **about)
 
     def __len__(self):
         return len(self.labels)
@@ -498,13 +519,16 @@ def encoder(
 def cached_latents(
     vae: FlexVAE,  # Frozen tokenizer (with `.key`)
     data: ImageSet,  # Pictures
-    cache: Path,  # Folder
-) -> np.memmap:  # float16 (N, 2, C, h, w)
+    cache: Path = None,  # Folder; None = none is kept
+) -> np.ndarray:  # float16 (N, 2, C, h, w)
     """`latent_cache` of a tokenizer, in blocks that fit into memory at the pictures' size. In
     float32 on every machine: in bf16 one token in a hundred would be another one, and a loss on
     these tokens would tell of the machine."""
-    key, block = f"{vae.key} no", encoder_batch(data.size)  # 'no' mixed precision
-    return latent_cache(data, encoder(vae, "fp32"), key, cache, batch_size=block)
+    if cache is None:
+        with TemporaryDirectory() as folder:
+            return np.array(cached_latents(vae, data, folder))
+    key = f"{vae.key} no"  # no mixed precision
+    return latent_cache(data, encoder(vae, "fp32"), key, cache, batch_size=encoder_batch(data.size))
 
 
 def encoder_batch(side):  # pictures of so many pixels that the encoder sees at once
@@ -540,7 +564,7 @@ def batch(
     rest = index, self.scales, self.book, self.num_classes, seed
     tokens, labels = upload(tokens, device), upload(labels, device)
     found = Batch(tokens, labels, *rest, rows=2 * ids + flip, step=step)
-    if getattr(self, "latents", None) is not None:
+    if self.latents is not None:
         latents = torch.from_numpy(self.latents[ids.numpy(), flip.long().numpy()])
         found.latent = upload(latents, device)
     return found

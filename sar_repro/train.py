@@ -11,17 +11,15 @@ from .engine.core import SarError, TrainConfig
 from .engine.machine import autocast, without_fp16
 from .tokenizer import TokenData, by_group, token_groups
 from .engine.plots import progress
-from .scale_ar import FlexVAR, by_scale, counted_tokens, token_loss
+from .scale_ar import FlexVAR, by_scale, token_loss, unwrap
 from .ssr import teacher_pass
 from .strategies import METHODS, hook
 
 # %% auto #0
-__all__ = ['NO_DECAY', 'param_groups', 'lr_at', 'heldout_loss', 'token_mean', 'check_loss', 'train']
+__all__ = ['param_groups', 'lr_at', 'heldout_loss', 'token_mean', 'check_loss', 'train']
 
 # %% ../nbs/07_train.ipynb #b1adc33b
 # positions, class start, per-head scales
-NO_DECAY = ("pos_start", "pos_1LC", "class_emb", "scale_mul", "q_bias", "v_bias")
-NO_DECAY += ("mask_token", "randar_pos_embed", "lvl_embed")  # of the other bases
 
 
 def param_groups(
@@ -36,7 +34,7 @@ def param_groups(
             "no weight of the model may change: call `model.requires_grad_(True)` before its"
             " optimizer is made"
         )
-    spared = [k for k in NO_DECAY if not (decay_class and k == "class_emb")]
+    spared = [k for k in unwrap(model).no_decay if not (decay_class and k == "class_emb")]
     free = lambda n, p: p.ndim <= 1 or any(k in n for k in spared)
     return [
         dict(params=[p for n, p in named if not free(n, p)], weight_decay=weight_decay),
@@ -76,7 +74,7 @@ def heldout_loss(
         for ids in torch.arange(len(data)).split(batch_size):
             batch = data.batch(ids, device=device)
             f = teacher_pass(model, batch, TrainConfig(cond_drop=0.0))
-            ce, count = token_loss(f, batch.tokens), counted_tokens(model, batch)
+            ce, count = token_loss(f, batch.tokens), unwrap(model).counted_tokens(batch)
             means = _group_means if copies_apart else by_scale
             mean = means(ce, data.scales, count)
             total = total + mean.cpu() * len(ids)

@@ -198,8 +198,14 @@ def published_name(
 class VAR(FlexVAR):
     "FlexVAR with a fixed schedule: one learned position a token, one level embedding a scale."
 
-    drawn = ("pos_start", "pos_1LC")  # start as noise
-    sides = None  # the released sampler draws at every side
+    base = "var"
+    kind = "VAR"
+    drawn = ("pos_start", "pos_1LC")
+    no_decay = (*FlexVAR.no_decay, "lvl_embed")
+    schedule = None
+    released_sides = None
+    adds_up = True
+    recorded = False
 
     def add_positions(self, cfg):
         D = cfg.embed_dim

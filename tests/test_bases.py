@@ -10,12 +10,11 @@ from conftest import ROOT, sar
 from sar_repro.engine.core import ModelConfig, SarError, TokenizerConfig, TrainConfig, VARIANTS, get_size, stored, with_base
 from sar_repro.csfl import sar_loss, tf_loss, true_target
 from sar_repro.engine.files import PUBLISHED, load_tensors, save_tensors, weights_path
-from sar_repro.models import draw_hybrid_schedule
 from sar_repro.models import find_size, load_model, load_tokenizer, make_model, make_tokenizer, model_meta, tokenizer_config
 from sar_repro.jobs.parity import check_file
 from sar_repro.jobs.published import beside_published, var_table
 from sar_repro.jobs.runs import plan_job
-from sar_repro.hybrid import apart_mask, left_normal, markov_mask, masked_tokens, round_ends
+from sar_repro.hybrid import apart_mask, draw_hybrid_schedule, left_normal, markov_mask, masked_tokens, round_ends
 from sar_repro.scale_ar import causal_mask, generate, sample
 from sar_repro.ssr import student_pass
 from sar_repro.tokenizer import STREAMS, Batch, Codebook, next_inputs, reconstruct, split_scales

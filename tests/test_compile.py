@@ -5,10 +5,9 @@ import pytest
 import torch
 from dataclasses import replace
 from sar_repro.engine.core import ModelConfig, TrainConfig
-from sar_repro.models import draw_schedule
 from sar_repro.engine.machine import can_compile
 from sar_repro.jobs.runs import ToyTokens, toy_model, train_run
-from sar_repro.scale_ar import FlexVAR, causal_mask
+from sar_repro.scale_ar import FlexVAR, causal_mask, draw_schedule
 from sar_repro.strategies import get_loss
 from sar_repro.tokenizer import Batch, Codebook
 

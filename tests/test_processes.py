@@ -20,12 +20,10 @@ SCRIPT = textwrap.dedent('''
     from sar_repro.tokenizer import TokenData
     from sar_repro.jobs.runs import train_run
 
-    class Toy(TokenData):
-        def __init__(self, n=33, scales=(1, 2, 3), vocab=32): # 33: the last step has one sample, so one process gets none
-            g = torch.Generator().manual_seed(0)
-            self.tokens = torch.randint(vocab, (n, 2, 14), generator=g).short()
-            self.labels, self.scales, self.num_classes, self.name, self.stamp, self.tokenizer = torch.arange(n) % 3, scales, 3, 'toy', 'toy', 'toy'
-            torch.manual_seed(0); self.book = Codebook(vocab, 8).requires_grad_(False)
+    def Toy(n=33, scales=(1, 2, 3), vocab=32): # 33: the last step has one sample, so one process gets none
+        tokens = torch.randint(vocab, (n, 2, 14), generator=torch.Generator().manual_seed(0)).short()
+        torch.manual_seed(0)
+        return TokenData(tokens, torch.arange(n) % 3, scales, Codebook(vocab, 8).requires_grad_(False), name='toy', stamp='toy', tokenizer='toy')
 
     def work(folder, sf_scales='all', micro=0, loss_fn=None, share=1., method='sar'):
         torch.set_num_threads(1); torch.manual_seed(1)

@@ -22,12 +22,10 @@ SCRIPT = textwrap.dedent('''
     torch.set_num_threads(1)
     tqdm.monitor_interval = 0; tqdm.set_lock(threading.RLock()) # the usual lock is shared by forks: one killed while holding it would stop all others
 
-    class Toy(TokenData):
-        def __init__(self, n=160, scales=(1, 2, 3), vocab=32):
-            g = torch.Generator().manual_seed(0)
-            self.tokens = torch.randint(vocab, (n, 2, 14), generator=g).short()
-            self.labels, self.scales, self.num_classes, self.name, self.stamp, self.tokenizer = torch.arange(n) % 3, scales, 3, 'toy', 'toy', 'toy'
-            torch.manual_seed(0); self.book = Codebook(vocab, 8).requires_grad_(False)
+    def Toy(n=160, scales=(1, 2, 3), vocab=32):
+        tokens = torch.randint(vocab, (n, 2, 14), generator=torch.Generator().manual_seed(0)).short()
+        torch.manual_seed(0)
+        return TokenData(tokens, torch.arange(n) % 3, scales, Codebook(vocab, 8).requires_grad_(False), name='toy', stamp='toy', tokenizer='toy')
 
     def run(folder):
         torch.manual_seed(1)

@@ -8,11 +8,9 @@ from sar_repro.tokenizer import TokenData
 from sar_repro.jobs.runs import train_run
 from sar_repro.strategies import get_loss
 
-class Toy(TokenData):
-    def __init__(self):
-        self.tokens = torch.randint(9, (24, 2, 5), generator=torch.Generator().manual_seed(0))
-        self.labels, self.scales, self.book = torch.arange(24) % 2, (1, 2), Codebook(9, 4).requires_grad_(False)
-        self.num_classes, self.name, self.stamp, self.tokenizer = 2, 'toy', 'toy', 'toy'
+def Toy():
+    tokens = torch.randint(9, (24, 2, 5), generator=torch.Generator().manual_seed(0))
+    return TokenData(tokens, torch.arange(24) % 2, (1, 2), Codebook(9, 4).requires_grad_(False), tokenizer='toy')
 
 def test_tensorboard_has_the_rows_of_log_csv(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -33,7 +33,8 @@ from sar_repro import scale_ar
 from sar_repro.engine.core import get_size
 from sar_repro.engine.files import read_json
 from sar_repro.jobs.speed import PASSES, Stand, flops
-from sar_repro.models import draw_schedule, start_models
+from sar_repro.models import start_models
+from sar_repro.scale_ar import draw_schedule
 from sar_repro.tokenizer import encoder
 
 

@@ -23,7 +23,7 @@ from ..data import to_float, to_uint8
 from ..tokenizer import Batch, TokenData, next_inputs, psnr, split_scales, token_groups
 from ..evaluate import Reference, image_features
 from ..engine.kernels import pick
-from ..scale_ar import FlexVAR, token_loss
+from ..scale_ar import BaseModel, FlexVAR, token_loss
 from sar_repro.engine.statistics import (
     auc,
     resample,

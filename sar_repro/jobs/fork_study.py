@@ -56,9 +56,7 @@ from ..posterior import picture_likelihood
 from sar_repro.scale_ar import (
     FlexVAR,
     by_scale,
-    drawn_codes,
     generate,
-    shown_first,
     sample,
     token_loss,
 )
@@ -111,7 +109,7 @@ class Fork:
         self.vae = load_tokenizer(size, tokenizer)
         load = lambda s: load_dataset(dataset, self.size.image_size, s, limit=limit)
         self.images, self.test = load("train"), load("test")
-        tokens = lambda d: TokenData(self.vae, d, self.size.model.scales, WORK / "cache")
+        tokens = lambda d: TokenData.of(self.vae, d, self.size.model.scales, WORK / "cache")
         self.data, self.held = tokens(self.images), tokens(self.test)
         if pyramid == "image":
             for data, images in ((self.data, self.images), (self.held, self.test)):
@@ -389,11 +387,11 @@ def student_kl(model, held, limit=2000):
     found = []
     for ids in torch.arange(min(limit, len(held))).split(500):
         batch = held.batch(ids)
-        more = shown_first(model, batch)
+        more = model.shown_first(batch)
         f_t = model(batch.labels, batch.inputs, batch.scales, **more)
         codes = pick(f_t, batch.noise("rollout", f_t.shape[1]))
         # what a masked first map shows of itself stays, as in the loss and in the sampler
-        own = next_inputs(batch.book, drawn_codes(model, batch, codes), batch.scales)
+        own = next_inputs(batch.book, model.drawn_codes(batch, codes), batch.scales)
         f_s = model(batch.labels, own, batch.scales, **more)
         t, s = f_t.log_softmax(-1), f_s.log_softmax(-1)
         found.append((t.exp() * (t - s)).sum(-1))

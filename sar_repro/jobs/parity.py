@@ -36,7 +36,7 @@ from sar_repro.engine.machine import (
 )
 from ..tokenizer import Batch, Codebook, FlexVAE, next_inputs, split_scales
 from ..engine.kernels import filter_logits
-from ..scale_ar import FlexVAR, by_scale, generate, shown_first, mean_loss, token_loss
+from ..scale_ar import FlexVAR, by_scale, generate, mean_loss, token_loss
 from ..hybrid import Hybrid
 from ..var import VAR, ResidualCodebook, VarVAE, published_name
 from ..models import make_model, name_seeded, seeded
@@ -711,7 +711,7 @@ def size_check(
     with autocast(device, precision):
         start = time.time()
         with torch.no_grad():
-            more = shown_first(model, batch)
+            more = model.shown_first(batch)
             logits = model.eval()(batch.labels, batch.inputs, cfg.scales, **more)
         record["chance"] = token_loss(logits, batch.tokens).mean().item()
         del logits

@@ -120,11 +120,10 @@ class ToyTokens(TokenData):
 
     def __init__(self, n=20, scales=(1, 2), vocab=9):
         g, length = torch.Generator().manual_seed(0), sum(p * p for p in scales)
-        self.tokens = torch.randint(vocab, (n, 2, length), generator=g).short()
-        self.labels, self.num_classes, self.scales = torch.arange(n) % 2, 2, scales
+        tokens = torch.randint(vocab, (n, 2, length), generator=g).short()
         torch.manual_seed(0)
-        self.book = Codebook(vocab, 4).requires_grad_(False)
-        self.name = self.stamp = self.tokenizer = "toy"
+        book, about = Codebook(vocab, 4).requires_grad_(False), dict(stamp="toy", tokenizer="toy")
+        super().__init__(tokens, torch.arange(n) % 2, scales, book, 2, name="toy", **about)
 
 
 def toy_model(
@@ -906,9 +905,9 @@ def train_size(
         )
     if published and "compile" not in changes:
         cfg = replace(cfg, compile=_compile_pays(cfg, train_set))
-    kind, how = LatentData if published else TokenData, (model.cfg.scales, WORK / "cache")
+    kind, how = LatentData if published else TokenData.of, (model.cfg.scales, WORK / "cache")
     own = dict(base=model.cfg.base, precision=cfg.precision) if published else {}
-    data, held = kind(vae, train_set, *how, **own), TokenData(vae, test_set, *how)
+    data, held = kind(vae, train_set, *how, **own), TokenData.of(vae, test_set, *how)
     name = f"{size}-{short_name(dataset)}-{loss_name(cfg.method)}-s{cfg.seed}"
     name += f"-{limit}" if limit else ""
     folder = out_dir or WORK / "runs" / name
@@ -1123,14 +1122,14 @@ def _check_classes(job):
 
 def _load_tokens(job):
     how = (job.model.cfg.scales, WORK / "cache")
-    job.held = TokenData(job.vae, job.test_set, *how)
+    job.held = TokenData.of(job.vae, job.test_set, *how)
     if job.kind:
         own = job.team.process_index if job.pictures["schedules"] == "process" else None
         crops = dict(crops=job.pictures["images"] == "crops", side=job.pictures["crop"])
         own = dict(process=own, base=job.model.cfg.base, precision=job.train.precision)
         job.data = LatentData(job.vae, job.train_set, *how, **crops, **own)
     else:
-        job.data = TokenData(job.vae, job.train_set, *how)
+        job.data = TokenData.of(job.vae, job.train_set, *how)
     # index of 'no condition'
     job.data.num_classes = job.held.num_classes = job.model.cfg.num_classes
 
