@@ -8,16 +8,16 @@ import math
 import numbers
 import numpy as np
 import os
-import torch
 from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from unicodedata import category
 
 # %% auto #0
-__all__ = ['NUMBERS', 'ROOT', 'WORK', 'SIZES', 'VARIANTS', 'SarError', 'check_choice', 'plain', 'SarWarning', 'in_short',
-           'check_text', 'Number', 'check_number', 'check_numbers', 'stored', 'is_test', 'shown', 'TokenizerConfig',
-           'ModelConfig', 'StepConfig', 'TrainConfig', 'Size', 'get_size', 'with_base', 'index_uniform', 'order_rng']
+__all__ = ['ROOT', 'WORK', 'BASES', 'NUMBERS', 'SIZES', 'VARIANTS', 'SarError', 'check_choice', 'plain', 'SarWarning', 'in_short',
+           'check_text', 'Number', 'check_number', 'setting', 'checked', 'stored', 'home', 'work', 'is_test', 'shown',
+           'TokenizerConfig', 'ModelConfig', 'TrainConfig', 'check_numbers', 'Size', 'get_size', 'with_base',
+           'index_uniform', 'order_rng']
 
 # %% ../../nbs/00_core.ipynb #8bd22d40
 class SarError(Exception):
@@ -88,11 +88,10 @@ class Number:
 
     def __str__(self):
         noun = "a whole number" if self.kind is int else "a number"
-        if self.high == math.inf:
-            return f"{noun} above {self.low:,}" if self.above else f"{noun}, {self.low:,} or more"
+        top = None if self.high == math.inf else f"{self.high:,}"
         if self.above:
-            return f"{noun} above {self.low:,} and at most {self.high:,}"
-        return f"{noun} from {self.low:,} to {self.high:,}"
+            return f"{noun} above {self.low:,}" + (f" and at most {top}" if top else "")
+        return f"{noun} from {self.low:,} to {top}" if top else f"{noun}, {self.low:,} or more"
 
     def read(self, value):  # text, int or float -> int or float, or ValueError
         if isinstance(value, (bool, np.bool_)):
@@ -120,83 +119,64 @@ def check_number(
         raise SarError(f"{what} is {in_short(value)}: expected {rule}") from None
 
 # %% ../../nbs/00_core.ipynb #c22a1bb5
-_share, _count, _many = Number(high=1), Number(int, 1, 10**6), Number(int, 0, 10**6)
-NUMBERS = dict(  # every number that a user may give, by name
-    epochs=Number(int, 1, 10_000),
-    batch_size=_count,
-    lr=Number(high=1, above=True),
-    lr_end=_share,
-    warmup=_share,
-    flat=_share,
-    weight_decay=_share,
-    clip=Number(above=True, high=1e9),
-    cond_drop=_share,
-    gamma=Number(high=1e6),
-    sf_share=Number(high=1, above=True),
-    rollout_guidance=Number(high=100),
-    rollout_top_k=_many,
-    rollout_top_p=_share,
-    label_smoothing=_share,
-    seed=Number(int, -(2**63), 2**63 - 1),
-    micro_batch=_many,
-    guidance=Number(high=100),  # of sampling
-    top_k=_many,
-    top_p=_share,
-    n=Number(int, 10, 10**7),  # samples, where they are judged
-)
+def setting(
+    default,  # Its value where nobody chose one
+    help: str,  # What it is
+    rule=None,  # A `Number`, a tuple of choices, a function that checks; None = text
+    recipes: dict = None,  # Has a recipe a say? Its name -> value, where not the default
+    none: str = "",  # What happens where a run is told nothing of it
+    later: bool = False,  # Younger than the first files, which leave it out
+    asked: bool = True,  # Is it a parameter of 07_train?
+):
+    "A field of a dataclass of settings, with all that is known of it."
+    about = dict(help=help, rule=rule, recipes=recipes, none=none, later=later, asked=asked)
+    return field(default=default, metadata=about)
 
 
-def check_numbers(
-    **given,  # name in `NUMBERS` = value; None stands for a default and stays
-) -> dict:  # name -> int, float or None
-    "All of them as numbers, or one sentence about the first that is none."
-    checked = lambda k, v: None if v is None else check_number(k, v, NUMBERS[k])
-    return {k: checked(k, v) for k, v in given.items()}
-
-
-def _later(default):  # a field younger than the first files: they and their like leave it out
-    return field(default=default, metadata=dict(later=True))
-
-
-def _check_base(base, context, hide):  # of a `ModelConfig`
-    check_choice("base", base, ("flexvar", "hybrid", "var"))
-    check_number("context", context, Number(int, 0, 1000))
-    check_choice("hide", hide, ("most", "any"))
-    if base == "hybrid" and context > 1:
-        raise SarError(f"context is {context}: the hybrid reads one map, expected 0 or 1")
+def checked(
+    f,  # A field made by `setting`
+    value,  # As given
+):
+    "The value as its field has it, or `SarError`."
+    rule = f.metadata["rule"]
+    if value is None and f.default is None:
+        return None
+    if isinstance(rule, Number):
+        return check_number(f.name, value, rule)
+    if isinstance(rule, tuple):
+        return check_choice(f.name, value, rule)
+    return rule(value) if rule else check_text(f.name, value)
 
 
 def stored(
     cfg,  # A configuration
 ) -> dict:  # Name -> value
     "A configuration as files and runs hold it: younger fields only where they differ."
-    young = [f.name for f in fields(cfg) if f.metadata and getattr(cfg, f.name) == f.default]
+    same = lambda f: f.metadata.get("later") and getattr(cfg, f.name) == f.default
+    young = [f.name for f in fields(cfg) if same(f)]
     return {k: v for k, v in asdict(cfg).items() if k not in young}
 
 # %% ../../nbs/00_core.ipynb #ee511c91
-def _root():
-    here = Path(__file__).resolve().parents[1] if "__file__" in globals() else Path.cwd().resolve()
+def home() -> Path:
+    "The checkout, wherever a notebook is started, or what an installed package brings."
     if named := os.environ.get("SAR_HOME"):
-        return Path(named)
-    if (here.parent / "settings.ini").exists():
+        return Path(named).resolve()
+    here = Path(__file__).resolve().parents[1] if "__file__" in globals() else Path.cwd().resolve()
+    if (here.parent / "settings.ini").is_file():
         return here.parent
     packed = here / "_shipped"  # of an installed package
     return packed if packed.is_dir() else here
 
 
-# The checkout, wherever a notebook is started, or what an installed package brings
-ROOT = _root()
-
-
-def _work():
+def work() -> Path:
+    "Where runs/, cache/ and results/ are written: SAR_WORK, the checkout, or the current folder."
     if named := os.environ.get("SAR_WORK"):
         return Path(named).resolve()
-    ours = os.environ.get("SAR_HOME") or (ROOT / "settings.ini").exists()
-    return ROOT if ours and os.access(ROOT, os.W_OK) else Path.cwd()
+    ours = os.environ.get("SAR_HOME") or (home() / "settings.ini").is_file()
+    return home() if ours and os.access(home(), os.W_OK) else Path.cwd()
 
 
-# runs/, cache/ and results/ are written here: SAR_WORK, the checkout, or the current folder
-WORK = _work()
+ROOT, WORK = home(), work()
 
 
 def is_test() -> bool:
@@ -223,9 +203,9 @@ class TokenizerConfig:
     enc_blocks: int = 2  # Residual blocks a level, encoder
     dec_blocks: int = 3  # Residual blocks a level, decoder
     groups: int = 32  # Groups of GroupNorm
-    kind: str = _later("flexvae")  # 'flexvae' (02), or 'varvae': residual maps (03c)
-    share: int = _later(4)  # VarVAE: convolutions phi, shared by the scales; 0 = one a scale
-    phi: float = _later(0.5)  # VarVAE: share of the convolution in phi
+    kind: str = setting("flexvae", "flexvae (02), or varvae: residual maps (03c)", later=True)
+    share: int = setting(4, "VarVAE: convolutions phi for all scales; 0 = one each", later=True)
+    phi: float = setting(0.5, "VarVAE: share of the convolution in phi", later=True)
 
     def __post_init__(self):
         check_choice("kind of tokenizer", self.kind, ("flexvae", "varvae"))
@@ -236,6 +216,10 @@ class TokenizerConfig:
         return 2 ** (len(self.ch_mult) - 1)
 
 # %% ../../nbs/00_core.ipynb #71a02252
+BASES = ("flexvar", "hybrid", "var")
+_many = Number(int, 0, 10**6)
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     "FlexVAR: the scale-wise autoregressive transformer; the defaults are FlexVAR-d16."
@@ -251,12 +235,15 @@ class ModelConfig:
     pos_side: int = 32  # Side of the learned position table
     drop_path: float = None  # Stochastic depth of the last block; None = 0.1 depth/24
     gate_init: float = 1e-3  # Initial scale of the AdaLN gates
-    base: str = _later("flexvar")  # 'flexvar' (03), 'hybrid' (03b) or 'var' (03c)
-    context: int = _later(0)  # Maps before a token's own that it reads; 0 = as published
-    hide: str = _later("most")  # Hybrid: tokens of map 1 hidden in training; 'any' number (03b)
+    base: str = setting("flexvar", "flexvar (03), hybrid (03b) or var (03c)", BASES, later=True)
+    context: int = setting(0, "maps before its own that a token reads", _many, later=True)
+    hide: str = setting("most", "hybrid: hidden of map 1", ("most", "any"), later=True)
 
     def __post_init__(self):
-        _check_base(self.base, self.context, self.hide)
+        for f in filter(lambda f: f.metadata, fields(self)):
+            checked(f, getattr(self, f.name))
+        if self.base == "hybrid" and self.context > 1:
+            raise SarError(f"context is {self.context}: the hybrid reads one map, expected 0 or 1")
 
     @property
     def seq_len(self) -> int:  # Tokens of all scales, L
@@ -267,84 +254,80 @@ class ModelConfig:
         return 0.1 * self.depth / 24 if self.drop_path is None else self.drop_path
 
 # %% ../../nbs/00_core.ipynb #6b31b405
-@dataclass(frozen=True)
-class StepConfig:
-    "How weights are moved, whatever the loss."
+_share, _part, _yes = Number(high=1), Number(high=1, above=True), (True, False)
+_count, _least = Number(int, 1, 10**6), Number(high=1e9, above=True)
+_targets = ("hard", "soft", "truth", "residual")
+_guided, _all, _nucleus = dict(released=1.2), dict(released=900), dict(released=0.96)
 
-    method: str = "sar"  # Loss: 'tf' or 'sar' (see 06_csfl), or one of 10_strategies
-    epochs: int = 10  # Passes over the training set
-    batch_size: int = 64  # Images a step, B
-    lr: float = 1e-4  # Peak learning rate
-    lr_end: float = 0.64  # Last learning rate over the peak, as in the published tail
-    warmup: float = 0.0  # Share of the steps spent warming up from 0.005 of the peak
-    flat: float = 0.05  # Share of the steps at the peak after that
-    betas: tuple = (0.9, 0.95)  # beta_1 and beta_2 of AdamW
-    weight_decay: float = 0.05  # None on biases, vectors, positions
-    decay_class: bool = False  # Decay the class embedding, too, as published
-    clip: float = 2.0  # Gradient norm
-    cond_drop: float = 0.1  # Share of samples trained without their class
 
-# %% ../../nbs/00_core.ipynb #5fb35bf6
+def _betas(value):
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise SarError(f"betas is {in_short(value)}: expected two numbers, as in (0.9, 0.95)")
+    return tuple(check_number("betas", b, Number(high=0.999999)) for b in value)
+
+
 @dataclass(frozen=True)
-class TrainConfig(StepConfig):
+class TrainConfig:
     "One training run; the defaults are SAR post-training at size tiny."
 
-    gamma: float = 0.01  # Weight of L_CSF
-    cond_shared: bool = True  # One condition dropout for both passes; the released code draws two
-    sf_scales: str = "all"  # Scales of pass 2: 'all' (paper) or 'last' (released code)
-    sf_share: float = 1.0  # Share of pictures that take pass 2; the same gradient in expectation
-    rollout: str = "sample"  # Own codes: 'sample' or 'argmax'
-    rollout_guidance: float = 0.0  # Guidance of the rollout, 0 = none; released: 1.2
-    rollout_top_k: int = 0  # Own codes are among the k likeliest, 0 = all; released: 900
-    rollout_top_p: float = 0.0  # ... and in the nucleus of this mass, 0 = all; released: 0.96
-    # Of pass 2: 'hard' own code, 'soft' f^T, 'truth' (no CSFL any more), 'residual' (03c)
-    target: str = "hard"
-    label_smoothing: float = 0.0  # Of the cross-entropy against codes
-    seed: int = 0  # Seeds data order, flips, condition dropout, drop path and rollout
-    precision: str = "auto"  # 'bf16', 'fp16', 'fp32', or 'auto': what the machine is fast in
-    micro_batch: int = 0  # Images held at once, gradients add up; 0 = a process's whole share
-    recompute: bool = False  # Compute activations twice: less memory, about a third more time
-    compile: bool = False  # Fuse the blocks with torch.compile: a slow first step, then faster
-    # Maps before the last own one in pass 2: 'own' or 'truth' (differs where maps add up: 03c)
-    sf_before: str = _later("own")
+    method: str = setting("sar", "sar; tf, the control that trains on; others of 10_strategies")
+    epochs: int = setting(10, "passes over the data", Number(int, 1, 10**4), dict(released=11))
+    batch_size: int = setting(64, "pictures a step", _count, none="64, published sizes 768")
+    lr: float = setting(1e-4, "first learning rate after the warmup", _part, none="the size's")
+    lr_end: float = setting(0.64, "last learning rate over it", _share, none="0.64, as for d16")
+    warmup: float = setting(0.0, "share of the steps that warm up; 0.02 from scratch", _share)
+    flat: float = setting(0.05, "share of the steps at the peak after that", _share, asked=False)
+    betas: tuple = setting((0.9, 0.95), "of AdamW", _betas, asked=False)
+    weight_decay: float = setting(0.05, "none on biases, vectors, positions", _share, asked=False)
+    decay_class: bool = setting(
+        False, "decay of the class embedding", _yes, dict(paper=True, released=True)
+    )
+    clip: float = setting(2.0, "largest norm of the gradient", _least, asked=False)
+    cond_drop: float = setting(0.1, "share trained without their class", _share, asked=False)
+    gamma: float = setting(0.01, "weight of the student-forcing loss", Number(high=1e6), {})
+    cond_shared: bool = setting(True, "one class dropout for both", _yes, dict(released=False))
+    sf_scales: str = setting("all", "scales of pass 2", ("all", "last"), dict(released="last"))
+    sf_share: float = setting(
+        1.0, "share of the pictures in pass 2", _part, none="0.25; published sizes and recipes 1"
+    )
+    rollout: str = setting("sample", "codes of the rollout", ("sample", "argmax"), {})
+    rollout_guidance: float = setting(0.0, "of the rollout, 0 is none", Number(high=100), _guided)
+    rollout_top_k: int = setting(0, "codes kept in the rollout, 0 is all", _many, _all)
+    rollout_top_p: float = setting(0.0, "nucleus of the rollout, 0 is all", _share, _nucleus)
+    target: str = setting("hard", "of pass 2: the draw, its distribution, ...", _targets, {})
+    label_smoothing: float = setting(0.0, "of losses against codes", _share, asked=False)
+    seed: int = setting(0, "of training and sampling", Number(int, -(2**63), 2**63 - 1))
+    precision: str = setting("auto", "auto is what is fast here", ("auto", "bf16", "fp16", "fp32"))
+    micro_batch: int = setting(0, "pictures a process holds at once", _many, none="all that fit")
+    recompute: bool = setting(False, "less memory, about a third more time", _yes)
+    compile: bool = setting(False, "torch.compile", _yes, none="from 200 steps, where it works")
+    sf_before: str = setting("own", "base var: maps before", ("own", "truth"), later=True)
 
     def __post_init__(self):
-        _check_settings(self)
+        for f in fields(self):  # numbers become int or float
+            object.__setattr__(self, f.name, checked(f, getattr(self, f.name)))
+        if self.warmup + self.flat > 1:
+            raise SarError(
+                f"warmup {self.warmup:g} and flat {self.flat:g} are shares of the same steps:"
+                " expected at most 1 together"
+            )
 
     def __repr__(self):  # runs are named by its hash
         return f"TrainConfig({', '.join(f'{k}={v!r}' for k, v in stored(self).items())})"
 
 # %% ../../nbs/00_core.ipynb #beee9bf3
-def _check_settings(cfg):  # a `TrainConfig`, whose numbers become int or float
-    for f in fields(cfg):
-        object.__setattr__(cfg, f.name, _checked_setting(f.name, getattr(cfg, f.name)))
-    if cfg.warmup + cfg.flat > 1:
-        raise SarError(
-            f"warmup {cfg.warmup:g} and flat {cfg.flat:g} are shares of the same steps: expected"
-            " at most 1 together"
-        )
+NUMBERS = {  # every number that a user may give, by name: of trainings, and of sampling
+    **{f.name: r for f in fields(TrainConfig) if isinstance(r := f.metadata["rule"], Number)},
+    **dict(guidance=Number(high=100), top_k=_many, top_p=_share, n=Number(int, 10, 10**7)),
+}
 
 
-_CHOICES = dict(
-    sf_scales=("all", "last"),
-    sf_before=("own", "truth"),
-    rollout=("sample", "argmax"),
-    target=("hard", "soft", "truth", "residual"),
-    precision=("auto", "bf16", "fp16", "fp32"),
-    **dict.fromkeys(("cond_shared", "decay_class", "recompute", "compile"), (True, False)),
-)
-
-
-def _checked_setting(name, value):  # of `TrainConfig`
-    if name in NUMBERS:
-        return check_number(name, value, NUMBERS[name])
-    if name in _CHOICES:
-        return check_choice(name, value, _CHOICES[name])
-    if name == "betas":
-        if not isinstance(value, (tuple, list)) or len(value) != 2:
-            raise SarError(f"betas is {in_short(value)}: expected two numbers, as in (0.9, 0.95)")
-        return tuple(check_number("betas", b, Number(high=0.999999)) for b in value)
-    return check_text(name, value)  # the method, whose names 10_strategies knows
+def check_numbers(
+    **given,  # name in `NUMBERS` = value; None stands for a default and stays
+) -> dict:  # name -> int, float or None
+    "All of them as numbers, or one sentence about the first that is none."
+    value = lambda k, v: None if v is None else check_number(k, v, NUMBERS[k])
+    return {k: value(k, v) for k, v in given.items()}
 
 # %% ../../nbs/00_core.ipynb #ac330dab
 @dataclass(frozen=True)
@@ -363,62 +346,26 @@ class Size:
     lr: float = 1e-4  # Learning rate at which post-training begins
 
 # %% ../../nbs/00_core.ipynb #bac5a09f
-_tiny_tok = TokenizerConfig(
-    ch=32,
-    ch_mult=(1, 2, 6),
-    z_channels=64,
-    latent_channels=16,
-    vocab_size=2048,
-    enc_blocks=1,
-    dec_blocks=2,
-    groups=16,
-)
+def _tokenizer(ch, ch_mult, codes, channels, groups=16):  # smaller than the published one
+    shape = dict(z_channels=64, enc_blocks=1, dec_blocks=2, groups=groups)
+    return TokenizerConfig(ch, ch_mult, vocab_size=codes, latent_channels=channels, **shape)
 
 
-_small_tok = replace(_tiny_tok, ch=64, ch_mult=(1, 2, 4), vocab_size=4096, latent_channels=32)
+def _model(depth, width, heads, codes, channels, classes, scales):
+    table = dict(num_classes=classes, scales=scales, pos_side=2 * scales[-1])
+    return ModelConfig(depth, width, heads, codes, channels, **table)
 
 
-_tiny = ModelConfig(
-    depth=4,
-    embed_dim=192,
-    num_heads=3,
-    vocab_size=2048,
-    latent_channels=16,
-    num_classes=27,
-    scales=(1, 2, 3, 4, 6, 8),
-    pos_side=16,
-)
-
-
-_mini_tok = replace(_tiny_tok, ch=16, ch_mult=(1, 2, 4), vocab_size=512, groups=8)
-
-
-_mini = ModelConfig(
-    depth=4,
-    embed_dim=64,
-    num_heads=2,
-    vocab_size=512,
-    latent_channels=16,
-    num_classes=10,
-    scales=(1, 2, 4),
-    pos_side=8,
-)
-
-
-_medium = replace(
-    _tiny, depth=6, embed_dim=320, num_heads=5, scales=(1, 2, 3, 4, 6, 9, 12), pos_side=24
-)
-
-
-_small = replace(
-    _tiny,
-    depth=8,
-    embed_dim=512,
-    num_heads=8,
-    vocab_size=4096,
-    latent_channels=32,
-    scales=ModelConfig().scales,
-    pos_side=32,
+_tiny_tok = _tokenizer(32, (1, 2, 6), 2048, 16)
+_own = dict(  # size = picture, tokenizer, model
+    mini=(16, _tokenizer(16, (1, 2, 4), 512, 16, 8), _model(4, 64, 2, 512, 16, 10, (1, 2, 4))),
+    tiny=(32, _tiny_tok, _model(4, 192, 3, 2048, 16, 27, (1, 2, 3, 4, 6, 8))),
+    medium=(48, _tiny_tok, _model(6, 320, 5, 2048, 16, 27, (1, 2, 3, 4, 6, 9, 12))),
+    small=(
+        64,
+        _tokenizer(64, (1, 2, 4), 4096, 32),
+        _model(8, 512, 8, 4096, 32, 27, ModelConfig().scales),
+    ),
 )
 
 
@@ -432,18 +379,20 @@ def _hybrid(size):  # the same width and depth; its first map is 4x4, or half th
 
 
 def _var(size):  # the same width and depth on residual maps
-    tokenizer = replace(size.tokenizer, kind="varvae")
-    model = replace(size.model, base="var")
+    tokenizer, model = replace(size.tokenizer, kind="varvae"), replace(size.model, base="var")
     return replace(size, name=f"var-{size.name}", tokenizer=tokenizer, model=model)
 
 
+def _published(depth, guidance, top_p=0.95, tokenizer=TokenizerConfig(), **how):
+    gate = {24: 1e-4, 30: 1e-5}.get(depth, 1e-3)  # large ones start their gates lower
+    model = ModelConfig(depth, 64 * depth, depth, gate_init=gate, **how)
+    name = f"var-d{depth}" if how else f"d{depth}"
+    return Size(name, 256, tokenizer, model, guidance, 900, top_p, _large[bool(how)])
+
+
 def _published_var(depth):  # FoundationVision/var: a tokenizer of its own, one guidance for all
-    name, expect = f"var-d{depth}", "published size, to sample from and to measure: one GPU"
     tokenizer = TokenizerConfig(ch=160, z_channels=32, vocab_size=4096, kind="varvae")
-    gate = {24: 1e-4, 30: 1e-5}.get(depth, 1e-3)
-    width = dict(depth=depth, embed_dim=64 * depth, num_heads=depth, gate_init=gate)
-    model = ModelConfig(**width, vocab_size=4096, base="var")
-    return Size(name, 256, tokenizer, model, 1.5, 900, 0.96, expect)
+    return _published(depth, 1.5, 0.96, tokenizer, vocab_size=4096, base="var")
 
 
 def get_size(
@@ -458,30 +407,24 @@ def with_base(
     base: str,  # 'flexvar', 'hybrid' or 'var'
 ) -> str:  # A name that `get_size` knows
     "The size of the same width and depth with another base model."
-    check_choice("base", base, ("flexvar", "hybrid", "var"))
+    check_choice("base", base, BASES)
     if base == "flexvar" or get_size(size).model.base == base:
         return size
     return get_size(f"{base}-{size}").name
 
 # %% ../../nbs/00_core.ipynb #45e79766
-def _published(depth, guidance):  # width 64 d, d heads of 64; d24 starts its gates lower
-    gate = 1e-4 if depth == 24 else 1e-3
-    model = ModelConfig(depth=depth, embed_dim=64 * depth, num_heads=depth, gate_init=gate)
-    expect = "published size; post-training takes GPUs and ImageNet"
-    return Size(f"d{depth}", 256, TokenizerConfig(), model, guidance, 900, 0.95, expect)
-
-
-_minutes = "2 CPU cores: ten epochs of SAR and evaluation, 13 minutes with bf16, else up to 2 hours"
-
-
+_large = ["published size; post-training takes GPUs and ImageNet"]
+_large += ["published size, to sample from and to measure: one GPU"]
 _grey = "2 CPU cores: ten epochs of SAR and evaluation in about 5 minutes"
+_minutes = "2 CPU cores: ten epochs of SAR and evaluation, 13 minutes with bf16, else up to 2 hours"
+_hours = "one GPU, minutes; CPU, hours"
 
 
 SIZES = {
-    "mini": Size("mini", 16, _mini_tok, _mini, 0.5, 0, 0.95, _grey, "fashion16", 3.1e-4),
-    "tiny": Size("tiny", 32, _tiny_tok, _tiny, 1.5, 0, 0.85, _minutes),
-    "medium": Size("medium", 48, _tiny_tok, _medium, 1.5, 0, 0.9, "one GPU, minutes; CPU, hours"),
-    "small": Size("small", 64, _small_tok, _small, 1.5, 0, 0.95, "one GPU, minutes; CPU, hours"),
+    "mini": Size("mini", *_own["mini"], 0.5, 0, 0.95, _grey, "fashion16", 3.1e-4),
+    "tiny": Size("tiny", *_own["tiny"], 1.5, 0, 0.85, _minutes),
+    "medium": Size("medium", *_own["medium"], 1.5, 0, 0.9, _hours),
+    "small": Size("small", *_own["small"], 1.5, 0, 0.95, _hours),
     "d16": _published(16, 2.2),
     "d20": _published(20, 2.6),
     "d24": _published(24, 3.3),
@@ -537,6 +480,8 @@ def index_uniform(
     stream: int = 0,  # Independent stream, e.g. one for each use
 ) -> torch.Tensor:  # float32 (B, n) in [0, 1)
     "Uniform numbers that depend on (seed, stream, sample index) alone."
+    import torch  # here, so that a mistake in a name is answered at once
+
     seed = check_number("seed", seed, NUMBERS["seed"])
     # 48 bits of it go into the key, the rest into the place where the numbers begin
     key, high = (seed << 16 | stream) & (2**64 - 1), (seed >> 48) & 0xFFFF
