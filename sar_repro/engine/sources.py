@@ -22,18 +22,15 @@ from contextlib import nullcontext, suppress
 from functools import lru_cache
 from http.client import HTTPException
 from pathlib import Path
-from torchvision import datasets as tv_datasets
-from torchvision.datasets.folder import IMG_EXTENSIONS
 from .core import ROOT, SarError, SarWarning, WORK, plain, shown
 from .files import TORN_ARRAY, locked, read_json, save_json
 from .plots import progress
 
 # %% auto #0
 __all__ = ['LONGEST', 'ENDINGS', 'SIDE_FOLDERS', 'SMALL_COPIES', 'HIDDEN', 'SIDE', 'UNREAD', 'TRAIN', 'HELD_OUT', 'FASHION_FILES',
-           'FASHION_DEBIAN', 'FASHION16', 'EMOJI_SOURCES', 'EMOJI_COLUMNS', 'on_white', 'read_image', 'list_images',
+           'FASHION_DEBIAN', 'FASHION_CLASSES', 'FASHION16', 'EMOJI_STYLES', 'on_white', 'read_image', 'list_images',
            'in_test', 'find_broken', 'how_many', 'load_folder', 'load_imagenet', 'read_idx', 'fetch',
-           'load_fashion_mnist', 'load_fashion_white', 'pack_fashion16', 'load_fashion16', 'load_cifar10', 'emoji_key',
-           'emoji_files', 'heldout_code_points', 'build_emoji64', 'emoji_table']
+           'load_fashion_mnist', 'load_fashion_white', 'load_fashion16', 'load_cifar10', 'emoji_table']
 
 # %% ../../nbs/82a_sources.ipynb #cab3de0a
 def _place(path):  # for messages: short inside the repository, else as the user gave it
@@ -121,7 +118,7 @@ def _class_names(files, own):
 
 
 # what Pillow reads, of the endings that pictures have
-ENDINGS = (*IMG_EXTENSIONS, ".jfif", ".jpe", ".gif", ".avif")
+ENDINGS = ".jpg .jpeg .png .ppm .bmp .pgm .tif .tiff .webp .jfif .jpe .gif .avif".split()
 ENDINGS = tuple(e for e in ENDINGS if e in Image.registered_extensions())
 # folders in which systems, disks and viewers keep copies, in any case
 SIDE_FOLDERS = "__macosx @eadir @recycle @recently-snapshot @tmp #recycle #snapshot ~snapshot"
@@ -454,6 +451,10 @@ def _fashion_files(root, split):  # (images, labels), or None where they are not
             if all(f.is_file() for f in files):
                 return files
 
+
+FASHION_CLASSES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker"]
+FASHION_CLASSES += ["Bag", "Ankle boot"]
+
 # %% ../../nbs/82a_sources.ipynb #f5f31c46
 def load_fashion_mnist(
     root,  # Folder that holds, or will hold, FashionMNIST/raw; None = the repository's data/
@@ -463,8 +464,10 @@ def load_fashion_mnist(
     root = Path(root or ROOT / "data")
     raw = root / "FashionMNIST/raw"
     if not _fashion_files(root, split):
+        from torchvision.datasets import FashionMNIST  # slow to import, and seldom wanted
+
         fetch(
-            lambda: tv_datasets.FashionMNIST(root, download=True),
+            lambda: FashionMNIST(root, download=True),
             "fashion_mnist",
             'run "apt-get install dataset-fashion-mnist", or put the four *-ubyte.gz files of'
             f" Fashion-MNIST into {_place(raw)}",
@@ -472,7 +475,7 @@ def load_fashion_mnist(
         )
     images, labels = (torch.from_numpy(read_idx(f).copy()) for f in _fashion_files(root, split))
     return dict(
-        classes=tv_datasets.FashionMNIST.classes,
+        classes=FASHION_CLASSES,
         labels=labels.long(),
         source=F.pad(images, (2,) * 4)[:, None].repeat(1, 3, 1, 1),
     )
@@ -488,24 +491,6 @@ def load_fashion_white(
 
 # %% ../../nbs/82a_sources.ipynb #d9f98e32
 FASHION16 = "fashion16.npz"
-
-
-def pack_fashion16(
-    root,  # As for `load_fashion_mnist`
-    out,  # Folder to write the file into
-    train: int = 20_000,  # Pictures of the training split
-    test: int = 2_000,  # Held-out pictures
-):
-    "Write the embedded pictures: uint8 (N, 16, 16) and labels (N,) of both splits."
-    packed = {}
-    for split, n in (("train", train), ("test", test)):
-        parts = load_fashion_mnist(root, split)
-        keep = torch.arange(n) * len(parts["labels"]) // n
-        # sums of four bytes and two, shifted: the rounding of `resize_square`
-        blocks = parts["source"][keep, 0].view(n, 16, 2, 16, 2).sum((2, 4), dtype=torch.int32)
-        packed[split] = ((blocks + 2) // 4).byte().numpy()
-        packed[f"{split}_labels"] = parts["labels"][keep].byte().numpy()
-    np.savez_compressed(Path(out) / FASHION16, **packed)
 
 
 def load_fashion16(
@@ -530,7 +515,7 @@ def load_fashion16(
             f" git checkout data/{FASHION16}"
         ) from e
     return dict(
-        classes=tv_datasets.FashionMNIST.classes,
+        classes=FASHION_CLASSES,
         labels=labels.astype(np.int64),
         source=torch.from_numpy(images)[:, None].repeat(1, 3, 1, 1),
     )
@@ -541,10 +526,12 @@ def load_cifar10(
     split: str,  # 'train' or 'test'
 ) -> dict:  # Arguments of `ImageSet`
     "CIFAR-10, 32 pixels, as torchvision reads it."
+    from torchvision.datasets import CIFAR10  # slow to import, and seldom wanted
+
     root = Path(root or ROOT / "data")
 
     def read(download=False):
-        return tv_datasets.CIFAR10(root, train=split == "train", download=download)
+        return CIFAR10(root, train=split == "train", download=download)
 
     try:
         data = read()
@@ -568,145 +555,15 @@ def load_cifar10(
         source=torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous(),
     )
 
-# %% ../../nbs/82a_sources.ipynb #cfc45f40
-import hashlib
-import io
-import json
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
-from PIL import Image
-from pathlib import Path
-from .core import ROOT, SarError
-from .files import atomic_path
-from .plots import progress
-
-# %% ../../nbs/82a_sources.ipynb #cb7a2306
-EMOJI_SOURCES = {
-    "noto": dict(
-        package="emoji-datasource-google",
-        version="16.0.0",
-        licence="Apache-2.0",
-        by="Google, Noto Emoji",
-    ),
-    "twemoji": dict(
-        package="emoji-datasource-twitter",
-        version="16.0.0",
-        licence="CC-BY-4.0",
-        by="Twitter, Inc and other contributors, Twemoji",
-    ),
-    "fluent": dict(
-        package="@lobehub/fluent-emoji-3d",
-        version="1.1.0",
-        licence="MIT",
-        by="Microsoft, Fluent Emoji (3D)",
-    ),
-}
-
-
-EMOJI_COLUMNS = ["image", "label", "category", "style", "code_point", "name", "split"]
-
-# %% ../../nbs/82a_sources.ipynb #419dc3ea
-def emoji_key(
-    code_point: str,  # As in a file's name, e.g. '0023-fe0f-20e3'
-) -> tuple:  # The code points as numbers, without variation selectors
-    "What two spellings of one emoji have in common."
-    return tuple(int(c, 16) for c in code_point.split("-") if c.lower() != "fe0f")
-
-# %% ../../nbs/82a_sources.ipynb #31b41e9d
-def _package_folder(packages, source):
-    folder = packages / source["package"].lstrip("@").replace("/", "-")
-    try:
-        version = json.loads((folder / "package.json").read_text(encoding="utf-8"))["version"]
-    except (OSError, ValueError, KeyError):
-        raise SarError(
-            f"{folder.name} is not in {_place(packages)}: expected the npm package"
-            f" {source['package']} unpacked there; see 82a_sources for the three commands"
-        ) from None
-    if version != source["version"]:
-        raise SarError(
-            f"{source['package']} is version {version}, expected {source['version']}; fetch that"
-            " version"
-        )
-    return folder
-
-# %% ../../nbs/82a_sources.ipynb #22c37610
-def emoji_files(
-    packages,  # Folder with the three unpacked npm packages
-):  # Yields (record of emoji.json, style, file)
-    "All drawings of the emoji that both PNG sets have, in Unicode's order."
-    folders = {
-        style: _package_folder(Path(packages), source) for style, source in EMOJI_SOURCES.items()
-    }
-    records = json.loads((folders["noto"] / "emoji.json").read_text(encoding="utf-8"))
-    fluent = {emoji_key(f.stem): f for f in sorted((folders["fluent"] / "assets").glob("*.webp"))}
-    for e in sorted(records, key=lambda e: e["sort_order"]):
-        if not (e["has_img_google"] and e["has_img_twitter"]) or e["category"] == "Component":
-            continue
-        yield e, "noto", folders["noto"] / "img/google/64" / e["image"]
-        yield e, "twemoji", folders["twemoji"] / "img/twitter/64" / e["image"]
-        if emoji_key(e["unified"]) in fluent:
-            yield e, "fluent", fluent[emoji_key(e["unified"])]
-
-# %% ../../nbs/82a_sources.ipynb #0e3006bf
-def heldout_code_points(
-    records: list,  # Records with 'category' and 'unified'
-) -> set:  # Code points of the test split
-    "One emoji in ten of each category: those with the lowest hash."
-    by_category = {}
-    for e in records:
-        by_category.setdefault(e["category"], set()).add(e["unified"])
-    rank = lambda code: hashlib.sha256(code.encode()).hexdigest()
-    return {
-        code
-        for codes in by_category.values()
-        for code in sorted(codes, key=rank)[: round(len(codes) / 10)]
-    }
-
-# %% ../../nbs/82a_sources.ipynb #00de0205
-def build_emoji64(
-    packages,  # Folder with the three unpacked npm packages
-    path,  # Parquet file to write
-) -> int:  # Number of pictures
-    "Build emoji64 from its sources; the same library versions give the same bytes."
-    files = list(emoji_files(packages))
-    heldout, rows = heldout_code_points([e for e, _, _ in files]), []
-    for e, style, file in progress(files, "emoji64"):
-        if not file.is_file():
-            raise SarError(f"{file.name} is missing from the {style} package; unpack it again")
-        rows.append(
-            [
-                _webp(on_white(Image.open(file), 64)),
-                f"{e['category']} / {style}",
-                e["category"],
-                style,
-                e["unified"].lower(),
-                (e["name"] or e["short_name"]).lower(),
-                "test" if e["unified"] in heldout else "train",
-            ]
-        )
-    classes = sorted({row[1] for row in rows})
-    for row in rows:
-        row[1] = classes.index(row[1])
-    table = pa.table(dict(zip(EMOJI_COLUMNS, map(list, zip(*rows))))).replace_schema_metadata(
-        {"classes": json.dumps(classes), "sources": json.dumps(EMOJI_SOURCES)}
-    )
-    with atomic_path(path) as tmp:
-        pq.write_table(table, tmp, compression="none", row_group_size=1024)
-    return len(table)
-
-
-def _webp(image):
-    buffer = io.BytesIO()
-    image.save(buffer, "WEBP", lossless=True, quality=100, method=6, exact=True)
-    return buffer.getvalue()
-
 # %% ../../nbs/82a_sources.ipynb #51b863ae
+EMOJI_STYLES = ("noto", "twemoji", "fluent")
+
+
 def emoji_table(
     root=None,  # Folder of emoji64.parquet; None = the repository's data/
     columns: list = None,  # Columns to read; None = all
     split: str = None,  # 'train' or 'test'; None = both
-) -> pd.DataFrame:  # `.attrs` holds the class names and the sources
+) -> "pd.DataFrame":  # `.attrs` holds the class names and the sources
     "The rows of emoji64 with their undecoded pictures."
     path = Path(root or ROOT / "data") / "emoji64.parquet"
     if not path.is_file():
@@ -715,8 +572,10 @@ def emoji_table(
             " leave the data folder out, name one that holds it, or run: git checkout"
             " data/emoji64.parquet"
         )
+    from pyarrow import ArrowException, parquet  # slow to import
+
     try:
-        table = pq.read_table(
+        table = parquet.read_table(
             path, columns=columns, filters=[("split", "=", split)] if split else None
         )
         frame = table.to_pandas()
@@ -724,7 +583,7 @@ def emoji_table(
             k: json.loads(table.schema.metadata[k.encode()]) for k in ("classes", "sources")
         }
         return frame
-    except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as e:
+    except (ArrowException, OSError, KeyError, ValueError, TypeError) as e:
         raise SarError(
             f"{_place(path)} is not a whole emoji64 file ({type(e).__name__}); restore it with:"
             " git checkout data/emoji64.parquet"
