@@ -16,7 +16,7 @@ from .tokenizer import Batch
 # %% auto #0
 __all__ = ['csf_loss', 'tf_loss', 'true_target', 'student_scales', 'sar_loss']
 
-# %% ../nbs/06_csfl.ipynb #7d7bede7
+# %% ../nbs/06_csfl.ipynb #a8ab1746
 def csf_loss(
     f_s: torch.Tensor,  # (B, l, V) student-forced logits; or a `Prediction`
     f_t: torch.Tensor,  # (B, L, V) teacher-forced ones; the last l tokens count
@@ -28,27 +28,37 @@ def csf_loss(
 ) -> torch.Tensor:  # (B, l) nats a token
     "Cross-entropy of the student-forced prediction against the (detached) teacher-forced one."
     check_choice("target", target, ("hard", "soft", "truth", "residual"))
-    l = f_s.shape[1]
+    later = slice(-f_s.shape[1], None)  # the tokens that pass 2 predicts
     if target == "soft":
-        f_t = f_t.detach()[:, -l:]
-        goal, smoothing = f_t if isinstance(f_t, Prediction) else f_t.softmax(-1), 0.0
-    else:
-        goal = (codes if target == "hard" else truth)[:, -l:]
-    return token_loss(f_s, goal, smoothing, even)
+        f_t = f_t.detach()[:, later]
+        goal = f_t if isinstance(f_t, Prediction) else f_t.softmax(-1)
+        return token_loss(f_s, goal, 0.0, even)
+    goal = codes if target == "hard" else truth
+    return token_loss(f_s, goal[:, later], smoothing, even)
 
-# %% ../nbs/06_csfl.ipynb #5a631644
+# %% ../nbs/06_csfl.ipynb #dc95503b
+def _teacher_forced(model, batch, cfg):  # f^T, and the term L_TF
+    f_t = teacher_pass(model, batch, cfg)
+    count = unwrap(model).counted_tokens(batch)
+    nats = token_loss(f_t, batch.tokens, cfg.label_smoothing, even=count is None)
+    return f_t, ("tf", mean_loss(nats, count), by_scale(nats.detach(), batch.scales, count))
+
+
 def tf_loss(
     model: nn.Module,  # FlexVAR
     batch: Batch,  # The batch
     cfg: TrainConfig,  # The run
 ) -> Iterator:  # (name, loss to differentiate, per-scale means without gradient)
     "Teacher forcing: cross-entropy of every scale given the true coarser ones."
-    f_t, count = teacher_pass(model, batch, cfg), unwrap(model).counted_tokens(batch)
-    l_tf = token_loss(f_t, batch.tokens, cfg.label_smoothing, even=count is None)
-    yield "tf", mean_loss(l_tf, count), by_scale(l_tf.detach(), batch.scales, count)
+    yield _teacher_forced(model, batch, cfg)[1]
 
-
-def true_target(batch, codes, cfg):  # int64 (B, L): the truth, or what own maps lack of it (03c)
+# %% ../nbs/06_csfl.ipynb #c5dcecf3
+def true_target(
+    batch: Batch,  # The batch
+    codes: torch.Tensor,  # int64 (B, L): what pass 2 was fed
+    cfg: TrainConfig,  # `target` and `sf_before`
+) -> torch.Tensor:  # int64 (B, L)
+    "The true codes; or, where maps add up (03c), what the model's own maps lack of the truth."
     if cfg.target != "residual":
         return batch.tokens
     if not batch.book.residual:
@@ -57,35 +67,38 @@ def true_target(batch, codes, cfg):  # int64 (B, L): the truth, or what own maps
     return batch.book.lacking(batch.latent, codes, before, batch.scales)
 
 
-def student_scales(scales, cfg):  # those that pass 2 predicts
+def student_scales(scales, cfg):
+    "Side lengths of the maps that pass 2 predicts."
     return scales[1:] if cfg.sf_scales == "all" else scales[-1:]
 
 
-def _unused(scales, cfg):  # first scales whose codes pass 2 does not need
-    return 0 if cfg.sf_scales == "all" else len(scales) - 2
+def _rolled_out(model, f_t, batch, cfg):  # int64 (B, L): codes for pass 2
+    unused = 0 if cfg.sf_scales == "all" else len(batch.scales) - 2
+    uncond = unconditional(model, batch, cfg)
+    codes = rollout(f_t, batch, cfg, uncond, unused)
+    return unwrap(model).drawn_codes(batch, codes)
 
-# %% ../nbs/06_csfl.ipynb #3f33a050
+# %% ../nbs/06_csfl.ipynb #ada7de8e
 def sar_loss(
     model: nn.Module,  # FlexVAR
     batch: Batch,  # The batch
     cfg: TrainConfig,  # The run: gamma, rollout, target, scales of pass 2
 ) -> Iterator:  # (name, loss to differentiate, per-scale means without gradient)
     "SAR: L_TF of pass 1, then gamma L_CSF of pass 2 on the model's own rollout."
-    f_t, count = teacher_pass(model, batch, cfg), unwrap(model).counted_tokens(batch)
-    l_tf = token_loss(f_t, batch.tokens, cfg.label_smoothing, even=count is None)
-    yield "tf", mean_loss(l_tf, count), by_scale(l_tf.detach(), batch.scales, count)
+    f_t, l_tf = _teacher_forced(model, batch, cfg)
+    yield l_tf
     if len(batch.scales) < 2:  # nothing to roll out into
         return
     del l_tf  # and with it the graph of pass 1
     some = batch.first(batch.second)
     f_t = f_t.detach()[: len(some.labels)]
-    codes = rollout(f_t, some, cfg, unconditional(model, some, cfg), _unused(batch.scales, cfg))
-    codes = unwrap(model).drawn_codes(some, codes)
-    f_s, scales = student_pass(model, some, codes, cfg), student_scales(batch.scales, cfg)
-    how = cfg.target, true_target(some, codes, cfg), cfg.label_smoothing
-    l_csf = csf_loss(f_s, f_t, codes, *how, even=True)
-    l_csf = batch.second_weight * l_csf
-    yield "csf", cfg.gamma * l_csf.mean(), by_scale(l_csf.detach(), scales)
+    codes = _rolled_out(model, f_t, some, cfg)
+    f_s = student_pass(model, some, codes, cfg)
+    truth = true_target(some, codes, cfg)
+    nats = csf_loss(f_s, f_t, codes, cfg.target, truth, cfg.label_smoothing, even=True)
+    nats = batch.second_weight * nats
+    means = by_scale(nats.detach(), student_scales(batch.scales, cfg))
+    yield "csf", cfg.gamma * nats.mean(), means
 
 
 sar_loss.passes = 2  # losses it gives: several processes exchange gradients after the last

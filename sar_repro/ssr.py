@@ -13,15 +13,15 @@ from .scale_ar import unwrap
 from .tokenizer import Batch, next_inputs
 
 # %% auto #0
-__all__ = ['teacher_pass', 'draw', 'rollout', 'unconditional', 'rollout_guide', 'student_pass', 'own_inputs']
+__all__ = ['teacher_pass', 'draw', 'rollout', 'own_inputs', 'student_pass', 'unconditional', 'rollout_guide']
 
-# %% ../nbs/05_ssr.ipynb #dd028282
+# %% ../nbs/05_ssr.ipynb #9c1f2e77
 def teacher_pass(
     model: nn.Module,  # FlexVAR, possibly wrapped for several processes
     batch: Batch,  # The batch
     cfg: TrainConfig,  # Gives the share of withheld classes
 ) -> Prediction:  # (B, L, V): f^T
-    "Pass 1: predictions of every scale from ground-truth inputs."
+    "Pass 1: predictions of every map from the true coarser ones."
     drop_path = batch.drop_path(unwrap(model).cfg) if model.training else None
     labels = batch.condition(cfg.cond_drop)
     more = dict(drop_path=drop_path, as_prediction=True, **unwrap(model).shown_first(batch))
@@ -41,7 +41,7 @@ def draw(
         return logits.argmax(-1)
     return pick(logits, noise, cfg.rollout_top_k, cfg.rollout_top_p)
 
-# %% ../nbs/05_ssr.ipynb #dd335358
+# %% ../nbs/05_ssr.ipynb #728001b5
 @torch.no_grad()
 def rollout(
     f_t: Prediction,  # (B, L, V) from `teacher_pass`
@@ -52,19 +52,42 @@ def rollout(
 ) -> torch.Tensor:  # int64 (B, L)
     "One code a token, drawn from the teacher-forced predictions."
     at = sum(p * p for p in batch.scales[:since])
-    f, noise = f_t.detach()[:, at:], batch.noise("rollout", batch.tokens.shape[1])
+    f = f_t.detach()[:, at:]
+    noise = batch.noise("rollout", batch.tokens.shape[1])[:, at:]
     if uncond is not None:
         f = _guided(f, uncond[:, at:], cfg.rollout_guidance, batch.scales, since)
-    return torch.cat([batch.tokens[:, :at], draw(f, noise[:, at:], cfg)], 1)
+    return torch.cat([batch.tokens[:, :at], draw(f, noise, cfg)], 1)
+
+# %% ../nbs/05_ssr.ipynb #bd81d272
+def own_inputs(batch, codes, cfg):  # (B, L - p_1^2, C)
+    "What pass 2 is fed: the drawn codes, enlarged."
+    before = batch.tokens if cfg.sf_before == "truth" else None
+    return next_inputs(batch.book, codes, batch.scales, before)
 
 
-def _guided(cond, uncond, guidance, scales, since):  # of two predictions
-    if not isinstance(cond, Prediction):
-        return rollout_guide(cond, uncond.logits(), guidance, scales, since)
-    hidden = rollout_guide(cond.hidden.float(), uncond.hidden.float(), guidance, scales, since)
-    return Prediction(hidden.to(cond.hidden.dtype), cond.head)
+def _last_scale(model, inputs, labels, p, drop_path):  # as released: class token, map N-1 enlarged
+    inputs = inputs[:, -p * p :]
+    form = dict(with_start=False, drop_path=drop_path, as_prediction=True)
+    return model(labels, inputs, (1, p), **form)[:, -p * p :]
 
-# %% ../nbs/05_ssr.ipynb #e7ee6da3
+# %% ../nbs/05_ssr.ipynb #672f31f9
+def student_pass(
+    model: nn.Module,  # FlexVAR
+    batch: Batch,  # The batch
+    codes: torch.Tensor,  # int64 (B, L) from `rollout`
+    cfg: TrainConfig,  # `sf_scales`: 'all' or 'last'; `cond_shared`
+) -> Prediction:  # (B, l, V): f^S of scales 2..N ('all'), or of N alone ('last')
+    "Pass 2: predictions from the model's own codes, each map enlarged to the next scale."
+    check_choice("sf_scales", cfg.sf_scales, ("all", "last"))
+    labels = batch.condition(cfg.cond_drop, "cond" if cfg.cond_shared else "cond2")
+    drop_path = batch.drop_path(unwrap(model).cfg, "path2") if model.training else None
+    inputs = own_inputs(batch, codes, cfg)
+    if cfg.sf_scales == "last":
+        return _last_scale(model, inputs, labels, batch.scales[-1], drop_path)
+    f = model(labels, inputs, batch.scales, drop_path=drop_path, as_prediction=True)
+    return f[:, f.shape[1] - inputs.shape[1] :]
+
+# %% ../nbs/05_ssr.ipynb #eda6f4cc
 @torch.no_grad()
 def unconditional(
     model: nn.Module,  # FlexVAR
@@ -93,30 +116,9 @@ def rollout_guide(
     t = upload(torch.tensor(by_token, dtype=cond.dtype), cond.device)[:, None]
     return (1 + t) * cond - t * uncond
 
-# %% ../nbs/05_ssr.ipynb #b66939af
-def student_pass(
-    model: nn.Module,  # FlexVAR
-    batch: Batch,  # The batch
-    codes: torch.Tensor,  # int64 (B, L) from `rollout`
-    cfg: TrainConfig,  # `sf_scales`: 'all' or 'last'; `cond_shared`
-) -> Prediction:  # (B, l, V): f^S of scales 2..N ('all'), or of N alone ('last')
-    "Pass 2: predictions from the model's own codes, each map enlarged to the next scale."
-    check_choice("sf_scales", cfg.sf_scales, ("all", "last"))
-    labels = batch.condition(cfg.cond_drop, "cond" if cfg.cond_shared else "cond2")
-    drop_path = batch.drop_path(unwrap(model).cfg, "path2") if model.training else None
-    inputs = own_inputs(batch, codes, cfg)
-    if cfg.sf_scales == "last":
-        return _last_scale(model, inputs, labels, batch.scales[-1], drop_path)
-    f = model(labels, inputs, batch.scales, drop_path=drop_path, as_prediction=True)
-    return f[:, f.shape[1] - inputs.shape[1] :]
 
-
-def own_inputs(batch, codes, cfg):  # (B, L - p_1^2, C): what pass 2 is fed
-    before = batch.tokens if cfg.sf_before == "truth" else None
-    return next_inputs(batch.book, codes, batch.scales, before)
-
-# %% ../nbs/05_ssr.ipynb #86860e9b
-def _last_scale(model, inputs, labels, p, drop_path):  # as released: class token, map N-1 enlarged
-    inputs = inputs[:, -p * p :]
-    how = dict(with_start=False, drop_path=drop_path, as_prediction=True)
-    return model(labels, inputs, (1, p), **how)[:, -p * p :]
+def _guided(cond, uncond, guidance, scales, since):  # of two predictions
+    if not isinstance(cond, Prediction):
+        return rollout_guide(cond, uncond.logits(), guidance, scales, since)
+    hidden = rollout_guide(cond.hidden.float(), uncond.hidden.float(), guidance, scales, since)
+    return Prediction(hidden.to(cond.hidden.dtype), cond.head)
