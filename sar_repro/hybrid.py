@@ -94,6 +94,7 @@ class Hybrid(FlexVAR):
     kind = "Hybrid"
     drawn = ("mask_token", "randar_pos_embed")
     no_decay = (*FlexVAR.no_decay, *drawn)
+    marks = drawn
     losses = ("tf", "sar", "sar_last", "tf_then_single_sf")  # others would count what map 1 shows
     schedule = staticmethod(draw_hybrid_schedule)
     released_sides = None

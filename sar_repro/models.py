@@ -6,50 +6,40 @@
 from __future__ import annotations
 import hashlib
 import math
+import numpy as np
+import os
 import torch
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from importlib import import_module
 from operator import index
 from pathlib import Path
 from torch import nn
+from zlib import crc32
 from sar_repro.engine.core import (
-    ModelConfig, SIZES, SarError, TokenizerConfig, VARIANTS, get_size, shown
+    BASES, ModelConfig, SIZES, SarError, Size, TokenizerConfig, check_choice, get_size,
+    index_uniform, order_rng, shown, sizes_of, stored, with_base
 )
-from .engine.core import stored, with_base
-from .hybrid import Hybrid
-from .var import ResidualCodebook, VAR, VarVAE, our_names
 from .engine.files import PUBLISHED, load_weights, read_weights, shape_of, weights_path
-from .engine.machine import default_device
-from .tokenizer import Codebook, FlexVAE
-from .scale_ar import FlexVAR
+from .data import to_float
+from .engine.machine import default_device, upload
+from .tokenizer import Batch, Codebook, FlexVAE, STREAMS, TokenData
+from .tokenizer import cached_latents, encoder, encoder_batch
+from .scale_ar import FlexVAR, sample
 
 # %% auto #0
-__all__ = ['TOKENIZERS', 'BASES', 'TOLD', 'of_base', 'make_tokenizer', 'make_book', 'make_model', 'tokenizer_config',
-           'load_tokenizer', 'seeded', 'name_seeded', 'model_meta', 'model_config', 'find_size', 'load_model',
-           'find_tokenizer', 'load_models', 'start_models', 'seeded_crop', 'LatentData']
+__all__ = ['TOLD', 'of_base', 'make_model', 'make_tokenizer', 'make_book', 'tokenizer_config', 'load_tokenizer', 'model_meta',
+           'model_config', 'find_size', 'load_model', 'find_tokenizer', 'load_models', 'start_models', 'ImageModel',
+           'load', 'seeded', 'name_seeded', 'seeded_crop', 'LatentData']
 
 # %% ../nbs/84a_models.ipynb #a479ac37
-# by the name that a weight file's header has for them
-TOKENIZERS, BASES = dict(FlexVAE=FlexVAE, VarVAE=VarVAE), dict(
-    FlexVAR=FlexVAR, Hybrid=Hybrid, VAR=VAR
-)
-
-
-def of_base(base: str) -> type:  # Its name in settings
-    "The class of a base model."
-    return next(m for m in BASES.values() if m.base == base)
-
-
-def make_tokenizer(cfg: TokenizerConfig) -> FlexVAE:  # Sizes
-    "A tokenizer of random weights."
-    return (VarVAE if cfg.kind == "varvae" else FlexVAE)(cfg)
-
-
-def make_book(cfg: TokenizerConfig) -> Codebook:  # Sizes
-    "The codebook of such a tokenizer, of random codes."
-    if cfg.kind == "varvae":
-        return ResidualCodebook(cfg)
-    return Codebook(cfg.vocab_size, cfg.latent_channels)
+def of_base(
+    base: str,  # A name in `BASES`
+) -> type:  # `FlexVAR`, or a class made from it
+    "The class of a base model, imported when it is asked for."
+    module, _, name = BASES[check_choice("base", base, BASES)].rpartition(".")
+    return getattr(import_module(module), name)
 
 
 def make_model(cfg: ModelConfig) -> FlexVAR:  # Sizes
@@ -57,35 +47,53 @@ def make_model(cfg: ModelConfig) -> FlexVAR:  # Sizes
     return of_base(cfg.base)(cfg)
 
 
+def make_tokenizer(cfg: TokenizerConfig) -> FlexVAE:  # Sizes
+    "A tokenizer of random weights."
+    if cfg.kind == "flexvae":
+        return FlexVAE(cfg)
+    from sar_repro.var import VarVAE
+
+    return VarVAE(cfg)
+
+
+def make_book(cfg: TokenizerConfig) -> Codebook:  # Sizes
+    "The codebook of such a tokenizer, of random codes."
+    if cfg.kind == "flexvae":
+        return Codebook(cfg.vocab_size, cfg.latent_channels)
+    from sar_repro.var import ResidualCodebook
+
+    return ResidualCodebook(cfg)
+
+# %% ../nbs/84a_models.ipynb #8cc8f175
 def tokenizer_config(
     tensors: dict,  # Weights of a FlexVAE
 ) -> TokenizerConfig:
     "Sizes of a tokenizer, read off its weights; groups as published where nothing tells."
-    tensors = our_names(tensors)
+    tensors = _renamed(tensors)
     shape = lambda name: shape_of(tensors, name, 2 if "embedding" in name else 4)
-    count = lambda start: len(
-        {k[len(start) :].split(".")[0] for k in tensors if k.startswith(start)}
-    )
-    ch, levels = shape("encoder.conv_in.weight")[0], count("encoder.conv_blocks.")
-    return TokenizerConfig(
+    parts = lambda start: {k[len(start) :].split(".")[0] for k in tensors if k.startswith(start)}
+    ch, levels = shape("encoder.conv_in.weight")[0], len(parts("encoder.conv_blocks."))
+    width = lambda i: shape(f"encoder.conv_blocks.{i}.res.0.conv1.weight")[0]
+    cfg = TokenizerConfig(
         ch=ch,
-        ch_mult=tuple(
-            shape(f"encoder.conv_blocks.{i}.res.0.conv1.weight")[0] // ch for i in range(levels)
-        ),
+        ch_mult=tuple(width(i) // ch for i in range(levels)),
         z_channels=shape("quant_conv.weight")[1],
         vocab_size=shape("quantize.embedding.weight")[0],
         latent_channels=shape("quantize.embedding.weight")[1],
-        enc_blocks=count("encoder.conv_blocks.0.res."),
-        dec_blocks=count("decoder.conv_blocks.0.res."),
-        **_residual(tensors),
+        enc_blocks=len(parts("encoder.conv_blocks.0.res.")),
+        dec_blocks=len(parts("decoder.conv_blocks.0.res.")),
     )
+    if not parts("quantize.quant_resi."):
+        return cfg
+    return replace(cfg, kind="varvae", share=len(parts("quantize.quant_resi.qresi_ls.")) or 1)
 
 
-def _residual(tensors):  # what a residual codebook tells of its convolutions
-    if not any(k.startswith("quantize.quant_resi.") for k in tensors):
-        return {}
-    several = {k.split(".")[3] for k in tensors if k.startswith("quantize.quant_resi.qresi_ls.")}
-    return dict(kind="varvae", share=len(several) or 1)
+def _renamed(tensors):  # VAR's published tokenizer has other names
+    if not any(k.startswith("encoder.down.") for k in tensors):
+        return tensors
+    from sar_repro.var import our_names
+
+    return our_names(tensors)
 
 # %% ../nbs/84a_models.ipynb #72ef3517
 @contextmanager
@@ -101,21 +109,24 @@ def _told_by(path):  # what a file says of its sizes, in its header or by its te
         ) from e
 
 
+def _check_kind(path, meta, kinds, fits):  # of a file: what its header says, what its tensors say
+    kind = str(meta.get("kind", kinds[0]))
+    if kind not in kinds or not fits:
+        what = meta.get("kind", "model of another kind")
+        raise SarError(f"{shown(path)} holds a {what}, expected a {kinds[0]}")
+
+
 def _read_tokenizer(path, groups):  # tensors of a file, and its sizes: from the header, or shown
     tensors, meta = read_weights(path)
-    tensors = our_names(tensors)
-    if str(meta.get("kind", "FlexVAE")) not in TOKENIZERS or "quant_conv.weight" not in tensors:
-        raise SarError(
-            f"{shown(path)} holds a {meta.get('kind', 'model of another kind')}, expected a"
-            " FlexVAE"
-        )
+    tensors = _renamed(tensors)
+    _check_kind(path, meta, ("FlexVAE", "VarVAE"), "quant_conv.weight" in tensors)
     with _told_by(path):
         if "config" in meta:
             cfg = meta["config"]
             return tensors, TokenizerConfig(**{**cfg, "ch_mult": tuple(cfg["ch_mult"])})
         return tensors, replace(tokenizer_config(tensors), groups=groups)
 
-
+# %% ../nbs/84a_models.ipynb #a6b04043
 def load_tokenizer(
     size: str = "tiny",  # A name in `SIZES`
     path=None,  # Weights, ours or published; None = those of the size
@@ -142,49 +153,21 @@ def load_tokenizer(
     vae.key = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     return vae
 
-# %% ../nbs/84a_models.ipynb #0df23298
-def seeded(
-    name: str,  # Of a parameter
-    shape: tuple,  # Its shape
-) -> torch.Tensor:
-    "A weight that depends on its name and shape alone."
-    from zlib import crc32
-
-    r = torch.randn(shape, generator=torch.Generator().manual_seed(crc32(name.encode())))
-    if len(shape) >= 2:
-        return r / math.sqrt(r.numel() / shape[0])
-    return 1 + 0.1 * r if name.endswith("weight") else 0.02 * r
-
-
-def name_seeded(
-    model: nn.Module,  # Model to fill in place
-    # Names left as they are
-    keep: tuple = ("pos_1LC", "scale_mul_1H11", "zero_k_bias", "codebook_used"),
-) -> nn.Module:
-    "Weights that depend on the parameter's name alone, as golden files expect."
-    with torch.no_grad():
-        for name, p in model.state_dict().items():
-            if not any(k in name for k in keep):
-                p.copy_(seeded(name, p.shape))
-    return model
-
-# %% ../nbs/84a_models.ipynb #3c84d796
-def model_meta(cfg: ModelConfig, **more) -> dict:  # Sizes  # Other facts
-    "Header of a model's weight file."
-    return dict(kind=of_base(cfg.base).kind, config=stored(cfg), **more)
-
 # %% ../nbs/84a_models.ipynb #f51c2bb9
+def model_meta(cfg: ModelConfig, **facts) -> dict:  # Sizes  # Whatever else the header shall say
+    "Header of a model's weight file."
+    return dict(kind=of_base(cfg.base).kind, config=stored(cfg), **facts)
+
+
 def model_config(
-    tensors: dict,  # Weights of a FlexVAR
+    tensors: dict,  # Weights of a model
     # Gives what weights do not tell: schedule and how training started
     like: ModelConfig = ModelConfig(),
+    kind: str = None,  # What the header says; None = told by the tensors
 ) -> ModelConfig:
-    "Depth, width, heads, codes and classes, read off the weights."
-    blocks = {
-        int(k.split(".")[1])
-        for k in tensors
-        if k.startswith("blocks.") and k.split(".")[1].isdecimal()
-    }
+    "Base, depth, width, heads, codes and classes, read off the weights."
+    places = (k.split(".")[1] for k in tensors if k.startswith("blocks."))
+    blocks = {int(i) for i in places if i.isdecimal()}
     if not blocks:
         raise SarError(
             "there is no tensor blocks.0.attn.mat_qkv.weight, nor any other block: it is not a"
@@ -192,9 +175,9 @@ def model_config(
         )
     shape = lambda name, dims=2: shape_of(tensors, name, dims)
     V, D = shape("head.weight")[0], shape("word_embed.weight")[0]
-    base = "var" if "lvl_embed.weight" in tensors else "flexvar"
-    base = "hybrid" if "mask_token" in tensors or "randar_pos_embed" in tensors else base
-    shape("pos_1LC", 3 if base == "var" else 4)
+    base = _base_of(tensors, kind)
+    fixed = of_base(base).schedule is None
+    side = shape("pos_1LC", 3 if fixed else 4)[-1]
     return replace(
         like,
         base=base,
@@ -205,12 +188,22 @@ def model_config(
         latent_channels=shape("word_embed.weight")[1],
         num_classes=shape("class_emb.weight")[0] - 1,
         mlp_ratio=shape("blocks.0.ffn.fc1.weight")[0] / D,
-        pos_side=like.pos_side if base == "var" else shape("pos_1LC", 4)[-1],
+        pos_side=like.pos_side if fixed else side,
     )
 
+
+def _named(base):  # its kind in a header, the name of its class, without importing it
+    return BASES[base].rpartition(".")[2]
+
+
+def _base_of(tensors, kind):  # by the header, or by a weight that no other base has
+    if kind:
+        return next(base for base in BASES if _named(base) == kind)
+    marked = (b for b in BASES if any(name in tensors for name in of_base(b).marks))
+    return next(marked, "flexvar")
+
 # %% ../nbs/84a_models.ipynb #8092dd0d
-# what the weights tell, classes apart
-TOLD = dict(
+TOLD = dict(  # what the weights tell, classes apart
     depth="depth",
     embed_dim="width",
     num_heads="heads",
@@ -221,39 +214,36 @@ TOLD = dict(
 )
 
 
-def _told(have, model):  # fields that tell the two apart; VAR has no table of positions
-    told = [f for f in TOLD if f != "pos_side" or have.base != "var"]
-    return [f for f in told if getattr(model, f) != getattr(have, f)]
+def _differing(have, want):  # fields; a fixed schedule has no table of positions
+    fields = [f for f in TOLD if f != "pos_side" or of_base(have.base).schedule]
+    return [f for f in fields if getattr(want, f) != getattr(have, f)]
 
 
-def _like(have):  # the size that weights belong to, or None
-    known = (SIZES | VARIANTS).items()
-    fits = (n for n, s in known if s.model.base == have.base and not _told(have, s.model))
-    return next(fits, None)
+def _size_like(have):  # the size that weights belong to, or None
+    sizes = sizes_of(have.base).items()
+    return next((n for n, s in sizes if not _differing(have, s.model)), None)
 
 # %% ../nbs/84a_models.ipynb #4891009d
 def _likely_cause(have, size):  # what a checkpoint of other shapes probably is
-    want, fits = get_size(size).model, _like(have)
+    want, fits = get_size(size).model, _size_like(have)
     if have.base != want.base:
         other = f"which is size {fits}: pass that size" if fits else "pass such a size"
         return f"it is of base {have.base}, size {size} is of base {want.base}; {other}"
     if fits == size:
         return "its sizes are right, so it is not a whole checkpoint of this kind of model"
     if fits:
-        return (
-            f"it has depth {have.depth} and width {have.embed_dim}, which is size {fits}: pass"
-            " that size"
-        )
-    differ = {
-        f: f"{TOLD[f]} {getattr(have, f):g} (here {getattr(want, f):g})" for f in _told(have, want)
-    }
-    if differ.keys() <= {"vocab_size", "latent_channels"}:
+        has = f"it has depth {have.depth} and width {have.embed_dim}"
+        return f"{has}, which is size {fits}: pass that size"
+    said = lambda f: f"{TOLD[f]} {getattr(have, f):g} (here {getattr(want, f):g})"
+    differing = _differing(have, want)
+    listed = ", ".join(map(said, differing))
+    if set(differing) <= {"vocab_size", "latent_channels"}:
         return (
             f"depth and width are those of size {size}, so it was trained with another tokenizer:"
-            f" {', '.join(differ.values())}"
+            f" {listed}"
         )
     return (
-        f"it has {', '.join(differ.values())}, which is none of the sizes {', '.join(SIZES)}:"
+        f"it has {listed}, which is none of the sizes {', '.join(SIZES)}:"
         " load_model(None, path) takes weights of any size"
     )
 
@@ -261,29 +251,21 @@ def _likely_cause(have, size):  # what a checkpoint of other shapes probably is
 # tensors, header and sizes of a file, with its own schedule or that of the size it fits
 def _read_model(path):
     tensors, meta = read_weights(path)
-    if str(meta.get("kind", "FlexVAR")) not in BASES or (
-        "pos_1LC" not in tensors and "quant_conv.weight" in tensors
-    ):
-        raise SarError(
-            f"{shown(path)} holds a {meta.get('kind', 'model of another kind')}, expected a"
-            " FlexVAR"
-        )
+    kinds = [_named(base) for base in BASES]
+    _check_kind(path, meta, kinds, "pos_1LC" in tensors or "quant_conv.weight" not in tensors)
     with _told_by(path):
-        have = model_config(tensors)
+        have = model_config(tensors, kind=meta.get("kind"))
         config = meta.get("config", {})
-        usual = get_size(_like(have) or with_base("d16", have.base)).model.scales
+        usual = get_size(_size_like(have) or with_base("d16", have.base)).model.scales
         have = replace(have, scales=tuple(map(index, config.get("scales", usual))))
         have = replace(have, **{k: config[k] for k in ("context", "hide") if k in config})
-    _check_positions(tensors, have, path)
-    return tensors, meta, have
-
-
-def _check_positions(tensors, have, path):  # a position a token, where the schedule is fixed
-    if have.base == "var" and tensors["pos_1LC"].shape[1] != have.seq_len:
+    places = tensors["pos_1LC"].shape[1]
+    if of_base(have.base).schedule is None and places != have.seq_len:
         raise SarError(
-            f"{shown(path)} has positions for {tensors['pos_1LC'].shape[1]} tokens, the schedule"
-            f" {have.scales} has {have.seq_len}: save it with its own schedule in the header"
+            f"{shown(path)} has positions for {places} tokens, the schedule {have.scales} has"
+            f" {have.seq_len}: save it with its own schedule in the header"
         )
+    return tensors, meta, have
 
 # %% ../nbs/84a_models.ipynb #38dd6bb0
 def find_size(path) -> str:  # Weights, ours or published  # A name in `SIZES`
@@ -294,7 +276,7 @@ def find_size(path) -> str:  # Weights, ours or published  # A name in `SIZES`
             " another"
         )
     have = _read_model(Path(path))[2]
-    if name := _like(have):
+    if name := _size_like(have):
         return name
     raise SarError(
         f"{shown(path)} has depth {have.depth}, width {have.embed_dim} and {have.vocab_size}"
@@ -314,19 +296,20 @@ def load_model(
     if not path.exists():
         raise SarError(f"no model at {shown(path)}: {_hint(size)}pass the path of another")
     tensors, meta, have = _read_model(path)
-    if "config" in meta and cfg and have.scales != cfg.scales and _like(have) == size:
+    if "config" in meta and cfg and have.scales != cfg.scales and _size_like(have) == size:
         raise SarError(
             f"{shown(path)} was trained on the schedule {have.scales}, size {size} has"
             f" {cfg.scales}; pass the size it was trained with"
         )
     whole = "it is not a whole checkpoint of this kind of model"
-    cause = whole if size is None else _likely_cause(have, size)
-    own = dict(num_classes=have.num_classes, context=have.context, hide=have.hide)
+    cause = _likely_cause(have, size) if size else whole
+    told = dict(num_classes=have.num_classes, context=have.context, hide=have.hide)
     with torch.device("meta"):
-        model = make_model(replace(cfg or have, **own))
+        model = make_model(replace(cfg or have, **told))
     model = model.to_empty(device="cpu")
     load_weights(model, tensors, shown(path), ("attn_bias_for_masking", "lvl_1L"), cause)
     model.facts = {k: str(meta[k]) for k in ("data", "tokenizer") if k in meta}
+    model.facts |= {"classes": meta["classes"]} if "classes" in meta else {}
     return model.eval().requires_grad_(False)
 
 
@@ -348,10 +331,11 @@ def find_tokenizer(
     want, places = model.facts.get("tokenizer"), [tokenizer or weights_path(size, "tokenizer")]
     if checkpoint and not tokenizer:
         folder = Path(checkpoint).resolve().parent
-        places += [folder / "tokenizer.safetensors", folder.parent / "tokenizer.safetensors"]
+        beside = (f / "tokenizer.safetensors" for f in (folder, folder.parent))
+        places += [path for path in beside if path.is_file()]
     for path in places:
-        vae = load_tokenizer(size, path) if path == places[0] or Path(path).is_file() else None
-        if vae is not None and want in (None, vae.key):
+        vae = load_tokenizer(size, path)
+        if want in (None, vae.key):
             return vae
     raise SarError(
         f"the model was trained with another tokenizer: its file names {want}, and none of"
@@ -368,7 +352,7 @@ def load_models(
     model = load_model(size, checkpoint)
     return model, find_tokenizer(size, model, checkpoint, tokenizer)
 
-
+# %% ../nbs/84a_models.ipynb #9e646dd6
 def start_models(
     size: str,  # A name in `SIZES`
     init: str = "shipped",  # 'shipped', 'scratch', or the path of weights
@@ -377,7 +361,7 @@ def start_models(
     random: bool = False,  # May weights that are missing be random? (demonstration)
     tokenizer=None,  # Weights; None = the size's, or what lies beside `init`
 ) -> tuple:  # FlexVAR, FlexVAE, on the default device
-    "Tokenizer and model that a run starts from."
+    "Model and tokenizer that a run starts from."
     spec, device = get_size(size), default_device()
     lacking = lambda what: random and not weights_path(size, what).is_file()
     model, path = None, None if init == "shipped" else init
@@ -396,26 +380,78 @@ def start_models(
         model = make_model(replace(spec.model, num_classes=num_classes or spec.model.num_classes))
     return model.to(device), vae.to(device)
 
-# %% ../nbs/84a_models.ipynb #aff56fdd
-import numpy as np
-import os
-import torch
-from concurrent.futures import ThreadPoolExecutor
-from fastcore.basics import patch
-from pathlib import Path
-from torchvision.transforms import v2
-from .engine.core import ModelConfig, index_uniform, order_rng
-from .data import ImageSet, to_float
-from .engine.machine import upload
-from sar_repro.tokenizer import (
-    Batch,
-    FlexVAE,
-    STREAMS,
-    TokenData,
-    cached_latents,
-    encoder,
-    encoder_batch,
-)
+# %% ../nbs/84a_models.ipynb #c6244c63
+@dataclass
+class ImageModel:
+    "A trained model with all that it takes to draw: `load` gives it."
+
+    net: FlexVAR  # The transformer
+    vae: FlexVAE  # Its tokenizer
+    size: Size  # Its size, which knows the usual guidance, top_k and top_p
+    classes: list  # The names of its classes
+    weights: Path = None  # The file of the transformer; None = the shipped one
+
+    def sample(
+        self,
+        labels,  # Classes by number or by name (n,)
+        seed: int = 0,  # Of the noise
+        **settings,  # Of `sample`: guidance, top_k, top_p, scales, ...; else the size's own
+    ) -> torch.Tensor:  # uint8 (n, 3, H, W)
+        "Draw a picture of each of these classes."
+        usual = {k: getattr(self.size, k) for k in ("guidance", "top_k", "top_p")}
+        return sample(self.net, self.vae, self.numbers(labels), seed, **usual | settings)
+
+    def numbers(self, labels) -> torch.Tensor:  # int64 (n,)
+        "Classes by number, from numbers or names."
+        named = lambda y: self.classes.index(check_choice("class", y, self.classes))
+        return torch.as_tensor([named(y) if isinstance(y, str) else int(y) for y in labels])
+
+    def tokens(
+        self,
+        pictures: torch.Tensor,  # uint8 (n, 3, H, W)
+    ) -> torch.Tensor:  # int64 (n, L)
+        "The codes of pictures at the model's schedule, as training sees them."
+        latents = encoder(self.vae, "fp32")(to_float(pictures))
+        return self.vae.tokenize(latents.half().float(), self.net.cfg.scales)
+
+
+def load(
+    model="tiny",  # The name of a size, or the path of weights, ours or published
+    tokenizer=None,  # Its weights; None = the size's, or what lies beside the model
+) -> ImageModel:  # On the default device
+    "A trained model, its tokenizer, its size and its classes as one thing."
+    if isinstance(model, ImageModel):
+        return model
+    path = Path(model) if Path(model).is_file() or Path(model).suffix else None
+    size = get_size(find_size(path) if path else model)
+    net, vae = (m.to(default_device()) for m in load_models(size.name, path, tokenizer))
+    count, names = net.cfg.num_classes, net.facts.get("classes")
+    told = isinstance(names, list) and len(names) == count
+    return ImageModel(net, vae, size, names if told else [str(i) for i in range(count)], path)
+
+# %% ../nbs/84a_models.ipynb #0df23298
+def seeded(
+    name: str,  # Of a parameter
+    shape: tuple,  # Its shape
+) -> torch.Tensor:
+    "A weight that depends on its name and shape alone."
+    r = torch.randn(shape, generator=torch.Generator().manual_seed(crc32(name.encode())))
+    if len(shape) >= 2:
+        return r / math.sqrt(r.numel() / shape[0])
+    return 1 + 0.1 * r if name.endswith("weight") else 0.02 * r
+
+
+def name_seeded(
+    model: nn.Module,  # Model to fill in place
+    # Names left as they are
+    keep: tuple = ("pos_1LC", "scale_mul_1H11", "zero_k_bias", "codebook_used"),
+) -> nn.Module:
+    "Weights that depend on the parameter's name alone, as golden files expect."
+    with torch.no_grad():
+        for name, p in model.state_dict().items():
+            if not any(k in name for k in keep):
+                p.copy_(seeded(name, p.shape))
+    return model
 
 # %% ../nbs/84a_models.ipynb #87d73be8
 def seeded_crop(
@@ -424,13 +460,11 @@ def seeded_crop(
     u,  # Four uniforms in [0, 1): share of the short side, top, left, flip
     crop_min: float = 0.88,  # Smallest share of the short side that is kept
 ) -> torch.Tensor:  # uint8 (3, size, size)
-    "The paper's random crop and flip, decided by `u`."
-    x = v2.functional.resize(
-        image,
-        [round(size / (crop_min + (1 - crop_min) * float(u[0])))],
-        v2.InterpolationMode.BICUBIC,
-        antialias=True,
-    )
+    "The crop and flip of `train_transform`, decided by `u`."
+    from torchvision.transforms.v2 import InterpolationMode, functional
+
+    side = round(size / (crop_min + (1 - crop_min) * float(u[0])))
+    x = functional.resize(image, [side], InterpolationMode.BICUBIC, antialias=True)
     top, left = (int(float(v) * (side - size + 1)) for v, side in zip(u[1:3], x.shape[-2:]))
     x = x[:, top : top + size, left : left + size]
     return x.flip(-1) if u[3] < 0.5 else x
@@ -443,30 +477,28 @@ class LatentData:
     def __init__(
         self,
         vae: FlexVAE,  # Frozen tokenizer (with `.key`)
-        data: ImageSet,  # Pictures
+        data,  # Pictures: an `ImageSet`
         scales: tuple,  # Default schedule
         cache: Path,  # Folder for latents
         precision: str = "auto",  # 'bf16', 'fp32' or 'auto': of the encoder, where crops are fresh
         # A fresh crop each time, instead of the cached middle and its mirror image
         crops: bool = False,
-        drawn: bool = True,  # Draw schedules as in `draw_schedule`; else the default one always
+        drawn: bool = True,  # Draw schedules by the base's rule; else the default one always
         side: int = None,  # Of fresh crops in pixels; None = the pictures' own
         process: int = None,  # Its number, if each process draws its own schedules
-        base: str = "flexvar",  # 'hybrid' has schedules of its own, 'var' one alone
+        base: str = "flexvar",  # The base model, which knows its rule
     ):
         self.vae, self.data, self.crops = vae, data, crops
-        self.base = base
-        self.drawn = drawn and of_base(base).schedule is not None
+        self.rule = of_base(base).schedule
+        self.drawn = drawn and self.rule is not None
         self.side, self.process = side or data.size, process
         self.encode = encoder(vae, precision)
         self.latents = None if crops else cached_latents(vae, data, cache)
         self.labels, self.num_classes, self.name = data.labels, data.num_classes, data.name
         self.scales, self.book = tuple(scales), vae.quantize
         self.tokenizer, self.classes = vae.key, data.classes
-        self.stamp = (
-            f"{data.fingerprint} {'crops' if crops else 'cache'}"
-            f" {'drawn' if self.drawn else 'fixed'}"
-        )
+        self.stamp = f"{data.fingerprint} {'crops' if crops else 'cache'}"
+        self.stamp += f" {'drawn' if self.drawn else 'fixed'}"
         self.stamp += f" {self.side}" if crops and self.side != data.size else ""
         self.stamp += "" if process is None else " a schedule a process"
 
@@ -475,54 +507,47 @@ class LatentData:
 
     order = TokenData.order
 
-# %% ../nbs/84a_models.ipynb #9d3c9748
-@patch
-def schedule(self: LatentData, seed, step):  # the same on every process of one number
-    if not self.drawn:
-        return self.scales
-    own = (self.process or 0) * 10**9
-    draw = of_base(self.base).schedule
-    return draw(order_rng(seed, 2 * 10**6 + step + own), self.scales)
+    def schedule(self, seed, step):  # the same on every process of one number
+        if not self.drawn:
+            return self.scales
+        use = 2 * 10**6 + step + (self.process or 0) * 10**9
+        return self.rule(order_rng(seed, use), self.scales)
 
+    def fresh(self, ids, u):  # uint8 (B, 3, H, W); threads decode, the numbers decide
+        cut = lambda i, v: seeded_crop(self.data.raw(i), self.side, v)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return torch.stack(list(pool.map(cut, ids.tolist(), u.tolist())))
 
-@patch
-def _crops(self: LatentData, ids, u):  # float (B, 3, H, W); threads decode, the numbers decide
-    cut = lambda i, v: seeded_crop(self.data.raw(i), self.side, v)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return to_float(torch.stack(list(pool.map(cut, ids.tolist(), u.tolist()))))
+    def latent(self, ids, u, device):  # float (B, C, h, w)
+        if self.crops:
+            pictures = to_float(self.fresh(ids, u.roll(-1, 1)))
+            parts = pictures.split(encoder_batch(self.side))
+            return torch.cat([self.encode(x) for x in parts])
+        mirrored = (u[:, 0] < 0.5).long().numpy()
+        return upload(torch.from_numpy(self.latents[ids.numpy(), mirrored]), device)
 
-
-@patch
-def _latent(self: LatentData, ids, u, device):  # float (B, C, h, w)
-    if self.crops:
-        few = self._crops(ids, u.roll(-1, 1)).split(encoder_batch(self.side))
-        return torch.cat([self.encode(x) for x in few])
-    mirrored = (u[:, 0] < 0.5).long().numpy()
-    return upload(torch.from_numpy(self.latents[ids.numpy(), mirrored]), device)
-
-# %% ../nbs/84a_models.ipynb #8fa535de
-@patch
-def batch(
-    self: LatentData,
-    ids,  # Indices of samples (B,)
-    seed: int = 0,  # Seed of the run
-    epoch: int = 0,  # Epoch, which makes the noise differ
-    device=None,  # torch.device
-    step: int = 0,  # Step of the run, which decides the schedule
-) -> Batch:
-    "A batch of tokens on this step's schedule."
-    ids = torch.as_tensor(ids)
-    index = ids + epoch * len(self)
-    u, scales = index_uniform(seed, index.tolist(), 4, STREAMS["flip"]), self.schedule(seed, step)
-    latent = self._latent(ids, u, device)
-    return Batch(
-        self.vae.tokenize(latent, scales),
-        upload(self.labels[ids], device),
-        index,
-        scales,
-        self.book,
-        self.num_classes,
-        seed,
-        step=step,
-        latent=latent if self.book.residual else None,
-    )
+    def batch(
+        self,
+        ids,  # Indices of samples (B,)
+        seed: int = 0,  # Seed of the run
+        epoch: int = 0,  # Epoch, which makes the noise differ
+        device=None,  # torch.device
+        step: int = 0,  # Step of the run, which decides the schedule
+    ) -> Batch:
+        "A batch of tokens on this step's schedule."
+        ids = torch.as_tensor(ids)
+        index = ids + epoch * len(self)
+        u = index_uniform(seed, index.tolist(), 4, STREAMS["flip"])
+        scales, latent = self.schedule(seed, step), self.latent(ids, u, device)
+        found = Batch(
+            self.vae.tokenize(latent, scales),
+            upload(self.labels[ids], device),
+            index,
+            scales,
+            self.book,
+            self.num_classes,
+            seed,
+            step=step,
+        )
+        found.latent = latent if self.book.residual else None
+        return found

@@ -174,6 +174,7 @@ class BaseModel(nn.Module):
     kind = ""  # Its name in the header of a weight file
     drawn = ()  # Weights that start as noise, as the layers do
     no_decay = ()  # Parts of the names of weights that weight decay spares, vectors apart
+    marks = ()  # Weights that no other base has: they tell it where a file has no header
     losses = None  # Names of the losses (10) that know its hidden tokens; None = all
     schedule = None  # A function (rng, default) that draws a training schedule; None = one alone
     released_sides = None  # Where the released sampler draws, greedy elsewhere; None = everywhere

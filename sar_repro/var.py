@@ -202,6 +202,7 @@ class VAR(FlexVAR):
     kind = "VAR"
     drawn = ("pos_start", "pos_1LC")
     no_decay = (*FlexVAR.no_decay, "lvl_embed")
+    marks = ("lvl_embed.weight",)
     schedule = None
     released_sides = None
     adds_up = True

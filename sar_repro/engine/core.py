@@ -16,8 +16,8 @@ from unicodedata import category
 # %% auto #0
 __all__ = ['ROOT', 'WORK', 'BASES', 'NUMBERS', 'SIZES', 'VARIANTS', 'SarError', 'check_choice', 'plain', 'SarWarning', 'in_short',
            'check_text', 'Number', 'check_number', 'setting', 'checked', 'stored', 'home', 'work', 'is_test', 'shown',
-           'TokenizerConfig', 'ModelConfig', 'TrainConfig', 'check_numbers', 'Size', 'get_size', 'with_base',
-           'index_uniform', 'order_rng']
+           'TokenizerConfig', 'ModelConfig', 'TrainConfig', 'check_numbers', 'Size', 'get_size', 'sizes_of',
+           'with_base', 'index_uniform', 'order_rng']
 
 # %% ../../nbs/00_core.ipynb #8bd22d40
 class SarError(Exception):
@@ -216,8 +216,14 @@ class TokenizerConfig:
         return 2 ** (len(self.ch_mult) - 1)
 
 # %% ../../nbs/00_core.ipynb #71a02252
-BASES = ("flexvar", "hybrid", "var")
+# base model -> its class; a new one takes its own module, and a line here (84a_models shows it)
+BASES = dict(flexvar="sar_repro.scale_ar.FlexVAR", hybrid="sar_repro.hybrid.Hybrid")
+BASES["var"] = "sar_repro.var.VAR"
 _many = Number(int, 0, 10**6)
+
+
+def _base(value):
+    return check_choice("base", value, BASES)
 
 
 @dataclass(frozen=True)
@@ -235,7 +241,7 @@ class ModelConfig:
     pos_side: int = 32  # Side of the learned position table
     drop_path: float = None  # Stochastic depth of the last block; None = 0.1 depth/24
     gate_init: float = 1e-3  # Initial scale of the AdaLN gates
-    base: str = setting("flexvar", "flexvar (03), hybrid (03b) or var (03c)", BASES, later=True)
+    base: str = setting("flexvar", "flexvar (03), hybrid (03b) or var (03c)", _base, later=True)
     context: int = setting(0, "maps before its own that a token reads", _many, later=True)
     hide: str = setting("most", "hybrid: hidden of map 1", ("most", "any"), later=True)
 
@@ -399,7 +405,17 @@ def get_size(
     name: str,  # One of `SIZES`, or of `VARIANTS`
 ) -> Size:
     "Look a size up by name."
-    return (SIZES | VARIANTS)[check_choice("size", name, [*SIZES, *VARIANTS])]
+    known = {n: size for base in BASES for n, size in sizes_of(base).items()}
+    return known[check_choice("size", name, known)]
+
+
+def sizes_of(
+    base: str,  # A name in `BASES`
+) -> dict:  # name -> `Size`
+    "The sizes with a base model; one that has none of its own takes FlexVAR's."
+    own = {n: s for n, s in (SIZES | VARIANTS).items() if s.model.base == base}
+    other = lambda s: replace(s, name=f"{base}-{s.name}", model=replace(s.model, base=base))
+    return own or {s.name: s for s in map(other, SIZES.values())}
 
 
 def with_base(
