@@ -81,7 +81,7 @@ from sar_repro.evaluate import (
     told_kid,
 )
 from ..scale_ar import FlexVAR, group_size, sample
-from ..models import model_meta, start_models
+from ..models import model_meta, of_base, start_models
 from ..models import LatentData
 from ..exposure_bias import Probe, gap, one_step, picture_groups
 from ..strategies import METHODS, get_loss, hook, loss_name
@@ -108,11 +108,11 @@ from sar_repro.jobs.published import (
 )
 
 # %% auto #0
-__all__ = ['MACHINE', 'STATE', 'MASKED', 'OWN', 'ToyTokens', 'toy_model', 'RunFolder', 'check_run_folder', 'losses_of',
-           'wants_shards', 'is_sharded', 'sharded', 'tracker_name', 'Run', 'whole_state', 'load_moments', 'snapshot',
-           'loss_key', 'train_run', 'short_name', 'usual_share', 'train_size', 'Job', 'plan_job', 'load_job',
-           'draw_job', 'few_of', 'exposure', 'judge_job', 'record_job', 'findings', 'stored_findings', 'control_of',
-           'gauge', 'outlook', 'outcome']
+__all__ = ['MACHINE', 'STATE', 'OWN', 'ToyTokens', 'toy_model', 'RunFolder', 'check_run_folder', 'losses_of', 'wants_shards',
+           'is_sharded', 'sharded', 'tracker_name', 'Run', 'whole_state', 'load_moments', 'snapshot', 'loss_key',
+           'train_run', 'short_name', 'usual_share', 'train_size', 'Job', 'plan_job', 'load_job', 'draw_job', 'few_of',
+           'exposure', 'judge_job', 'record_job', 'findings', 'stored_findings', 'control_of', 'gauge', 'outlook',
+           'outcome']
 
 # %% ../../nbs/86_runs.ipynb #bfd663dc
 class ToyTokens(TokenData):
@@ -832,17 +832,14 @@ def _check_method(method, published):
         )
 
 
-# the hybrid's map 1 is masked: losses that do not know it would count what they show
-MASKED = ("tf", "sar", "sar_last", "tf_then_single_sf")
-
-
 def _fits_base(method, base):  # a name of 10_strategies, a base
     "Refuse a method that does not fit the base model."
     get_loss(method)
-    if base == "hybrid" and method not in MASKED:
+    losses = of_base(base).losses
+    if losses and method in METHODS and method not in losses:
         raise SarError(
             f"method {method} does not know a masked first map: expected one of"
-            f" {', '.join(MASKED)} for base hybrid"
+            f" {', '.join(losses)} for base {base}"
         )
 
 
