@@ -15,7 +15,6 @@ from sar_repro.data import ImageSet, load_dataset
 from sar_repro.data import latent_cache
 from sar_repro.engine.files import load_checkpoint, load_tensors, read_json, read_weights, save_checkpoint, save_json, save_tensors
 from sar_repro.models import load_model, model_meta
-from sar_repro.jobs.parity import golden_config
 from sar_repro.jobs.published import load_reference
 from sar_repro.jobs.runs import RunFolder, toy_model
 from sar_repro.sampling import ShardSet, sample_shards
@@ -88,36 +87,6 @@ def test_labels_are_classes_or_refused():
             assert data.labels.tolist() == [int(v) for v in labels] and set(data.labels.tolist()) <= {0, 1}
     each()
     tally.check()
-
-def whole(v, low, high): return type(v) in (int, float) and low <= v <= high and v == int(v)
-
-def finite(v): return type(v) in (int, float) and abs(v) <= 1e300
-
-GOLDEN = { # field of a golden file -> a right value, what else is right
-    'patch_nums': ([1, 2, 3], lambda v: isinstance(v, list) and v != [] and all(whole(p, 1, 256) for p in v)), 'depth': (2, lambda v: whole(v, 1, 256)),
-    'embed_dim': (64, lambda v: whole(v, 1, 2**14)), 'seed': (7, lambda v: whole(v, -2**63, 2**63 - 1)), 'cfg': (1.5, finite), 'top_k': (0, finite),
-    'norm_eps': (1e-6, lambda v: v == 1e-6), 'vocab_size': (9, lambda v: whole(v, 9, 9)), 'note': ('harmless', lambda v: True)}
-
-@many
-@given(st.dictionaries(st.sampled_from(list(GOLDEN)), junk | st.lists(junk | st.integers(-1, 300), max_size=3), max_size=2))
-def test_golden_configurations(changes):
-    "Accepted if and only if each value is right; then as the checks need it, and nothing is lost."
-    given_ = {k: right for k, (right, _) in GOLDEN.items()} | changes
-    right = all(v is None and k != 'patch_nums' or GOLDEN[k][1](v) for k, v in given_.items())
-    try: got = golden_config(given_, dict(vocab_size=9))
-    except SarError as e:
-        assert not right and '\n' not in str(e)
-        return
-    assert right and got['patch_nums'] == tuple(given_['patch_nums'])
-    for k in ('depth', 'embed_dim', 'seed', 'vocab_size'): assert k not in got or type(got[k]) is int
-    assert all(type(p) is int for p in got['patch_nums'])
-    same = lambda a, b: a == b or a != a and b != b
-    assert all(same(got[k], v) for k, v in given_.items() if k != 'patch_nums' and v is not None)
-
-@many
-@given(tree)
-def test_golden_configurations_of_any_kind(config):
-    with suppress(SarError): assert isinstance(golden_config(config, {})['patch_nums'], tuple)
 
 def written(path, value): # as JSON, or as text that is none
     with suppress(ValueError, TypeError): return path.write_text(value if isinstance(value, str) else json.dumps(value))

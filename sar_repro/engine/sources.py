@@ -452,8 +452,8 @@ def _fashion_files(root, split):  # (images, labels), or None where they are not
                 return files
 
 
-FASHION_CLASSES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker"]
-FASHION_CLASSES += ["Bag", "Ankle boot"]
+FASHION_CLASSES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"]
+FASHION_CLASSES += ["Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
 
 # %% ../../nbs/82a_sources.ipynb #f5f31c46
 def load_fashion_mnist(

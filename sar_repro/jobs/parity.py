@@ -4,11 +4,7 @@
 
 # %% ../../nbs/80_parity.ipynb #e5fc7e0a
 from __future__ import annotations
-import json
 import math
-import subprocess
-import sys
-import time
 import torch
 import torch.nn.functional as F
 from dataclasses import fields, replace
@@ -16,37 +12,28 @@ from functools import partial
 from torch import nn
 from sar_repro.engine.core import (
     ModelConfig,
-    ROOT,
     SarError,
     TokenizerConfig,
     TrainConfig,
     check_choice,
-    get_size,
     in_short,
     shown,
 )
-from ..engine.files import load_tensors, save_json
-from sar_repro.engine.machine import (
-    autocast,
-    default_device,
-    full_precision,
-    mixed_precision,
-    peak_rss,
-    run_record,
-)
+from ..engine.files import load_tensors
+from ..engine.machine import full_precision
 from ..tokenizer import Batch, Codebook, FlexVAE, next_inputs, split_scales
 from ..engine.kernels import filter_logits
 from ..scale_ar import FlexVAR, by_scale, generate, mean_loss, token_loss
 from ..hybrid import Hybrid
 from ..var import VAR, ResidualCodebook, VarVAE, published_name
-from ..models import make_model, name_seeded, seeded
+from ..models import name_seeded, seeded
 from ..ssr import rollout_guide, student_pass
 from ..csfl import sar_loss, tf_loss
 
 # %% auto #0
-__all__ = ['TOLERANCE', 'TOLERANCE_TOKENIZER', 'NOTHING', 'FIXED', 'FIXED_VAR', 'COUNTS', 'MOST', 'NUMBERS', 'LOSSES', 'KINDS',
-           'golden_config', 'check_model', 'check_tokenizer', 'released_rollout', 'sampled_step', 'check_losses',
-           'check_hybrid', 'check_var', 'published_seeds', 'check_var_vae', 'check_file', 'size_check', 'measure_sizes']
+__all__ = ['TOLERANCE', 'TOLERANCE_TOKENIZER', 'NOTHING', 'FIXED', 'FIXED_VAR', 'LOSSES', 'KINDS', 'golden_config', 'check_model',
+           'check_tokenizer', 'released_rollout', 'sampled_step', 'check_losses', 'check_hybrid', 'check_var',
+           'published_seeds', 'check_var_vae', 'check_file']
 
 # %% ../../nbs/80_parity.ipynb #43acc632
 # largest error relative to the largest value: ten times what rounding leaves, on a CPU or a GPU
@@ -78,7 +65,7 @@ def _row(name, ours, golden, tolerance=TOLERANCE):
         ok=gap == 0 if not ours.is_floating_point() else rel <= tolerance or gap <= NOTHING,
     )
 
-# %% ../../nbs/80_parity.ipynb #a4bae167
+# %% ../../nbs/80_parity.ipynb #2a721600
 # switches that have one position here, that of the published weights
 FIXED = dict(
     shared_aln=False, attn_l2_norm=True, using_znorm=True, codebook_l2_norm=True, norm_eps=1e-6
@@ -88,73 +75,35 @@ FIXED = dict(
 FIXED_VAR = FIXED | dict(using_znorm=False, codebook_l2_norm=False)  # lengths count there
 
 
-COUNTS = "depth embed_dim num_heads vocab_size latent_channels num_classes max_pn".split()
-COUNTS += "steps share_quant_resi ch z_channels".split()
-MOST = dict(depth=256, embed_dim=2**14, num_heads=256, steps=1000, ch=2**12, z_channels=2**12)
-NUMBERS = "cfg top_k top_p mlp_ratio sigma label_smoothing sf_cfg_scale sf_top_k sf_top_p".split()
-NUMBERS += ["mask_ratio", "quant_resi"]  # of the other bases
-
-
-def _number(name, value):
-    if type(value) not in (int, float) or not abs(value) <= 1e300:  # nor nan
-        raise SarError(f"{name} is {in_short(value)}, expected a number")
-    return value
-
-
-def _whole(name, value, least, most=2**20):  # JSON may write 7 as 7.0
-    # the range first: it refuses nan and infinity, and what is too large for a float
-    if not least <= _number(name, value) <= most or value != int(value):
-        expected = f"a whole number from {least} to {most}"
-        raise SarError(f"{name} is {in_short(value)}, expected {expected}")
-    return int(value)
-
-# %% ../../nbs/80_parity.ipynb #2a721600
 def golden_config(
-    config,  # As in the header
-    told: dict,  # What the tensors' shapes tell: {'vocab_size': ..., ...}
+    config: dict,  # As in the header
+    tensors: dict,  # Golden tensors, whose shapes tell sizes
 ) -> dict:
-    """A golden file's configuration: nulls dropped, sizes filled in, nonsense and unknown switches
-    refused."""
-    if not isinstance(config, dict):
-        raise SarError(
-            f"its configuration is {in_short(config)}, expected an object with patch_nums and"
-            " sizes"
-        )
-    config = told | {k: v for k, v in config.items() if v is not None}
+    "A golden file's configuration: nulls dropped, sizes filled in, unknown switches refused."
+    told, whole = _told(tensors), lambda v: isinstance(v, float) and v.is_integer()
+    config = {k: int(v) if whole(v) else v for k, v in config.items() if v is not None}
     for k, v in (FIXED_VAR if config.get("kind") in ("var", "var_vae") else FIXED).items():
         if config.get(k, v) != v:
             raise SarError(
                 f"{k} is {in_short(config[k])}, but this model knows {k} = {v!r} only, as in the"
                 " published weights: there is nothing to compare it with"
             )
-    for k in config.keys() & {*NUMBERS}:
-        _number(k, config[k])
-    # a model of a million layers would be built before anything is compared
-    config |= {k: _whole(k, config[k], 1, MOST.get(k, 2**20)) for k in config.keys() & {*COUNTS}}
-    if "seed" in config:
-        config["seed"] = _whole("seed", config["seed"], -(2**63), 2**63 - 1)
-    sides = config.get("patch_nums")
-    if not isinstance(sides, list) or not sides:
-        raise SarError(
-            f"patch_nums is {in_short(sides)}, expected a list of sides such as [1, 2, 3, 4]"
-        )
     for k, v in told.items():
-        if config[k] != v:
+        if config.get(k, v) != v:
             raise SarError(
                 f"{k} is {in_short(config[k])} in its configuration and {v} in its tensors: one of"
                 " them is wrong"
             )
-    return config | dict(
-        patch_nums=tuple(_whole("a side of patch_nums", p, 1, 256) for p in sides)
-    )
+    return told | config | dict(patch_nums=tuple(config["patch_nums"]))
+
+
+def _told(tensors):  # sizes that shapes tell
+    shapes = {"latent": ("latent_channels", 1)}
+    shapes |= {f"{p}.input": ("latent_channels", -1) for p in ("tf", "sf")}
+    shapes |= {f"{p}.logits": ("vocab_size", -1) for p in ("tf", "sf")}
+    return {k: tensors[n].shape[at] for n, (k, at) in shapes.items() if n in tensors}
 
 # %% ../../nbs/80_parity.ipynb #2508f5f5
-def _needs(config, what, *names):  # what a file must say, because nothing else tells
-    for k in names:
-        if k not in config:
-            raise SarError(f"its configuration lacks {k}, which {what} needs")
-
-
 def _config(kind, config):  # the published value for what the header leaves out
     known = {f.name for f in fields(kind)}
     return kind(
@@ -163,33 +112,24 @@ def _config(kind, config):  # the published value for what the header leaves out
 
 
 def _sizes(config, **more):  # `ModelConfig` of a file
-    _needs(config, "a model", "depth")
     wide = dict(embed_dim=64 * config["depth"], num_heads=config["depth"])  # as published
-    cfg = _config(ModelConfig, wide | config | dict(scales=config["patch_nums"], **more))
-    if cfg.embed_dim % cfg.num_heads:
-        raise SarError(f"{cfg.num_heads} heads do not divide a width of {cfg.embed_dim}")
-    return cfg
+    return _config(ModelConfig, wide | config | dict(scales=config["patch_nums"], **more))
+
+
+def _book(cfg, device, book=None):  # a codebook with name-seeded weights
+    holder = nn.Module()
+    holder.quantize = book or Codebook(cfg.vocab_size, cfg.latent_channels)
+    return name_seeded(holder).quantize.requires_grad_(False).to(device)
 
 
 def _model(config, device):  # FlexVAR and codebook with name-seeded weights
     cfg = _sizes(config)
-    holder = nn.Module()
-    holder.quantize = Codebook(cfg.vocab_size, cfg.latent_channels)
-    return name_seeded(FlexVAR(cfg)).eval().to(device), name_seeded(
-        holder
-    ).quantize.requires_grad_(False).to(device)
+    return name_seeded(FlexVAR(cfg)).eval().to(device), _book(cfg, device)
 
-# %% ../../nbs/80_parity.ipynb #cd563bf4
-def _labels(labels, cfg):  # classes, or the index of 'no condition'
-    if (
-        labels.is_floating_point()
-        or not 0 <= int(labels.min()) <= int(labels.max()) <= cfg.num_classes
-    ):
-        raise SarError(
-            "a label is no class: expected whole numbers from 0 to num_classes ="
-            f" {cfg.num_classes}"
-        )
-    return labels
+
+def _tokens(book, latent, scales):  # int64 (B, L): codes of the pooled latent
+    pooled = (F.interpolate(latent, size=(p, p), mode="area") for p in scales)
+    return torch.cat([book.nearest(m.flatten(2).mT) for m in pooled], 1)
 
 # %% ../../nbs/80_parity.ipynb #401f516c
 @torch.no_grad()
@@ -199,58 +139,33 @@ def check_model(
     device="cpu",  # Where to compute
 ) -> list:  # Rows
     "FlexVAR: teacher-forced logits, student-forced logits, drawn tokens."
-    shapes = [
-        ("latent_channels", "tf.input"),
-        ("latent_channels", "sf.input"),
-        ("vocab_size", "tf.logits"),
-        ("vocab_size", "sf.logits"),
-    ]
-    config = golden_config(
-        config, {k: tensors[name].shape[-1] for k, name in shapes if name in tensors}
-    )
+    config = golden_config(config, tensors)
     model, book = _model(config, device)
-    labels, rows = _labels(tensors["tf.label"], model.cfg), []
+    labels, made = tensors["tf.label"], {}
     if "tf.logits" in tensors:
-        want = model.cfg.seq_len - model.cfg.scales[0] ** 2
-        if tensors["tf.input"].shape[1] != want:
-            raise SarError(
-                f"tf.input has {tensors['tf.input'].shape[1]} tokens, the schedule"
-                f" {model.cfg.scales} feeds {want}"
-            )
-        rows.append(_row("tf.logits", model(labels, tensors["tf.input"]), tensors["tf.logits"]))
+        made["tf.logits"] = model(labels, tensors["tf.input"])
     if "sf.logits" in tensors:
-        side = math.isqrt(tensors["sf.input"].shape[1])
-        if side**2 != tensors["sf.input"].shape[1]:
-            raise SarError(
-                f"sf.input has {tensors['sf.input'].shape[1]} tokens, expected a square map"
-            )
-        rows.append(
-            _row(
-                "sf.logits",
-                model(labels, tensors["sf.input"], (1, side), with_start=False)[:, 1:],
-                tensors["sf.logits"],
-            )
-        )
-    for name in sorted(k for k in tensors if k.startswith("gen.") and k.endswith("tokens")):
-        rows.append(_row(name, _drawn(name, model, book, labels, config), tensors[name]))
-    return rows
+        pair = 1, math.isqrt(tensors["sf.input"].shape[1])
+        logits = model(labels, tensors["sf.input"], pair, with_start=False)
+        made["sf.logits"] = logits[:, 1:]
+    rows = [_row(k, v, tensors[k]) for k, v in made.items()]
+    return rows + _drawn_rows(tensors, model, book, labels, config)
 
 # %% ../../nbs/80_parity.ipynb #6b7d3be7
-# tokens as the tensor's name says; top-k and top-p as the released sampler's defaults (all) if the
-# file has none
-def _drawn(name, model, book, labels, config):
-    _needs(config, name, "cfg", *(() if "greedy" in name else ("seed",)))
-    return generate(
-        model,
-        book,
-        labels,
-        guidance=config["cfg"],
-        top_k=int(config.get("top_k", 0)),
-        top_p=config.get("top_p", 0.0),
-        max_side=config.get("max_pn", 16),
-        form="llamagen" if "llamagen" in name else "var",
-        released_seed="greedy" if "greedy" in name else config["seed"],
-    )
+def _drawn_rows(tensors, model, book, labels, config, **first):  # gen.*.tokens, and their f_hat
+    # top-k and top-p as the released sampler's defaults (all) if the file has none
+    rows, cut = [], dict(top_k=int(config.get("top_k", 0)), top_p=config.get("top_p", 0.0))
+    for name in sorted(k for k in tensors if k.startswith("gen.") and k.endswith("tokens")):
+        form = "llamagen" if "llamagen" in name else "var"
+        seed = "greedy" if "greedy" in name else config["seed"]
+        kind = dict(form=form, released_seed=seed, max_side=config.get("max_pn", 16))
+        tokens = generate(model, book, labels, config["cfg"], **cut, **kind, **first)
+        rows.append(_row(name, tokens, tensors[name]))
+        f_hat = name.removesuffix("tokens") + "f_hat"
+        if f_hat in tensors and book.residual:
+            sums = book.sums(tokens, model.cfg.scales)
+            rows.append(_row(f_hat, sums[-1], tensors[f_hat]))
+    return rows
 
 # %% ../../nbs/80_parity.ipynb #4a2ac3d9
 @torch.no_grad()
@@ -260,13 +175,9 @@ def check_tokenizer(
     device="cpu",  # Where to compute
 ) -> list:  # Rows
     "FlexVAE: latent, tokens, next-scale inputs, reconstruction."
-    config = golden_config(
-        config, {"latent_channels": tensors["latent"].shape[1]} if "latent" in tensors else {}
-    )
-    vae, scales = (
-        name_seeded(FlexVAE(_config(TokenizerConfig, config))).eval().to(device),
-        config["patch_nums"],
-    )
+    config = golden_config(config, tensors)
+    vae = name_seeded(FlexVAE(_config(TokenizerConfig, config))).eval().to(device)
+    scales = config["patch_nums"]
     latent = vae.encode(tensors["image"])
     tokens = vae.tokenize(latent, scales)
     made = dict(
@@ -361,21 +272,10 @@ def sampled_step(
 # %% ../../nbs/80_parity.ipynb #3477e7ec
 def _golden_batch(tensors, config, device):  # model and batch of a loss file
     model, book = _model(config, device)
-    latent, scales = tensors["latent"], model.cfg.scales
-    tokens = torch.cat(
-        [
-            book.nearest(F.interpolate(latent, size=(p, p), mode="area").flatten(2).mT)
-            for p in scales
-        ],
-        1,
-    )
+    scales, none = model.cfg.scales, model.cfg.num_classes
+    tokens = _tokens(book, tensors["latent"], scales)
     return model, Batch(
-        tokens,
-        _labels(tensors["label"], model.cfg),
-        torch.arange(len(tokens)),
-        scales,
-        book,
-        model.cfg.num_classes,
+        tokens, tensors["label"], torch.arange(len(tokens)), scales, book, none
     )
 
 # %% ../../nbs/80_parity.ipynb #9c8f6652
@@ -386,11 +286,7 @@ def check_losses(
     expected: dict = None,  # Name of a step -> its `mode`, losses and `grad_norms`
 ) -> list:  # Rows
     "One training step: losses and gradient norms."
-    if not isinstance(expected, dict) or not all(isinstance(w, dict) for w in expected.values()):
-        raise SarError(
-            f"its expected losses are {expected!r:.60}, expected an object for each training step"
-        )
-    config, rows = golden_config(config, dict(latent_channels=tensors["latent"].shape[1])), []
+    config, rows = golden_config(config, tensors), []
     model, batch = _golden_batch(tensors, config, device)
     cfg = TrainConfig(
         cond_drop=0.0,
@@ -401,67 +297,30 @@ def check_losses(
     )
     for name, want in expected.items():
         kind = want.get("mode") or name
-        if kind not in LOSSES:
-            raise SarError(f'unknown training step {kind!r}: expected one of {", ".join(LOSSES)}')
-        rows += [
-            dict(r, name=f"{name}: {r['name']}")
-            for r in _step_rows(model, batch, cfg, kind, want, config)
-        ]
+        loss_fn, target = LOSSES[check_choice("training step", kind, LOSSES)]
+        if config.get("sf_use_sampling") and kind != "teacher_forcing":
+            loss_fn = partial(sampled_step, config)
+        rows += _step_rows(name, model, loss_fn(model, batch, replace(cfg, target=target)), want)
     return rows
 
 # %% ../../nbs/80_parity.ipynb #e60ad1be
-# one step: what it expects beside what it gives
-def _step_rows(model, batch, cfg, kind, want, config):
-    loss_fn, target = LOSSES[kind]
-    if config.get("sf_use_sampling") and kind != "teacher_forcing":
-        loss_fn = partial(sampled_step, config)
+def _step_rows(name, model, parts, want):  # one step: what it gives beside what is expected of it
     model.zero_grad()
     ours = dict(total=0.0, teacher_loss=0.0, student_loss=0.0)
-    for part, loss, values in loss_fn(model, batch, replace(cfg, target=target)):
+    for part, loss, values in parts:
         loss.backward()
         ours["total"] += loss.item()
-        if kind != "teacher_forcing":
-            ours["teacher_loss" if part == "tf" else "student_loss"] = (
-                loss.item() if part == "tf" else values[-1].item()
+        if (want.get("mode") or name) != "teacher_forcing":
+            first = part == "tf"
+            ours["teacher_loss" if first else "student_loss"] = (
+                loss.item() if first else values[-1].item()
             )
     norms = {k: p.grad.norm() for k, p in model.named_parameters() if p.grad is not None}
-    ours |= dict(grad_norm=torch.stack([*norms.values()]).norm().item()) | {
-        f"|grad {k}|": v.item() for k, v in norms.items()
-    }
-    golden = {k: v for k, v in want.items() if "loss" in k or k in ours} | {
-        f"|grad {k}|": v for k, v in (want.get("grad_norms") or {}).items()
-    }
-    return [
-        (
-            _row(k, torch.tensor(ours[k]), torch.tensor(float(v)))
-            if k in ours
-            else _missed(f"{k} (not compared)")
-        )
-        for k, v in golden.items()
-    ]
-
-# %% ../../nbs/80_parity.ipynb #19090f42
-def _teacher_rows(model, expected, logits, tokens, counted, config):
-    "Loss and gradient norms of the one step that these files have."
-    if not isinstance(expected, dict) or not all(isinstance(w, dict) for w in expected.values()):
-        raise SarError(
-            f"its expected losses are {in_short(expected)}, expected an object for each step"
-        )
-    rows = []
-    for name, want in expected.items():
-        if name != "teacher_forcing":
-            raise SarError(f"unknown training step {in_short(name)}: expected teacher_forcing")
-        smoothing = config.get("label_smoothing", 0.0)
-        loss = mean_loss(token_loss(logits, tokens, smoothing), counted)
-        model.zero_grad()
-        loss.backward()
-        norms = {k: p.grad.norm() for k, p in model.named_parameters() if p.grad is not None}
-        ours = dict(total=loss.item()) | {f"|grad {k}|": v.item() for k, v in norms.items()}
-        ours["grad_norm"] = torch.stack([*norms.values()]).norm().item()
-        golden = {k: v for k, v in want.items() if k in ours or "loss" in k}
-        golden |= {f"|grad {k}|": v for k, v in (want.get("grad_norms") or {}).items()}
-        rows += [_number_row(f"{name}: {k}", ours.get(k), v) for k, v in golden.items()]
-    return rows
+    ours["grad_norm"] = torch.stack([*norms.values()]).norm().item()
+    ours |= {f"|grad {k}|": v.item() for k, v in norms.items()}
+    golden = {k: v for k, v in want.items() if "loss" in k or k in ours}
+    golden |= {f"|grad {k}|": v for k, v in (want.get("grad_norms") or {}).items()}
+    return [_number_row(f"{name}: {k}", ours.get(k), v) for k, v in golden.items()]
 
 
 def _number_row(name, ours, golden):
@@ -470,44 +329,14 @@ def _number_row(name, ours, golden):
     return _row(name, torch.tensor(ours), torch.tensor(float(golden)))
 
 
-def _drawn_rows(tensors, model, book, labels, config, **first):  # gen.*.tokens, and their f_hat
-    rows, found = [], {}
-    for name in sorted(k for k in tensors if k.startswith("gen.") and k.endswith(".tokens")):
-        _needs(config, name, "cfg", *(() if "greedy" in name else ("seed",)))
-        how = dict(top_k=int(config.get("top_k", 0)), top_p=config.get("top_p", 0.0))
-        how["form"] = "llamagen" if "llamagen" in name else "var"
-        rng = "greedy" if "greedy" in name else config["seed"]
-        tokens = generate(model, book, labels, config["cfg"], **how, released_seed=rng, **first)
-        rows.append(_row(name, tokens, tensors[name]))
-        found[name.removesuffix(".tokens")] = tokens
-    for name in sorted(k for k in tensors if k.startswith("gen.") and k.endswith(".f_hat")):
-        tokens = found.get(name.removesuffix(".f_hat"))
-        if tokens is not None and book.residual:
-            f_hat = book.sums(tokens, model.cfg.scales)[-1]
-            rows.append(_row(name, f_hat, tensors[name]))
-    return rows
+def _teacher_rows(model, expected, logits, tokens, counted, config):
+    "The one step that files of other bases have."
+    loss = mean_loss(token_loss(logits, tokens, config.get("label_smoothing", 0.0)), counted)
+    step = [("tf", loss, None)]
+    others = [_missed(f"{k} (not compared)") for k in expected if k != "teacher_forcing"]
+    return _step_rows("teacher_forcing", model, step, expected["teacher_forcing"]) + others
 
 # %% ../../nbs/80_parity.ipynb #426e096a
-def _told(tensors):  # sizes that shapes tell
-    shapes = {"latent": ("latent_channels", 1)}
-    shapes |= {f"{p}.input": ("latent_channels", -1) for p in ("tf", "sf")}
-    shapes |= {f"{p}.logits": ("vocab_size", -1) for p in ("tf", "sf")}
-    return {k: tensors[n].shape[at] for n, (k, at) in shapes.items() if n in tensors}
-
-
-def _hidden(tensors, config, n):  # bool (B, n): masked tokens of map 1, and their order
-    orders = tensors.get("orders")
-    if orders is None:  # not needed but for the draws
-        return tensors["tf.loss_mask"][:, :n].bool(), None
-    whole = torch.arange(n, device=orders.device).expand(len(orders), -1)
-    if orders.shape[1:] != (n,) or not torch.equal(orders.long().sort(1).values, whole):
-        raise SarError(f"orders are no permutations: expected 0 to {n - 1} in each row")
-    if "mask_ratio" not in config and "tf.loss_mask" in tensors:
-        return tensors["tf.loss_mask"][:, :n].bool(), orders
-    _needs(config, "a masked map", "mask_ratio")
-    return orders < int(n * config["mask_ratio"]), orders
-
-
 def check_hybrid(
     tensors: dict,  # Golden tensors
     config: dict,  # Configuration from the header
@@ -515,38 +344,38 @@ def check_hybrid(
     expected: dict = None,  # `teacher_forcing` -> `total` and `grad_norms`
 ) -> list:  # Rows
     "The hybrid: tokens, inputs, logits, loss mask, a step, the student pass, drawn tokens."
-    config = golden_config(config, _told(tensors))
-    cfg, holder = _sizes(config, base="hybrid"), nn.Module()
-    holder.quantize = Codebook(cfg.vocab_size, cfg.latent_channels)
-    book = name_seeded(holder).quantize.requires_grad_(False).to(device)
-    model, scales = name_seeded(Hybrid(cfg)).eval().to(device), cfg.scales
-    labels, n, made = _labels(tensors["label"], cfg), scales[0] ** 2, {}
+    config = golden_config(config, tensors)
+    cfg = _sizes(config, base="hybrid")
+    model, book = name_seeded(Hybrid(cfg)).eval().to(device), _book(cfg, device)
+    labels, scales, made = tensors["label"], cfg.scales, {}
+    n = scales[0] ** 2
     if "latent" in tensors:
-        pooled = (F.interpolate(tensors["latent"], size=(p, p), mode="area") for p in scales)
-        made["tokens"] = torch.cat([book.nearest(m.flatten(2).mT) for m in pooled], 1)
+        made["tokens"] = _tokens(book, tensors["latent"], scales)
     tokens = tensors.get("tokens", made.get("tokens"))
     if tokens is not None:
-        later = next_inputs(book, tokens, scales)
-        made["tf.input"] = torch.cat([book.lookup(tokens[:, :n]), later], 1)
-        made["sf.input"] = later
-    inputs, own = (tensors.get(k, made.get(k)) for k in ("tf.input", "sf.input"))
-    orders = tensors.get("orders")
+        made["sf.input"] = next_inputs(book, tokens, scales)
+        made["tf.input"] = torch.cat([book.lookup(tokens[:, :n]), made["sf.input"]], 1)
+    inputs, context = (tensors.get(k, made.get(k)) for k in ("tf.input", "sf.input"))
     if inputs is not None and ("tf.logits" in tensors or "tf.loss_mask" in tensors or expected):
-        masked, orders = _hidden(tensors, config, n)
+        masked = _masked(tensors, config, n)
         logits = model(labels, inputs[:, n:], scales, first=inputs[:, :n], masked=masked)
         made["tf.logits"] = logits.detach()
         later = torch.ones(len(labels), cfg.seq_len - n, dtype=torch.bool, device=masked.device)
         made["tf.loss_mask"] = counted = torch.cat([masked, later], 1)
-    if own is not None:
+    if context is not None:
         with torch.no_grad():
-            made["sf.logits"] = model(labels, own, scales)
+            made["sf.logits"] = model(labels, context, scales)
     rows = [_row(k, v, tensors[k]) for k, v in made.items() if k in tensors]
     if expected is not None:
         rows += _teacher_rows(model, expected, logits, tokens, counted, config)
-    if any(k.startswith("gen.") for k in tensors):
-        first = dict(orders=tensors["orders"], rounds=config.get("steps", 8))
-        rows += _drawn_rows(tensors, model, book, labels, config, **first)
-    return rows
+    first = dict(orders=tensors.get("orders"), rounds=config.get("steps", 8))
+    return rows + _drawn_rows(tensors, model, book, labels, config, **first)
+
+
+def _masked(tensors, config, n):  # bool (B, n): hidden tokens of map 1
+    if "mask_ratio" in config and "orders" in tensors:
+        return tensors["orders"] < int(n * config["mask_ratio"])
+    return tensors["tf.loss_mask"][:, :n].bool()
 
 # %% ../../nbs/80_parity.ipynb #fa060404
 def _phis(config):  # the convolutions of a residual codebook, as `TokenizerConfig` names them
@@ -564,13 +393,12 @@ def check_var(
     expected: dict = None,  # `teacher_forcing` -> `total` and `grad_norms`
 ) -> list:  # Rows
     "VAR: tokens, f_hat of every scale, inputs, logits, a step, drawn tokens and their f_hat."
-    config = golden_config(config, _told(tensors))
-    cfg, holder = _sizes(config, base="var"), nn.Module()
+    config = golden_config(config, tensors)
+    cfg = _sizes(config, base="var")
     sizes = dict(vocab_size=cfg.vocab_size, latent_channels=cfg.latent_channels)
-    holder.quantize = ResidualCodebook(TokenizerConfig(**sizes, **_phis(config)))
-    book = name_seeded(holder).quantize.requires_grad_(False).to(device)
+    book = _book(cfg, device, ResidualCodebook(TokenizerConfig(**sizes, **_phis(config))))
     model = name_seeded(VAR(cfg), keep=("scale_mul_1H11", "zero_k_bias")).eval().to(device)
-    labels, scales, made = _labels(tensors["label"], cfg), cfg.scales, {}
+    labels, scales, made = tensors["label"], cfg.scales, {}
     if "latent" in tensors:
         made["tokens"] = book.tokenize(tensors["latent"], scales)
     tokens = tensors.get("tokens", made.get("tokens"))
@@ -605,12 +433,9 @@ def check_var_vae(
     tensors: dict,  # Golden tensors
     config: dict,  # Configuration from the header
     device="cpu",  # Where to compute
-    expected=None,  # Nothing of the kind is known
 ) -> list:  # Rows
     "VAR's tokenizer: latent, tokens, next-scale inputs, reconstruction."
-    if expected is not None:
-        raise SarError("its header expects training steps: a tokenizer's file has none")
-    config = golden_config(config, _told(tensors))
+    config = golden_config(config, tensors)
     usual = dict(ch=160, z_channels=config.get("latent_channels", 32), vocab_size=4096)
     cfg = _config(TokenizerConfig, usual | config | _phis(config))
     vae, scales = published_seeds(VarVAE(cfg)).eval().to(device), config["patch_nums"]
@@ -627,28 +452,26 @@ def check_var_vae(
 # %% ../../nbs/80_parity.ipynb #4acc0c84
 # by the word `kind` in a file's configuration: the check, and what it reads without comparing it
 KINDS = dict(
+    flexvar=(check_model, ("tf.label", "tf.input", "sf.input")),
+    flexvae=(check_tokenizer, ("image",)),
+    losses=(check_losses, ("latent", "label")),
     hybrid=(check_hybrid, ("label", "latent", "orders")),
     var=(check_var, ("label", "latent")),
     var_vae=(check_var_vae, ("image",)),
 )
 
 
-# function that checks a file, tensors that it reads without comparing them
-def _kind(tensors, meta):
-    named = meta["config"].get("kind") if isinstance(meta["config"], dict) else None
-    if named not in (None, "flexvar", "flexvae", "losses"):
-        check, inputs = KINDS[check_choice("kind", named, KINDS)]
-        return partial(check, expected=meta.get("expected")), inputs
-    if "expected" in meta:
-        return partial(check_losses, expected=meta["expected"]), ("latent", "label")
-    if "tf.label" in tensors:
-        return check_model, ("tf.label", "tf.input", "sf.input")
-    if "image" in tensors:
-        return check_tokenizer, ("image",)
-    raise SarError(
-        "it is no golden file of a known kind: expected tensors tf.label (model), image"
-        " (tokenizer), or expected losses in the header"
-    )
+def _kind(tensors, meta):  # older files do not say theirs
+    named = meta["config"].get("kind")
+    if named in (None, "flexvar", "flexvae", "losses"):
+        named = "losses" if "expected" in meta else "flexvar" if "tf.label" in tensors else None
+        named = named or ("flexvae" if "image" in tensors else None)
+    if named is None:
+        raise SarError(
+            "it is no golden file of a known kind: expected tensors tf.label (model), image"
+            " (tokenizer), or expected losses in the header"
+        )
+    return KINDS[check_choice("kind", named, KINDS)]
 
 # %% ../../nbs/80_parity.ipynb #382ca82a
 def check_file(
@@ -663,7 +486,9 @@ def check_file(
     try:
         check, inputs = _kind(tensors, meta)
         with full_precision(device):
-            rows = check({k: v.to(device) for k, v in tensors.items()}, meta["config"], device)
+            there = {k: v.to(device) for k, v in tensors.items()}
+            steps = {"expected": meta["expected"]} if "expected" in meta else {}
+            rows = check(there, meta["config"], device, **steps)
     except SarError as e:
         raise SarError(f"{shown(path)}: {e}") from e
     except KeyError as e:
@@ -682,70 +507,3 @@ def check_file(
         _missed(f"{k} (not compared)")
         for k in sorted(tensors.keys() - {r["name"] for r in rows} - {*inputs})
     ]
-
-# %% ../../nbs/80_parity.ipynb #6435dd6b
-def _random_batch(cfg, n, device):  # random codes under a random codebook
-    sizes = dict(vocab_size=cfg.vocab_size, latent_channels=cfg.latent_channels)
-    sums = cfg.base == "var"
-    book = ResidualCodebook(TokenizerConfig(**sizes)) if sums else Codebook(*sizes.values())
-    book = book.requires_grad_(False).to(device)
-    rng = torch.Generator().manual_seed(0)
-    tokens = torch.randint(cfg.vocab_size, (n, cfg.seq_len), generator=rng).to(device)
-    labels = torch.zeros(n, dtype=torch.int64, device=device)
-    return Batch(tokens, labels, torch.arange(n), cfg.scales, book, cfg.num_classes)
-
-# %% ../../nbs/80_parity.ipynb #9af3dba9
-def size_check(
-    size: str,  # A name in `SIZES`
-    batch_size: int = 1,  # Pictures
-    precision: str = "auto",  # 'bf16', 'fp32' or 'auto'
-    recompute: bool = True,  # Compute activations again in the backward pass
-) -> dict:  # parameters, seconds, peak memory
-    """One forward pass and one SAR step of a size, with random weights and codes; peak memory is
-    that of this process."""
-    cfg, device = get_size(size).model, default_device()
-    torch.manual_seed(0)
-    model, batch = make_model(cfg).to(device), _random_batch(cfg, batch_size, device)
-    opt = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
-    record = dict(size=size, parameters=sum(p.numel() for p in model.parameters()))
-    with autocast(device, precision):
-        start = time.time()
-        with torch.no_grad():
-            more = model.shown_first(batch)
-            logits = model.eval()(batch.labels, batch.inputs, cfg.scales, **more)
-        record["chance"] = token_loss(logits, batch.tokens).mean().item()
-        del logits
-        record["forward_s"], start, model.recompute = time.time() - start, time.time(), recompute
-        for name, loss, _ in sar_loss(model.train(), batch, TrainConfig()):
-            loss.backward()
-            record[name] = loss.item()
-    opt.step()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else peak_rss()
-    return record | dict(
-        step_s=time.time() - start,
-        peak_gb=peak / 1e9,
-        batch_size=batch_size,
-        precision=mixed_precision(precision, device),
-        recompute=recompute,
-        device=device.type,
-    )
-
-# %% ../../nbs/80_parity.ipynb #4e96bc3c
-def measure_sizes(*sizes):  # Names in `SIZES`
-    """Run `size_check` on each size in a fresh process, so that peaks do not add up; writes
-    results/published-sizes.json."""
-    rows = []
-    for size in sizes:
-        code = (
-            "import json; from sar_repro.jobs.parity import size_check;"
-            f" print(json.dumps(size_check({get_size(size).name!r})))"
-        )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        if done.returncode:
-            why = done.stderr.strip().splitlines() or ["killed, most likely for want of memory"]
-            raise SarError(f"size {size} could not be measured: {why[-1]}")
-        rows.append(json.loads(done.stdout.splitlines()[-1]))
-        print(rows[-1])
-    save_json(ROOT / "results/published-sizes.json", run_record(rows=rows))
