@@ -19,9 +19,6 @@ from .strategies import METHODS, hook
 __all__ = ['param_groups', 'lr_at', 'heldout_loss', 'token_mean', 'check_loss', 'train']
 
 # %% ../nbs/07_train.ipynb #b1adc33b
-# positions, class start, per-head scales
-
-
 def param_groups(
     model: nn.Module,  # FlexVAR
     weight_decay: float,  # For matrices
@@ -41,7 +38,7 @@ def param_groups(
         dict(params=[p for n, p in named if free(n, p)], weight_decay=0.0),
     ]
 
-# %% ../nbs/07_train.ipynb #068364de
+
 def lr_at(
     step: int,  # Step, from 0
     total: int,  # Steps in all
@@ -87,7 +84,7 @@ def _group_means(ce, scales, count):  # (G,), over the tokens that count
         return by_group(ce, scales).mean(0)
     return by_group(ce * count, scales).sum(0) / by_group(count, scales).sum(0).clamp(min=1e-9)
 
-# %% ../nbs/07_train.ipynb #876538d4
+
 def token_mean(
     values: torch.Tensor,  # (N scales,) or (G groups,): means over the tokens of each
     scales: tuple,  # Side lengths
@@ -119,7 +116,7 @@ def check_loss(
             " has no pass 2 of its own"
         )
 
-# %% ../nbs/07_train.ipynb #5b1f77d3
+
 def _prepared(loss_fn, model, data, cfg):  # the loss, once all is asked that this loop does
     check_loss(loss_fn, cfg)
     asked = [k for k in ("micro_batch", "recompute", "compile") if getattr(cfg, k)]
