@@ -155,7 +155,7 @@ def test_totals_go_by_name_where_each_process_draws_its_own_schedule(tmp_path):
         folder, seen = Path(sys.argv[1]), []
         from sar_repro.jobs import runs
         def job(rank, name, scales):
-            class Drawn(Toy): # the first steps draw as many scales in each process, but others; then their numbers differ
+            class Drawn(TokenData): # the first steps draw as many scales in each process, but others; then their numbers differ
                 def batch(self, ids, seed=0, epoch=None, device=None, step=0):
                     made = super().batch(ids, seed, epoch, device, step)
                     own = scales[min(step, 2)][rank]
@@ -164,7 +164,7 @@ def test_totals_go_by_name_where_each_process_draws_its_own_schedule(tmp_path):
             torch.manual_seed(1); torch.set_num_threads(1)
             model = FlexVAR(ModelConfig(depth=1, embed_dim=64, num_heads=1, vocab_size=32, latent_channels=8, num_classes=3, scales=(1, 2, 3), pos_side=4))
             cfg = TrainConfig(epochs=1, batch_size=8, lr=1e-3, precision='fp32', method='sar')
-            train_run(model, Drawn(), METHODS['sar'], cfg, folder/name, save_every=2)
+            train_run(model, Drawn(**vars(Toy())), METHODS['sar'], cfg, folder/name, save_every=2)
         own = {'others': [[(1, 2), (1, 3)]]*3, 'more': [[(1, 2), (1, 3)], [(1, 2), (1, 2)], [(1, 2, 3), (1, 2)]]}
         for name, scales in own.items(): assert team(2, lambda rank: job(rank, name, scales)) == [0, 0]
     ''', tmp_path)
