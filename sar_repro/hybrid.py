@@ -267,6 +267,6 @@ def steps(self: Hybrid, book, labels, scales, guided, **first):
 
 
 @patch  # strength rises from half to full over the maps, and over the rounds
-def guided(self: Hybrid, cond, uncond, guidance, k, n, form="var", full=False):
+def with_guidance(self: Hybrid, cond, uncond, guidance, k, n, form="var", full=False):
     t = guidance * 0.5 * (1 + k / max(1, n - 1)) if form == "var" and not full else guidance
     return guide(cond, uncond, t, k, n, form, full=True)

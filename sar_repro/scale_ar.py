@@ -16,31 +16,14 @@ from functools import lru_cache, partial
 from itertools import accumulate
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from sar_repro.engine.core import (
-    NUMBERS,
-    ModelConfig,
-    Number,
-    SarError,
-    check_number,
-    in_short,
-    index_uniform,
-)
+from .engine.core import NUMBERS, ModelConfig, Number, SarError, check_number, get_size
+from .engine.core import in_short, index_uniform
 from .engine.machine import autocast, can_compile, upload, without_fp16
 from .engine.plots import progress
 from .data import to_uint8
 from .tokenizer import FlexVAE, split_scales
-from sar_repro.engine.kernels import (
-    KVCache,
-    Prediction,
-    Replay,
-    ScaleMask,
-    attend,
-    cast_weights,
-    filter_logits,
-    head_loss,
-    inverse_norm,
-    pick,
-)
+from .engine.kernels import KVCache, Prediction, Replay, ScaleMask, attend
+from .engine.kernels import cast_weights, filter_logits, head_loss, inverse_norm, pick
 
 # %% auto #0
 __all__ = ['MAX_LOG_SCALE', 'RELEASED_SIDES', 'MOST_TOKENS', 'scale_index', 'causal_mask', 'SelfAttention', 'MLP', 'Block',
@@ -84,9 +67,11 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.scale_mul_1H11 = nn.Parameter(torch.full((1, heads, 1, 1), math.log(4)))
-        self.q_bias, self.v_bias = nn.Parameter(torch.zeros(dim)), nn.Parameter(torch.zeros(dim))
+        self.q_bias = nn.Parameter(torch.zeros(dim))
+        self.v_bias = nn.Parameter(torch.zeros(dim))
         self.register_buffer("zero_k_bias", torch.zeros(dim))
-        self.mat_qkv, self.proj = nn.Linear(dim, 3 * dim, bias=False), nn.Linear(dim, dim)
+        self.mat_qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.proj = nn.Linear(dim, dim)
 
     def forward(self, x, mask=None, cache=None):  # x (B, L, C); cache: `KVCache` of this layer
         B, L, C = x.shape
@@ -94,7 +79,8 @@ class SelfAttention(nn.Module):
         qkv = F.linear(x, self.mat_qkv.weight, bias)
         q, k, v = qkv.view(B, L, 3, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)
         sharp = self.scale_mul_1H11.clamp_max(MAX_LOG_SCALE).exp()
-        q, k = q * (inverse_norm(q) * sharp).to(q.dtype), k * inverse_norm(k).to(k.dtype)
+        q = q * (inverse_norm(q) * sharp).to(q.dtype)
+        k = k * inverse_norm(k).to(k.dtype)
         if cache is not None:
             k, v = cache.add(k, v)
         return self.proj(attend(q, k, v, mask).transpose(1, 2).reshape(B, L, C))
@@ -105,7 +91,8 @@ class MLP(nn.Module):
 
     def __init__(self, dim: int, ratio: float):  # Width C; hidden width over C
         super().__init__()
-        self.fc1, self.fc2 = nn.Linear(dim, round(dim * ratio)), nn.Linear(round(dim * ratio), dim)
+        self.fc1 = nn.Linear(dim, round(dim * ratio))
+        self.fc2 = nn.Linear(round(dim * ratio), dim)
 
     def forward(self, x):
         return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
@@ -122,14 +109,15 @@ def _gated(x, branch, gate, factors):
         gate = gate * factors.view(-1, 1, 1).to(gate.dtype)
     return torch.addcmul(x, branch, gate)
 
-# %% ../nbs/03_scale_ar.ipynb #8ee848a7
+
 class Block(nn.Module):
     "Attention and MLP, both normalised, modulated and gated by the class."
 
     def __init__(self, cfg: ModelConfig):  # Sizes
         super().__init__()
         D = cfg.embed_dim
-        self.attn, self.ffn = SelfAttention(D, cfg.num_heads), MLP(D, cfg.mlp_ratio)
+        self.attn = SelfAttention(D, cfg.num_heads)
+        self.ffn = MLP(D, cfg.mlp_ratio)
         self.ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(D, 6 * D))
 
     # x (B, L, C), cond (B, C); drop_path: factors (B,); mod: see `FlexVAR.modulations`
@@ -180,6 +168,23 @@ class BaseModel(nn.Module):
     released_sides = None  # Where the released sampler draws, greedy elsewhere; None = everywhere
     adds_up = False  # Do its maps add up (03c)? Then its tokenizer's must, too
     recorded = False  # May a GPU record how a group of pictures is drawn, and replay it?
+    size = None  # Once loaded: its name in `SIZES`
+    classes = None  # Once loaded: names of its classes
+    companion = ()  # Once loaded: its tokenizer; in a tuple, for it is no part of the model
+
+    def sample(self, labels, **settings) -> torch.Tensor:  # uint8 (n, 3, H, W)
+        """Pictures of classes (numbers, or names) by a loaded model, drawn as its size is drawn
+        unless `settings` of `sample` say otherwise."""
+        if not self.companion:
+            raise SarError(
+                "this model does not know its tokenizer: load it with `sar_repro.load`, or call"
+                " `sample(model, vae, labels)`"
+            )
+        spec, names = get_size(self.size), self.classes or []
+        usual = dict(guidance=spec.guidance, top_k=spec.top_k, top_p=spec.top_p)
+        numbers = [names.index(c) if c in names else c for c in labels]
+        vae = self.companion[0].to(self.head.weight.device)
+        return sample(self, vae, torch.as_tensor(numbers), **{**usual, **settings})
 
     def shown_first(self, batch) -> dict:
         "More arguments of pass 1: what a masked first map shows of itself (03b)."
@@ -272,7 +277,6 @@ def forward(
     return prediction if as_prediction else prediction.logits()
 
 # %% ../nbs/03_scale_ar.ipynb #8b14bdb2
-# two things in which other bases (03b, 03c) differ
 @patch
 def add_positions(self: FlexVAR, cfg):
     self.pos_start = nn.Parameter(torch.empty(1, cfg.scales[0] ** 2, cfg.embed_dim))
@@ -383,7 +387,7 @@ def by_scale(
     parts = zip(split_scales(values, scales), split_scales(counted, scales))
     return torch.stack([(v * c).sum() / c.sum().clamp(min=1) for v, c in parts])
 
-# %% ../nbs/03_scale_ar.ipynb #b7f092c9
+
 def mean_loss(
     values: torch.Tensor,  # (B, L) nats
     counted: torch.Tensor = None,  # bool (B, L); None = all
@@ -398,12 +402,17 @@ class _Steps:
     "The network, asked for one scale after another; what it has seen stays in caches."
 
     def __init__(self, model, book, labels, scales, guided):
+        sizes = [p * p for p in scales]
         none = torch.full_like(labels, model.cfg.num_classes)
         y = torch.cat([labels, none]) if guided else labels
-        self.model, self.book, self.scales, self.guided = model, book, scales, guided
         cond = model.class_emb(upload(y, model.head.weight.device))
-        sizes, self.state = [p * p for p in scales], None
-        self.pos, self.numbers = model.positions(scales).split(sizes, 1), sum(sizes)
+        self.model = model
+        self.book = book
+        self.scales = scales
+        self.guided = guided
+        self.state = None  # what the codebook keeps between scales
+        self.numbers = sum(sizes)  # uniforms that a picture takes
+        self.pos = model.positions(scales).split(sizes, 1)
         self.caches = [KVCache(sum(sizes)) for _ in model.blocks]
         self.sets = _class_sets(model, cond, sizes)
 
@@ -415,7 +424,27 @@ class _Steps:
             self.state, codes = self.book.step(self.state, before, k - 1, self.scales)
             x = self.model.word_embed(codes)
             x = x.repeat(2, 1, 1) if self.guided else x
-        return self.model.trunk(x + self.pos[k], None, self.rows(k), self.caches, mods=mods)
+        return self.model.trunk(x + self.pos[k], None, self.mask_rows(k), self.caches, mods=mods)
+
+    def mask_rows(self, k):  # None: of all coarser maps nothing has to be hidden
+        if not self.model.cfg.context:
+            return None
+        end = sum(p * p for p in self.scales[: k + 1])
+        mask = self.model.attention_mask(self.scales, self.pos[0].device)
+        return mask[:, :, end - self.scales[k] ** 2 : end, :end]
+
+    # guided before the head, whose logits are many; `of` and `at`: see the rounds of 03b
+    def logits(self, h, k, strength, form, full, of=None, at=None):
+        h = self.model.head_nm(h, None, self.sets[-1][k if at is None else at])
+        if self.guided:
+            cond, uncond = h.float().chunk(2)
+            n = of or len(self.scales)
+            h = self.model.with_guidance(cond, uncond, strength, k, n, form, full)
+        return self.model.head(h).float()
+
+    def begin(self, known_map, draw, noise, how):
+        "Codes of map 1 and which are known; a base that draws its first map otherwise does it here."
+        return known_map
 
 # %% ../nbs/03_scale_ar.ipynb #9ef0011b
 @torch.no_grad()
@@ -567,31 +596,6 @@ def _checked_known(tokens, mask, shape, vocab):
     return tokens, mask
 
 # %% ../nbs/03_scale_ar.ipynb #4e74e5be
-# guided before the head, whose logits are many; `of` and `at`: see the rounds of 03b
-@patch
-def logits(self: _Steps, h, k, *how, of=None, at=None):
-    h = self.model.head_nm(h, None, self.sets[-1][k if at is None else at])
-    if self.guided:
-        cond, uncond = h.float().chunk(2)
-        h = self.model.guided(cond, uncond, how[0], k, of or len(self.scales), *how[1:])
-    return self.model.head(h).float()
-
-
-@patch
-def rows(self: _Steps, k):  # of the mask; None: of all coarser maps nothing has to be hidden
-    if not self.model.cfg.context:
-        return None
-    end = sum(p * p for p in self.scales[: k + 1])
-    whole = self.model.attention_mask(self.scales, self.pos[0].device)
-    return whole[:, :, end - self.scales[k] ** 2 : end, :end]
-
-
-@patch
-def begin(self: _Steps, known_map, draw, noise, how):  # codes of map 1 and which are known, if any
-    "A base that draws its first map otherwise does it here."
-    return known_map
-
-
 # a base that samples otherwise (03b, 03c) has its own of these two
 @patch
 def steps(self: FlexVAR, book, labels, scales, guided, **first):
@@ -609,7 +613,7 @@ def check_book(model, book):  # maps that add up, or maps that stand for themsel
 
 
 @patch
-def guided(self: FlexVAR, cond, uncond, guidance, k, n, form="var", full=False):
+def with_guidance(self: FlexVAR, cond, uncond, guidance, k, n, form="var", full=False):
     return guide(cond, uncond, guidance, k, n, form, full)
 
 
@@ -633,15 +637,12 @@ def guide(
 
 def _drawer(net, how, seed, index, released_seed):
     "A function (logits of a scale, its index, other noise than the scale's) -> codes; all noise."
-    scales, sizes = how.scales, [p * p for p in how.scales]
+    sizes = [p * p for p in how.scales]
     if released_seed is not None:
-        rng = (
-            torch.Generator().manual_seed(released_seed)
-            if isinstance(released_seed, int)
-            else None
-        )
+        random = isinstance(released_seed, int)
+        rng = torch.Generator().manual_seed(released_seed) if random else None
         sides = net.model.released_sides
-        greedy = [sides is not None and (p not in sides or p > how.max_side) for p in scales]
+        greedy = [sides is not None and (p not in sides or p > how.max_side) for p in how.scales]
         return lambda logits, k, u=None: _released_draw(logits, greedy[k], *how.top[k], rng), None
     noise = _noise_of(net, seed, index)
     if noise is None:

@@ -227,7 +227,7 @@ class VAR(FlexVAR):
 
 
 @patch
-def guided(self: VAR, cond, uncond, guidance, k, n, form="var", full=False):  # from none to full
+def with_guidance(self: VAR, cond, uncond, guidance, k, n, form="var", full=False):  # from none to full
     t = guidance * k / max(1, n - 1) if form == "var" and not full else guidance
     return guide(cond, uncond, t, k, n, form, full=True)
 
