@@ -221,7 +221,7 @@ def draw_schedule(
         scales.pop(len(scales) - 1 - int(rng.integers(4)))
     return tuple(scales)
 
-# %% ../nbs/03_scale_ar.ipynb #2d55e573
+
 class FlexVAR(BaseModel):
     "Scale-wise autoregressive transformer (FlexVAR; method of arXiv 2502.20313)."
 
@@ -443,7 +443,7 @@ class _Steps:
         return self.model.head(h).float()
 
     def begin(self, known_map, draw, noise, how):
-        "Codes of map 1 and which are known; a base that draws its first map otherwise does it here."
+        "Codes of map 1, and which are known; where a base draws its first map otherwise."
         return known_map
 
 # %% ../nbs/03_scale_ar.ipynb #9ef0011b
@@ -595,7 +595,7 @@ def _checked_known(tokens, mask, shape, vocab):
         raise SarError(f"the known tokens hold a code that is none of 0 to {vocab - 1}")
     return tokens, mask
 
-# %% ../nbs/03_scale_ar.ipynb #4e74e5be
+
 # a base that samples otherwise (03b, 03c) has its own of these two
 @patch
 def steps(self: FlexVAR, book, labels, scales, guided, **first):

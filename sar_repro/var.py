@@ -227,7 +227,8 @@ class VAR(FlexVAR):
 
 
 @patch
-def with_guidance(self: VAR, cond, uncond, guidance, k, n, form="var", full=False):  # from none to full
+def with_guidance(self: VAR, cond, uncond, guidance, k, n, form="var", full=False):
+    "Strength rises from none to full over all maps."
     t = guidance * k / max(1, n - 1) if form == "var" and not full else guidance
     return guide(cond, uncond, t, k, n, form, full=True)
 
