@@ -380,7 +380,7 @@ def start_models(
         model = make_model(replace(spec.model, num_classes=num_classes or spec.model.num_classes))
     return model.to(device), vae.to(device)
 
-# %% ../nbs/84a_models.ipynb #c6244c63
+# %% ../nbs/84a_models.ipynb #c7088f62
 @dataclass
 class ImageModel:
     "A trained model with all that it takes to draw: `load` gives it."
@@ -398,8 +398,12 @@ class ImageModel:
         **settings,  # Of `sample`: guidance, top_k, top_p, scales, ...; else the size's own
     ) -> torch.Tensor:  # uint8 (n, 3, H, W)
         "Draw a picture of each of these classes."
-        usual = {k: getattr(self.size, k) for k in ("guidance", "top_k", "top_p")}
-        return sample(self.net, self.vae, self.numbers(labels), seed, **usual | settings)
+        return sample(self.net, self.vae, self.numbers(labels), seed, **self.usual | settings)
+
+    @property
+    def usual(self) -> dict:
+        "guidance, top_k and top_p of its size."
+        return {k: getattr(self.size, k) for k in ("guidance", "top_k", "top_p")}
 
     def numbers(self, labels) -> torch.Tensor:  # int64 (n,)
         "Classes by number, from numbers or names."

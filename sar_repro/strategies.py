@@ -26,7 +26,7 @@ from .posterior import Posterior, resample_loss
 # %% auto #0
 __all__ = ['SHARE', 'NEAREST', 'STRENGTH', 'METHODS', 'single_pass', 'one_step_codes', 'free_codes', 'tf_then_free_codes',
            'alternating_codes', 'mixed_codes', 'turn_codes', 'neighbours', 'jittered_codes', 'second_pass', 'even_loss',
-           'DDO', 'Loss', 'hook', 'get_loss', 'loss_name']
+           'DDO', 'Loss', 'hook', 'get_loss', 'loss_name', 'name_loss']
 
 # %% ../nbs/10_strategies.ipynb #524ce4b4
 def _nats_from(model, batch, cfg, codes):  # (B, L) nats of the truth in the context of any codes
@@ -273,10 +273,15 @@ def hook(
     return partial(usual, loss_fn) if inspect.isfunction(usual) else usual
 
 # %% ../nbs/10_strategies.ipynb #6c60091d
+_NAMED = {}  # losses of this process, see `name_loss`
+
+
 def get_loss(
     method: str,  # A name in `METHODS`, or FILE.py:NAME
 ):  # A `Loss`
     "Look a loss up by name, or in a file of your own."
+    if method in _NAMED:
+        return _NAMED[method]
     file, colon, name = method.rpartition(":")
     if not colon:
         return METHODS[check_choice("method", method, [*METHODS, "FILE.py:NAME"])]
@@ -290,6 +295,15 @@ def loss_name(method: str) -> str:  # As in `get_loss`  # A word for folders: 'f
     "The method's name, that of its file before it where it has one."
     path, _, name = method.rpartition(":")
     return f"{Path(path).stem}-{name}" if path else name
+
+
+def name_loss(loss_fn) -> str:  # A function that is no method yet  # Its name
+    "Let `get_loss` know a loss by its name, as long as this process lives."
+    name = loss_fn.__name__
+    if METHODS.get(name, loss_fn) is not loss_fn:
+        raise SarError(f"method {name} is known already: give your loss another name")
+    _NAMED[name] = loss_fn
+    return name
 
 # %% ../nbs/10_strategies.ipynb #88dbf4d1
 @lru_cache
