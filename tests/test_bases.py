@@ -13,7 +13,7 @@ from sar_repro.engine.files import PUBLISHED, load_tensors, save_tensors, weight
 from sar_repro.models import find_size, load_model, load_tokenizer, make_model, make_tokenizer, model_meta, tokenizer_config
 from sar_repro.jobs.parity import check_file
 from sar_repro.jobs.published import beside_published, var_table
-from sar_repro.jobs.runs import plan_job
+from sar_repro.jobs.plan import plan_job
 from sar_repro.hybrid import apart_mask, draw_hybrid_schedule, left_normal, markov_mask, masked_tokens, round_ends
 from sar_repro.scale_ar import causal_mask, generate, sample
 from sar_repro.ssr import student_pass
@@ -210,9 +210,9 @@ def test_pictures_of_residual_maps():
     (lambda: generate(toy('hybrid')[0], toy('hybrid')[1], torch.tensor([0]), scales=(1, 2, 4)), "starts at side 1: this model starts at 2"),
     (lambda: generate(toy('var')[0], toy('flexvar')[1], torch.tensor([0])), 'a model of base var needs a tokenizer whose maps add up'),
     (lambda: generate(toy('hybrid')[0], toy('var')[1], torch.tensor([0])), 'a model of base hybrid needs a tokenizer whose maps stand for themselves'),
-    (lambda: plan_job(base='hybrid', method='mixed'), 'method mixed does not know a masked first map'),
-    (lambda: plan_job(base='gpt'), "unknown base 'gpt'"),
-    (lambda: plan_job('d16', base='var', target='mean'), "unknown target 'mean'"),
+    (lambda: plan_job(dict(base='hybrid', method='mixed')), 'method mixed does not know a masked first map'),
+    (lambda: plan_job(dict(base='gpt')), "unknown base 'gpt'"),
+    (lambda: plan_job(dict(size='d16', base='var', target='mean')), "unknown target 'mean'"),
     (lambda: ModelConfig(base='hybrid', context=2), 'the hybrid reads one map')])
 def test_one_sentence(call, words):
     with pytest.raises(SarError, match=words): call()
@@ -227,7 +227,7 @@ def test_configurations_leave_young_fields_out():
     assert all(s.image_size // s.tokenizer.factor == s.model.scales[-1] for s in VARIANTS.values())
     assert weights_path('hybrid-tiny', 'tokenizer') == weights_path('tiny', 'tokenizer')
     assert weights_path('var-d16', 'model').name == 'var_d16.pth' and 'sar' not in PUBLISHED['var-d16']
-    assert plan_job(epochs=2).name == 'tiny-emoji64-sar-s0-1c4b2b' # as it was before there were bases
+    assert plan_job(dict(size='tiny', epochs=2)).name == 'tiny-emoji64-sar-s0-1c4b2b' # as it was before there were bases
 
 @pytest.mark.parametrize('base', ['hybrid', 'var'])
 def test_loaders_tell_the_bases_apart(base, tmp_path):
@@ -302,7 +302,7 @@ def test_the_hybrids_loss_counts_hidden_tokens_only():
     assert torch.allclose(by_map[0], ce[:, :4][masked].mean(), atol=1e-5)
 
 def test_a_published_run_of_var_has_quoted_rows_where_there_are_any():
-    from sar_repro.jobs.runs import findings
+    from sar_repro.jobs.findings import findings
     judged = dict(before=dict(FID=3.6, IS=270.0), after=dict(FID=3.5, IS=260.0))
     table = beside_published('var-d16', judged)
     assert table.FID.tolist() == [3.6, 3.55, 3.5] and ('VAR-d16', 'quoted') in table.index

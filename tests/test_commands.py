@@ -62,7 +62,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from sar_repro import data
 from sar_repro.jobs import cli
 from sar_repro.engine.core import SIZES, SarError
-from sar_repro.jobs import diagnostics, own, parity, published, runs, speed
+from sar_repro.jobs import diagnostics, findings, own, parity, published, speed
 import accelerate.commands.accelerate_cli, sar_repro.playground
 from accelerate.commands.launch import launch_command_parser
 from torch.distributed.run import get_args_parser

@@ -77,7 +77,8 @@ def test_two_processes_and_micro_batches_equal_one(tmp_path):
 
 WHOLE = textwrap.dedent('''
     import pandas as pd
-    from sar_repro.jobs.runs import draw_job, exposure, judge_job, load_job, plan_job, record_job
+    from sar_repro.jobs.findings import draw_job, exposure, judge_job, record_job
+    from sar_repro.jobs.plan import load_job, plan_job
     from sar_repro.train import heldout_loss
 
     def dying(loss_fn, at): # the third step of four; there are states of the first two
@@ -90,7 +91,7 @@ WHOLE = textwrap.dedent('''
 
     def whole(folder, recipe, die=None): # all that 07_train does with its parameters: load, before, train, after, judge, record
         torch.set_num_threads(1)
-        job = load_job(plan_job('mini', budget='smoke', precision='fp32', recipe=recipe, out_dir=str(folder), batch_size=8))
+        job = load_job(plan_job(dict(size='mini', budget='smoke', precision='fp32', recipe=recipe, out_dir=str(folder), batch_size=8)))
         measure = lambda: heldout_loss(job.model, job.held, precision='fp32', copies_apart=True)
         found, gaps, samples = dict(before=measure()), [exposure(job, 'before')], dict(before=draw_job(job, 'before'))
         method = job.train.method
@@ -243,7 +244,7 @@ def test_killed_processes_resume_with_the_log_and_weights_of_an_undisturbed_run(
 def test_notebook_launcher_trains_a_size_with_two_processes(tmp_path):
     out = python('''
         from accelerate import notebook_launcher
-        from sar_repro.jobs.runs import train_size
+        from sar_repro.jobs.plan import train_size
         import pickle; assert pickle.loads(pickle.dumps(train_size)) is train_size
         for n, folder in zip((1, 2), sys.argv[1:]):
             if n == 1: assert not team(1, lambda rank: train_size('tiny', 'emoji64', folder, 12, dict(method='tf', epochs=1, batch_size=6, precision='fp32')))[0] # in a fork: no Accelerator may be there before a launch

@@ -452,9 +452,10 @@ def _training(source, values):
         return ([job.out.name], job.outlook(), job.outcome) if job else ([], None, None)
     if source.stem != "07_train":
         return [], None, None
-    from sar_repro.jobs.runs import outcome, outlook, plan_job
+    from sar_repro.jobs.findings import outcome, outlook
+    from sar_repro.jobs.plan import plan_job
 
-    job = plan_job(**{k: v for k, v in values.items() if k != "tracker"})
+    job = plan_job(values)
     return [job.name], outlook(job), lambda: outcome(job)
 
 # %% ../../nbs/90_cli.ipynb #db03e99a

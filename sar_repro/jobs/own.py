@@ -19,7 +19,7 @@ from ..data import LOADERS, load_dataset, to_uint8
 from ..engine.files import PUBLISHED, atomic_path, check_folder, read_json, save_json
 from ..models import load_models, load_tokenizer
 from ..engine.plots import save_grid
-from .runs import train_size
+from .plan import train_size
 from ..engine.sources import how_many
 from ..evaluate import evaluate_model
 from ..scale_ar import sample

@@ -31,12 +31,12 @@ from ..sampling import sample_shards
 from ..scale_ar import FlexVAR
 
 # %% auto #0
-__all__ = ['ADM_REFERENCE', 'ADM_URL', 'INCEPTION', 'INCEPTION_URL', 'PRETRAINED', 'RECIPES', 'KEPT', 'QUOTED', 'QUOTED_VAR',
+__all__ = ['ADM_REFERENCE', 'ADM_URL', 'INCEPTION', 'INCEPTION_URL', 'PRETRAINED', 'KEPT', 'QUOTED', 'QUOTED_VAR',
            'SCHEDULE_QUOTED', 'OTHERS', 'imagenet_folder', 'requirements', 'find_inception', 'reference_path', 'regime',
-           'banner', 'published_recipe', 'beside_paper', 'with_recipe', 'recipe_table', 'free_memory',
-           'fitting_micro_batch', 'RealPictures', 'load_reference', 'make_reference_stats', 'paper_reference', 'judge',
-           'base_record', 'known_base', 'beside_published', 'var_table', 'paper_table', 'why_no_fid',
-           'comparison_table', 'protocol_of', 'method_of', 'evaluate_published']
+           'banner', 'published_recipe', 'beside_paper', 'free_memory', 'fitting_micro_batch', 'RealPictures',
+           'load_reference', 'make_reference_stats', 'paper_reference', 'judge', 'base_record', 'known_base',
+           'beside_published', 'var_table', 'paper_table', 'why_no_fid', 'comparison_table', 'protocol_of', 'method_of',
+           'evaluate_published']
 
 # %% ../../nbs/87a_published.ipynb #9cc22054
 def imagenet_folder(
@@ -215,37 +215,6 @@ def beside_paper(
         f"{said} That is a count of epochs: a step ({kind}) takes {ratio:.2f} times one of teacher"
         f" forcing (d16 in 88_speed), so by compute they are {100 * more * ratio / have:.1f} %."
     )
-
-# %% ../../nbs/87a_published.ipynb #72ef0d21
-RECIPES = dict(  # fields of `TrainConfig`, and of the pictures at published sizes
-    ours=dict(
-        **dict(epochs=10, gamma=0.01, sf_scales="all", cond_shared=True, target="hard"),
-        **dict(rollout="sample", rollout_guidance=0.0, rollout_top_k=0, rollout_top_p=0.0),
-        **dict(decay_class=False, images="cache", crop=256, schedules="step"),
-    )
-)
-# sf_share: pass 2 for every picture; the last field is where the two differ in what data they see
-RECIPES["paper"] = RECIPES["ours"] | dict(sf_share=1.0, decay_class=True, images="crops")
-RECIPES["released"] = RECIPES["paper"] | dict(
-    **dict(epochs=11, sf_scales="last", cond_shared=False, crop=512, schedules="process"),
-    **dict(rollout_guidance=1.2, rollout_top_k=900, rollout_top_p=0.96),
-)
-
-
-def with_recipe(
-    recipe: str,  # A name in `RECIPES`
-    given: dict,  # Settings; -1 or 'auto' leave the choice to the recipe
-) -> dict:
-    "Settings with the recipe's where none was given."
-    chosen = RECIPES[check_choice("recipe", recipe, RECIPES)]
-    left = lambda v: v == "auto" or (type(v) in (int, float) and v == -1)
-    return chosen | {k: v for k, v in given.items() if not (k in RECIPES["ours"] and left(v))}
-
-
-def recipe_table() -> pd.DataFrame:
-    "What sets the recipes apart."
-    table = pd.DataFrame(RECIPES).fillna(0.0)
-    return table[table.astype(str).nunique(axis=1) > 1]
 
 # %% ../../nbs/87a_published.ipynb #3d20c35d
 # bytes of activations that a backward pass keeps, for each token, block and channel
