@@ -124,7 +124,7 @@ def _prepared(loss_fn, model, data, cfg):  # the loss, once all is asked that th
     if asked:
         raise SarError(
             f"this loop does not know {', '.join(asked)}: leave it out, or train with"
-            " `engine.runs.train_run`"
+            " `jobs.runs.train_run`"
         )
     return hook(loss_fn, "prepare")(model, data)
 
@@ -144,7 +144,7 @@ def train(
     loss_fn,  # Yields (name, loss, per-scale means)
     cfg: TrainConfig,  # The run
 ) -> list:  # Teacher-forced loss of every step
-    "The loop and nothing else: one process, nothing saved. `engine.runs.train_run` does the rest."
+    "The loop and nothing else: one process, nothing saved. `jobs.runs.train_run` does the rest."
     loss_fn = _prepared(loss_fn, model, data, cfg)
     model.train().requires_grad_(True)  # before the optimizer asks which weights may change
     groups = param_groups(model, cfg.weight_decay, cfg.decay_class)

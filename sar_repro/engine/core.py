@@ -264,6 +264,7 @@ _share, _part, _yes = Number(high=1), Number(high=1, above=True), (True, False)
 _count, _least = Number(int, 1, 10**6), Number(high=1e9, above=True)
 _targets = ("hard", "soft", "truth", "residual")
 _guided, _all, _nucleus = dict(released=1.2), dict(released=900), dict(released=0.96)
+_whole = dict(paper=1.0, released=1.0)
 
 
 def _betas(value):
@@ -276,12 +277,12 @@ def _betas(value):
 class TrainConfig:
     "One training run; the defaults are SAR post-training at size tiny."
 
-    method: str = setting("sar", "sar; tf, the control that trains on; others of 10_strategies")
+    method: str = setting("sar", "sar; tf, the control; others of 10; or FILE.py:NAME")
     epochs: int = setting(10, "passes over the data", Number(int, 1, 10**4), dict(released=11))
-    batch_size: int = setting(64, "pictures a step", _count, none="64, published sizes 768")
-    lr: float = setting(1e-4, "first learning rate after the warmup", _part, none="the size's")
-    lr_end: float = setting(0.64, "last learning rate over it", _share, none="0.64, as for d16")
-    warmup: float = setting(0.0, "share of the steps that warm up; 0.02 from scratch", _share)
+    batch_size: int = setting(64, "pictures a step", _count, none="64; published sizes: 768")
+    lr: float = setting(1e-4, "learning rate after the warmup", _part, none="the size's")
+    lr_end: float = setting(0.64, "the last one over the first", _share, none="0.64, as of d16")
+    warmup: float = setting(0.0, "share of the steps that warm up; scratch: 0.02", _share)
     flat: float = setting(0.05, "share of the steps at the peak after that", _share, asked=False)
     betas: tuple = setting((0.9, 0.95), "of AdamW", _betas, asked=False)
     weight_decay: float = setting(0.05, "none on biases, vectors, positions", _share, asked=False)
@@ -294,20 +295,20 @@ class TrainConfig:
     cond_shared: bool = setting(True, "one class dropout for both", _yes, dict(released=False))
     sf_scales: str = setting("all", "scales of pass 2", ("all", "last"), dict(released="last"))
     sf_share: float = setting(
-        1.0, "share of the pictures in pass 2", _part, none="0.25; published sizes and recipes 1"
+        1.0, "share of the pictures in pass 2", _part, _whole, none="0.25; as published: 1"
     )
     rollout: str = setting("sample", "codes of the rollout", ("sample", "argmax"), {})
-    rollout_guidance: float = setting(0.0, "of the rollout, 0 is none", Number(high=100), _guided)
+    rollout_guidance: float = setting(0.0, "its guidance, 0 is none", Number(high=100), _guided)
     rollout_top_k: int = setting(0, "codes kept in the rollout, 0 is all", _many, _all)
     rollout_top_p: float = setting(0.0, "nucleus of the rollout, 0 is all", _share, _nucleus)
-    target: str = setting("hard", "of pass 2: the draw, its distribution, ...", _targets, {})
+    target: str = setting("hard", "of pass 2; soft is f^T", _targets, {})
     label_smoothing: float = setting(0.0, "of losses against codes", _share, asked=False)
     seed: int = setting(0, "of training and sampling", Number(int, -(2**63), 2**63 - 1))
     precision: str = setting("auto", "auto is what is fast here", ("auto", "bf16", "fp16", "fp32"))
-    micro_batch: int = setting(0, "pictures a process holds at once", _many, none="all that fit")
+    micro_batch: int = setting(0, "pictures held at once", _many, none="all; PAPER: what fits")
     recompute: bool = setting(False, "less memory, about a third more time", _yes)
     compile: bool = setting(False, "torch.compile", _yes, none="from 200 steps, where it works")
-    sf_before: str = setting("own", "base var: maps before", ("own", "truth"), later=True)
+    sf_before: str = setting("own", "earlier maps of pass 2 (03c)", ("own", "truth"), later=True)
 
     def __post_init__(self):
         for f in fields(self):  # numbers become int or float

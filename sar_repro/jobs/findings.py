@@ -211,10 +211,12 @@ def _likelihood(record, ran):
     most = max(change, key=lambda g: abs(change[g]))
     better = sum(c < 0 for c in change.values())
     mean = f" ({a['before']:.3f} to {a['after']:.3f} nats a token over all)" if a else ""
+    way = "easier" if change[most] < 0 else "harder"
     return (
-        f"**Prediction.** After {ran}, held-out pictures are easier to predict in {better} of"
-        f" {len(change)} groups of tokens{mean}. The largest change is at {most}:"
-        f" {groups[most]['before']:.2f} to {groups[most]['after']:.2f} nats."
+        f"**Prediction.** After {ran}, {better} of {len(change)} groups of tokens of held-out"
+        f" pictures are easier to predict, and {len(change) - better} harder{mean}. The largest"
+        f" change is at {most}, which became {way}: {groups[most]['before']:.2f} to"
+        f" {groups[most]['after']:.2f} nats."
     )
 
 

@@ -13,9 +13,9 @@ import warnings
 from dataclasses import asdict, dataclass, fields, replace
 from hashlib import sha256
 from pathlib import Path
-from ..engine.core import BASES, NUMBERS, Number, SIZES, SarError, SarWarning, Size
-from ..engine.core import TrainConfig, VARIANTS, WORK, check_choice, checked, get_size
-from ..engine.core import setting, with_base
+from ..engine.core import BASES, NUMBERS, Number, SarError, SarWarning, Size
+from ..engine.core import TrainConfig, WORK, check_choice, checked, get_size, setting
+from ..engine.core import with_base
 from ..engine.files import PUBLISHED, weights_hash
 from ..engine.machine import can_compile, team
 from ..data import load_dataset
@@ -32,27 +32,35 @@ from sar_repro.jobs.published import (
     regime,
 )
 from .runs import check_run_folder, possible_folder, resolved_precision, train_run
-from ..models import LatentData, start_models
-from ..strategies import get_loss, hook, loss_name
+from ..models import LatentData, of_base, start_models
+from ..strategies import METHODS, get_loss, hook, loss_name
 from ..tokenizer import TokenData
 
 # %% auto #0
-__all__ = ['SETTINGS', 'PARAMETERS', 'RECIPES', 'PICTURES', 'MASKED', 'Asked', 'recipe_table', 'described', 'parameters_cell',
-           'cleared', 'Job', 'plan_job', 'usual_recipe', 'short_name', 'usual_share', 'load_job', 'train_size']
+__all__ = ['SETTINGS', 'PARAMETERS', 'RECIPES', 'PICTURES', 'Asked', 'recipe_table', 'described', 'parameters_cell', 'cleared',
+           'Job', 'plan_job', 'usual_recipe', 'short_name', 'usual_share', 'load_job', 'train_size']
 
 # %% ../../nbs/86c_plan.ipynb #86c00006
-_sizes, _names = (*SIZES, *VARIANTS), ("ours", "paper", "released")
+_names = ("ours", "paper", "released")
 _crops = dict(ours=256, paper=256, released=512)
 _images = dict(ours="cache", paper="crops", released="crops")
 _drawn = dict(ours="step", paper="step", released="process")
+
+
+def _size(value):
+    return get_size(value).name
+
+
+def _base(value):
+    return check_choice("base", value, BASES)
 
 
 @dataclass(frozen=True)
 class Asked:
     "What a run may be asked for beside the settings of its training."
 
-    size: str = setting("mini", "or tiny, medium, small; published: d16, d20, d24", _sizes)
-    base: str = setting(None, "base model (03, 03b, 03c)", BASES, none="the size's")
+    size: str = setting("mini", "or tiny, medium, small; published: d16, d20, d24", _size)
+    base: str = setting(None, "flexvar, hybrid (03b) or var (03c)", _base, none="the size's")
     dataset: str = setting(None, "a name of 01, or a folder of class folders", none="the size's")
     data_dir: str = setting(None, "where the data set lies", none="data/ of the repository")
     tokenizer: str = setting(None, "its weights", none="the size's, or what lies beside init")
@@ -108,7 +116,7 @@ def described(
     "What a parameter is, what it may be, and what happens where nobody sets it."
     rule, recipes = f.metadata["rule"], f.metadata["recipes"] or {}
     text = f.metadata["help"]
-    if isinstance(rule, tuple) and rule[0] is not True and f.name != "size":
+    if isinstance(rule, tuple) and rule[0] is not True:
         text += f": {', '.join(rule)}"
     if not _open(f):
         return text
@@ -268,10 +276,6 @@ def usual_share(
     return 1.0 if size in PUBLISHED or not hook(get_loss(method), "shares") else 0.25
 
 
-# the hybrid's map 1 is masked: losses that do not know it would count what they show
-MASKED = ("tf", "sar", "sar_last", "tf_then_single_sf")
-
-
 def _fits(method, published, base):
     "Refuse a method that does not fit the size or its base model."
     if published and hook(get_loss(method), "remembers"):
@@ -279,11 +283,11 @@ def _fits(method, published, base):
             f"method {method} keeps a chain of codes a picture, and published sizes draw crops and"
             " schedules anew: choose size tiny or small, or another method"
         )
-    get_loss(method)
-    if base == "hybrid" and method not in MASKED:
+    losses = of_base(base).losses
+    if losses and method in METHODS and method not in losses:
         raise SarError(
             f"method {method} does not know a masked first map: expected one of"
-            f" {', '.join(MASKED)} for base hybrid"
+            f" {', '.join(losses)} for base {base}"
         )
 
 # %% ../../nbs/86c_plan.ipynb #86c00015

@@ -11,7 +11,7 @@ import torch
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from ..engine.core import ROOT, SarError, WORK, check_choice, check_numbers, get_size, shown
+from ..engine.core import ROOT, SarError, WORK, check_numbers, get_size, shown
 from ..engine.core import Number, check_number
 from sar_repro.engine.files import (
     PUBLISHED,

@@ -9,45 +9,22 @@ import inspect
 import json
 import math
 import os
-import pandas as pd
 import re
-import shutil
 import time
 import torch
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
-from datetime import date
-from fastcore.basics import patch
+from dataclasses import asdict, replace
 from functools import partial
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
-from sar_repro.engine.core import (
-    ModelConfig,
-    NUMBERS,
-    Number,
-    ROOT,
-    SarError,
-    SarWarning,
-    Size,
-    TrainConfig,
-    WORK,
-    check_choice,
-    check_number,
-    check_numbers,
-    check_text,
-    get_size,
-    in_short,
-    shown,
-    stored,
-    with_base,
-)
+from ..engine.core import ModelConfig, SarError, SarWarning, TrainConfig
+from ..engine.core import check_choice, in_short, shown, stored
 from sar_repro.engine.files import (
-    PUBLISHED,
     TEMPORARY,
     atomic_path,
     load_checkpoint,
@@ -59,60 +36,18 @@ from sar_repro.engine.files import (
     save_json,
     save_tensors,
     weights_hash,
-    weights_path,
 )
-from sar_repro.engine.machine import (
-    available_memory,
-    can_compile,
-    mixed_precision,
-    run_record,
-    shared_rows,
-    team,
-)
+from ..engine.machine import available_memory, mixed_precision
 from ..engine.plots import progress
-from ..data import load_dataset
-from ..tokenizer import Batch, Codebook, TokenData, token_groups
-from sar_repro.evaluate import (
-    Reference,
-    feature_extractor,
-    few_held_out,
-    image_features,
-    judge_of,
-    told_kid,
-)
-from ..scale_ar import FlexVAR, group_size, sample
-from ..models import model_meta, of_base, start_models
-from ..models import LatentData
-from ..exposure_bias import Probe, gap, one_step, picture_groups
-from ..strategies import METHODS, get_loss, hook, loss_name
+from ..scale_ar import FlexVAR
+from ..strategies import METHODS, hook
+from ..tokenizer import Batch, Codebook, TokenData
 from ..train import check_loss, heldout_loss, lr_at, param_groups, token_mean
-from ..evaluate import balanced_labels, compare, distance_table, sample_labels
-from ..sampling import sample_shards
-from sar_repro.jobs.published import (
-    banner,
-    RECIPES,
-    base_record,
-    beside_paper,
-    beside_published,
-    fitting_micro_batch,
-    free_memory,
-    imagenet_folder,
-    judge,
-    known_base,
-    paper_reference,
-    protocol_of,
-    published_recipe,
-    with_recipe,
-    reference_path,
-    regime,
-)
 
 # %% auto #0
-__all__ = ['MACHINE', 'STATE', 'OWN', 'ToyTokens', 'toy_model', 'RunFolder', 'check_run_folder', 'losses_of', 'wants_shards',
-           'is_sharded', 'sharded', 'tracker_name', 'Run', 'whole_state', 'load_moments', 'snapshot', 'loss_key',
-           'train_run', 'short_name', 'usual_share', 'train_size', 'Job', 'plan_job', 'load_job', 'draw_job', 'few_of',
-           'exposure', 'judge_job', 'record_job', 'findings', 'stored_findings', 'control_of', 'gauge', 'outlook',
-           'outcome']
+__all__ = ['MACHINE', 'STATE', 'ToyTokens', 'toy_model', 'RunFolder', 'check_run_folder', 'possible_folder', 'resolved_precision',
+           'losses_of', 'wants_shards', 'is_sharded', 'sharded', 'tracker_name', 'whole_state', 'load_moments',
+           'snapshot', 'Run', 'loss_key', 'train_run']
 
 # %% ../../nbs/86_runs.ipynb #bfd663dc
 class ToyTokens(TokenData):
@@ -193,7 +128,7 @@ def check_run_folder(
 ) -> Path:
     """Refuse a folder that holds something else than a run: its files would be overwritten. A new
     or empty folder will do, and so do samples that were drawn before the training."""
-    path = _possible(path)
+    path = possible_folder(path)
     if path.exists() and not path.is_dir():
         raise SarError(f"{shown(path)} is a file: pass a folder as out_dir")
     if read_json(path / "run.json", method=str, start=str) or _states_in(path):
@@ -209,7 +144,7 @@ def check_run_folder(
     return path
 
 
-def _possible(path):  # a path that can name a folder
+def possible_folder(path):  # a path that can name a folder
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -239,14 +174,14 @@ def _read_state(path):  # a state, and what is wrong with it
     return state, None
 
 
-def _resolved(precision):  # 'bf16', 'fp16' or 'fp32': what it is on this machine
+def resolved_precision(precision):  # 'bf16', 'fp16' or 'fp32': what it is on this machine
     found = mixed_precision(precision)
     return "fp32" if found == "no" else found
 
 
 def _changed(old, facts):  # setting -> what it was and what it is now, where the two differ
     usual = _plain(asdict(TrainConfig())) | dict(tokenizer=facts.get("tokenizer"))
-    old = dict(old, precision=_resolved("auto")) if old.get("precision") == "auto" else old
+    old = dict(old, precision=resolved_precision("auto")) if old.get("precision") == "auto" else old
     names = [k for k in facts | usual if k not in MACHINE]
     both = {k: tuple(d.get(k, usual.get(k)) for d in (old, facts)) for k in names}
     return {k: (was, now) for k, (was, now) in both.items() if was != now}
@@ -466,50 +401,6 @@ def tracker_name(
         )
     return tracker
 
-# %% ../../nbs/86_runs.ipynb #a46d4a27
-class Run:
-    "A training under way: it takes steps, ends epochs, and writes states."
-
-    def __init__(self, model, data, loss_fn, cfg, acc, folder):
-        self.model, self.data, self.cfg, self.acc, self.folder = model, data, cfg, acc, folder
-        # some compare with the start, some remember the pictures
-        self.loss_fn = hook(loss_fn, "prepare")(model, data)
-        self.steps = math.ceil(len(data) / cfg.batch_size)
-        self.total, self.epoch = self.steps * cfg.epochs, None
-        state = _from_first(self._found() if acc.is_main_process else None, acc)
-        model.load_state_dict(state["model"])
-        if "loss" in state:
-            self.loss_fn.load_state_dict(state["loss"])
-        self._prepare(state.get("opt"))
-        if acc.scaler is not None and state.get("scaler"):
-            acc.scaler.load_state_dict(state["scaler"])
-        self.step, self.log, self.before = state["step"], state["log"], state["seconds"]
-        self.sums, self.begun = _on_first(state["sums"], acc), time.time()
-        # until then no state is written; who writes one, and is writing it
-        self.resting, self.writer, self.writing = 0.0, None, None
-
-    def _found(self):
-        start = dict(step=0, log=[], sums={}, seconds=0.0)
-        return self.folder.resume() or dict(start, model=self.model.state_dict())
-
-    def _prepare(self, opt_state):
-        cfg, model = self.cfg, self.model.train().requires_grad_(True)
-        model.recompute = cfg.recompute
-        # one graph for all drawn lengths
-        lengths = dict(dynamic=True) if getattr(self.data, "drawn", False) else {}
-        model.compile_blocks(cfg.compile and not wants_shards(self.acc), **lengths)
-        shards = wants_shards(self.acc)
-        net = sharded(model, self.acc) if shards else model
-        groups = param_groups(net, cfg.weight_decay, cfg.decay_class)
-        opt = torch.optim.AdamW(groups, lr=cfg.lr, betas=cfg.betas, fused=True)
-        self.wrapped, self.opt = (net, opt) if shards else self.acc.prepare(model, opt)
-        if opt_state:
-            load_moments(self.wrapped, self.opt, opt_state)
-
-    @property
-    def seconds(self):  # of all processes that worked on it one after the other
-        return self.before + time.time() - self.begun
-
 # %% ../../nbs/86_runs.ipynb #462a5fbd
 def _full(model):  # weights, whole, on every process
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
@@ -556,79 +447,7 @@ def load_moments(
     named = dict(state={names[i]: v for i, v in state["state"].items()}, param_groups=groups)
     set_optimizer_state_dict(model, opt, named, options=how)
 
-# %% ../../nbs/86_runs.ipynb #cff54026
-@patch
-def take(self: Run, step: int):
-    "One optimizer step."
-    cfg, (epoch, at) = self.cfg, divmod(step, self.steps)
-    if epoch != self.epoch:
-        self.epoch, self.order = epoch, self.data.order(cfg.seed, epoch)
-    for group in self.opt.param_groups:
-        group["lr"] = lr_at(step, self.total, cfg)
-    fetch = lambda part: self.data.batch(part, cfg.seed, epoch, self.acc.device, step)
-    ids = self.order[at * cfg.batch_size : (at + 1) * cfg.batch_size]
-    terms, norm, mine = _gradients(self.wrapped, self.loss_fn, fetch, ids, cfg, self.acc)
-    counts = [*terms, ("grad", norm, mine)]  # means of n values, and of how many
-    if self.acc.scaler is not None:
-        counts = [c for c in counts if c[0] != "grad" or math.isfinite(norm)]
-        counts += [("skipped", float(not math.isfinite(norm)), mine)]
-    if not math.isfinite(norm) and not self._skips(terms):
-        raise SarError(
-            f"loss or gradient is {norm} at step {step + 1} of {self.total}; the last good state"
-            f" stays in {shown(self.folder.path)}, lower lr (now {cfg.lr:g}) and use another"
-            " out_dir"
-        )
-    self.opt.step()
-    self.opt.zero_grad(set_to_none=True)
-    # what the losses remember, from all processes
-    hook(self.loss_fn, "exchange")(self.acc, mine)
-    for name, value, n in counts:
-        total, count = self.sums.get(name, (0.0, 0))
-        self.sums[name] = [total + value * n, count + n]
-
-
-@patch
-def _skips(self: Run, terms) -> bool:  # is an overflow of the scaled gradients all that is wrong?
-    scaler = self.acc.scaler
-    if scaler is None or scaler.get_scale() < 1:
-        return False
-    return all(math.isfinite(value) for _, value, _ in terms)
-
-
-@patch
-def said(self: Run) -> str:
-    "What stands beside the bar."
-    total, count = self.sums["tf"]
-    return f"epoch {self.epoch + 1}/{self.cfg.epochs} loss {total / max(1, count):.3f}"
-
-# %% ../../nbs/86_runs.ipynb #721d352f
-@patch
-def end_epoch(self: Run, step: int, held: TokenData = None) -> dict:
-    "The row of the log after step `step`."
-    rate = lr_at(step, self.total, self.cfg)
-    row = dict(epoch=self.epoch + 1, step=step + 1, lr=rate, **_means(self.sums, self.acc))
-    row |= hook(self.loss_fn, "measures")()
-    if held is not None:
-        net = self.wrapped if is_sharded(self.wrapped) else self.model
-        values = heldout_loss(net, held, precision=self.cfg.precision)
-        row["test"] = token_mean(values, held.scales)
-        row |= {f"test_{p}x{p}": v for p, v in zip(held.scales, values.tolist())}
-    self.log.append(row)
-    self.sums = {}
-    if self.acc.is_main_process:
-        with atomic_path(self.folder.log) as tmp:
-            pd.DataFrame(self.log).round(5).to_csv(tmp, index=False)
-    return row
-
-
-@patch
-def frame(self: Run) -> pd.DataFrame:
-    "The log; `.attrs['seconds']` is the time that all of it took, `['here']` that of this call."
-    log, now = pd.DataFrame(self.log), time.time() - self.begun
-    log.attrs = dict(seconds=self.before + now, here=now)
-    return log
-
-# %% ../../nbs/86_runs.ipynb #149f934e
+# %% ../../nbs/86_runs.ipynb #a46d4a27
 def snapshot(
     state,  # Tensors and plain values, nested
 ):  # The same, tensors in the CPU's memory
@@ -652,63 +471,163 @@ def _fits_twice(state):  # is there memory for a copy, and as much again?
     return free is None or 2 * size < free
 
 
-@patch
-def save(self: Run, step: int):
-    "Write a state while the run goes on; all processes call it, the first one writes."
-    self.sums = _on_first(_totals(self.sums, self.acc), self.acc)  # as after a resume
-    weights, moments = whole_state(self.model, self.wrapped, self.opt)
-    if self.acc.is_main_process:
-        parts = dict(model=weights, opt=moments)
-        parts |= dict(log=self.log, sums=self.sums, seconds=self.seconds)
-        if remembered := hook(self.loss_fn, "state_dict")():
-            parts["loss"] = remembered
+class Run:
+    "A training under way: it takes steps, ends epochs, and writes states."
+
+    def __init__(self, model, data, loss_fn, cfg, acc, folder):
+        self.model, self.data, self.cfg, self.acc, self.folder = model, data, cfg, acc, folder
+        # some compare with the start, some remember the pictures
+        self.loss_fn = hook(loss_fn, "prepare")(model, data)
+        self.steps = math.ceil(len(data) / cfg.batch_size)
+        self.total, self.epoch = self.steps * cfg.epochs, None
+        state = _from_first(self._found() if acc.is_main_process else None, acc)
+        model.load_state_dict(state["model"])
+        if "loss" in state:
+            self.loss_fn.load_state_dict(state["loss"])
+        self._prepare(state.get("opt"))
+        if acc.scaler is not None and state.get("scaler"):
+            acc.scaler.load_state_dict(state["scaler"])
+        self.step, self.log, self.before = state["step"], state["log"], state["seconds"]
+        self.sums, self.begun = _on_first(state["sums"], acc), time.time()
+        # until then no state is written; who writes one, and is writing it
+        self.resting, self.writer, self.writing = 0.0, None, None
+
+    def _found(self):
+        start = dict(step=0, log=[], sums={}, seconds=0.0)
+        return self.folder.resume() or dict(start, model=self.model.state_dict())
+
+    def _prepare(self, opt_state):
+        cfg, model = self.cfg, self.model.train().requires_grad_(True)
+        model.recompute = cfg.recompute
+        # one graph for all drawn lengths
+        lengths = dict(dynamic=True) if getattr(self.data, "drawn", False) else {}
+        model.compile_blocks(cfg.compile and not wants_shards(self.acc), **lengths)
+        shards = wants_shards(self.acc)
+        net = sharded(model, self.acc) if shards else model
+        groups = param_groups(net, cfg.weight_decay, cfg.decay_class)
+        opt = torch.optim.AdamW(groups, lr=cfg.lr, betas=cfg.betas, fused=True)
+        self.wrapped, self.opt = (net, opt) if shards else self.acc.prepare(model, opt)
+        if opt_state:
+            load_moments(self.wrapped, self.opt, opt_state)
+
+    @property
+    def seconds(self):  # of all processes that worked on it one after the other
+        return self.before + time.time() - self.begun
+
+    def take(self, step: int):
+        "One optimizer step."
+        cfg, (epoch, at) = self.cfg, divmod(step, self.steps)
+        if epoch != self.epoch:
+            self.epoch, self.order = epoch, self.data.order(cfg.seed, epoch)
+        for group in self.opt.param_groups:
+            group["lr"] = lr_at(step, self.total, cfg)
+        fetch = lambda part: self.data.batch(part, cfg.seed, epoch, self.acc.device, step)
+        ids = self.order[at * cfg.batch_size : (at + 1) * cfg.batch_size]
+        terms, norm, mine = _gradients(self.wrapped, self.loss_fn, fetch, ids, cfg, self.acc)
+        counts = [*terms, ("grad", norm, mine)]  # means of n values, and of how many
         if self.acc.scaler is not None:
-            parts["scaler"] = self.acc.scaler.state_dict()
+            counts = [c for c in counts if c[0] != "grad" or math.isfinite(norm)]
+            counts += [("skipped", float(not math.isfinite(norm)), mine)]
+        if not math.isfinite(norm) and not self._skips(terms):
+            raise SarError(
+                f"loss or gradient is {norm} at step {step + 1} of {self.total}; the last good"
+                f" state stays in {shown(self.folder.path)}, lower lr (now {cfg.lr:g}) and use"
+                " another out_dir"
+            )
+        self.opt.step()
+        self.opt.zero_grad(set_to_none=True)
+        # what the losses remember, from all processes
+        hook(self.loss_fn, "exchange")(self.acc, mine)
+        for name, value, n in counts:
+            total, count = self.sums.get(name, (0.0, 0))
+            self.sums[name] = [total + value * n, count + n]
+
+    def _skips(self, terms) -> bool:  # is an overflow of the scaled gradients all that is wrong?
+        scaler = self.acc.scaler
+        if scaler is None or scaler.get_scale() < 1:
+            return False
+        return all(math.isfinite(value) for _, value, _ in terms)
+
+    def said(self) -> str:
+        "What stands beside the bar."
+        total, count = self.sums["tf"]
+        return f"epoch {self.epoch + 1}/{self.cfg.epochs} loss {total / max(1, count):.3f}"
+
+    def end_epoch(self, step: int, held: TokenData = None) -> dict:
+        "The row of the log after step `step`."
+        rate = lr_at(step, self.total, self.cfg)
+        row = dict(epoch=self.epoch + 1, step=step + 1, lr=rate, **_means(self.sums, self.acc))
+        row |= hook(self.loss_fn, "measures")()
+        if held is not None:
+            net = self.wrapped if is_sharded(self.wrapped) else self.model
+            values = heldout_loss(net, held, precision=self.cfg.precision)
+            row["test"] = token_mean(values, held.scales)
+            row |= {f"test_{p}x{p}": v for p, v in zip(held.scales, values.tolist())}
+        self.log.append(row)
+        self.sums = {}
+        if self.acc.is_main_process:
+            with atomic_path(self.folder.log) as tmp:
+                self.frame().round(5).to_csv(tmp, index=False)
+        return row
+
+    def frame(self) -> "pandas.DataFrame":
+        "The log; `.attrs['seconds']` says how long all of it took, `['here']` this call."
+        import pandas as pd
+
+        log, now = pd.DataFrame(self.log), time.time() - self.begun
+        log.attrs = dict(seconds=self.before + now, here=now)
+        return log
+
+    def save(self, step: int):
+        "Write a state while the run goes on; all processes call it, the first one writes."
+        self.sums = _on_first(_totals(self.sums, self.acc), self.acc)  # as after a resume
+        weights, moments = whole_state(self.model, self.wrapped, self.opt)
+        if self.acc.is_main_process:
+            parts = dict(model=weights, opt=moments)
+            parts |= dict(log=self.log, sums=self.sums, seconds=self.seconds)
+            if remembered := hook(self.loss_fn, "state_dict")():
+                parts["loss"] = remembered
+            if self.acc.scaler is not None:
+                parts["scaler"] = self.acc.scaler.state_dict()
+            self.settle()
+            if self.writer is None or not _fits_twice(parts):
+                return self._write(step, parts)
+            self.writing = self.writer.submit(self._write, step, snapshot(parts))
+
+    def _write(self, step, parts):
+        start = time.time()
+        self.folder.save(step, parts)
+        self.resting = time.time() + 50 * max(0.0, time.time() - start - 1)
+
+    def settle(self):
+        "Wait for the state that is being written; what went wrong with it is raised."
+        writing, self.writing = self.writing, None
+        if writing is not None:
+            writing.result()
+
+    def due(self) -> bool:
+        "Is it time for a state? States that take long to write are written less often."
+        idle = self.writing is None or self.writing.done()
+        yes = torch.tensor(int(idle and time.time() >= self.resting), device=self.acc.device)
+        if self.acc.num_processes > 1:  # the first one writes, so it decides
+            torch.distributed.broadcast(yes, 0)
+        return bool(yes)
+
+    def finish(self, keep: bool = True):
+        "Leave the model ready for use, and its weights in the folder."
         self.settle()
-        if self.writer is None or not _fits_twice(parts):
-            return self._write(step, parts)
-        self.writing = self.writer.submit(self._write, step, snapshot(parts))
+        model = self.model.eval().requires_grad_(False)
+        model.compile_blocks(False)
+        if is_sharded(self.wrapped):
+            model.to(self.acc.device).load_state_dict(_full(self.wrapped))
+        if self.acc.is_main_process and keep:
+            about = dict(data=self.data.stamp, tokenizer=self.data.tokenizer)
+            about |= dict(classes=getattr(self.data, "classes", None))
+            from sar_repro.models import model_meta
 
-
-@patch
-def _write(self: Run, step, parts):
-    start = time.time()
-    self.folder.save(step, parts)
-    self.resting = time.time() + 50 * max(0.0, time.time() - start - 1)
-
-
-@patch
-def settle(self: Run):
-    "Wait for the state that is being written; what went wrong with it is raised."
-    writing, self.writing = self.writing, None
-    if writing is not None:
-        writing.result()
-
-
-@patch
-def due(self: Run) -> bool:
-    "Is it time for a state? States that take long to write are written less often."
-    idle = self.writing is None or self.writing.done()
-    yes = torch.tensor(int(idle and time.time() >= self.resting), device=self.acc.device)
-    if self.acc.num_processes > 1:  # the first one writes, so it decides
-        torch.distributed.broadcast(yes, 0)
-    return bool(yes)
-
-
-@patch
-def finish(self: Run, keep: bool = True):
-    "Leave the model ready for use, and its weights in the folder."
-    self.settle()
-    model = self.model.eval().requires_grad_(False)
-    model.compile_blocks(False)
-    if is_sharded(self.wrapped):
-        model.to(self.acc.device).load_state_dict(_full(self.wrapped))
-    if self.acc.is_main_process and keep:
-        about = dict(data=self.data.stamp, tokenizer=self.data.tokenizer)
-        about |= dict(classes=getattr(self.data, "classes", None))
-        meta = model_meta(model.cfg, train=stored(self.cfg), **about)
-        save_tensors(self.folder.weights, model.state_dict(), **meta)
-    self.acc.wait_for_everyone()  # whoever goes on finds the weights
+            meta = model_meta(model.cfg, train=stored(self.cfg), **about)
+            save_tensors(self.folder.weights, model.state_dict(), **meta)
+        self.acc.wait_for_everyone()  # whoever goes on finds the weights
 
 # %% ../../nbs/86_runs.ipynb #a1f00c02
 def loss_key(
@@ -778,10 +697,10 @@ def train_run(
     save_every: int = 100,  # Steps between states
     keep: bool = True,  # Write states and weights; False = log only
     tracker: str = "",  # Also log to 'tensorboard' or 'wandb', through accelerate
-) -> pd.DataFrame:  # One row an epoch
+) -> "pandas.DataFrame":  # One row an epoch
     "Train a model; run again to go on after a stop."
     check_loss(loss_fn, cfg)
-    cfg = replace(cfg, precision=_resolved(cfg.precision))
+    cfg = replace(cfg, precision=resolved_precision(cfg.precision))
     acc = _accelerator(cfg, out_dir, tracker)
     _check_shards(cfg, acc)
     alone = _alone(out_dir) if acc.is_main_process else nullcontext()
@@ -823,25 +742,6 @@ def _go_on(run, held, live, save_every, keep, tracker):
         run.acc.end_training()
     run.finish(keep)
 
-# %% ../../nbs/86_runs.ipynb #1b702368
-def _check_method(method, published):
-    if published and hook(get_loss(method), "remembers"):
-        raise SarError(
-            f"method {method} keeps a chain of codes a picture, and published sizes draw crops and"
-            " schedules anew: choose size tiny or small, or another method"
-        )
-
-
-def _fits_base(method, base):  # a name of 10_strategies, a base
-    "Refuse a method that does not fit the base model."
-    get_loss(method)
-    losses = of_base(base).losses
-    if losses and method in METHODS and method not in losses:
-        raise SarError(
-            f"method {method} does not know a masked first map: expected one of"
-            f" {', '.join(losses)} for base {base}"
-        )
-
 
 def _facts(model, data, loss_fn, cfg):  # what makes a run this run and no other
     facts = {k: v for k, v in stored(cfg).items() if k not in MACHINE}
@@ -849,637 +749,3 @@ def _facts(model, data, loss_fn, cfg):  # what makes a run this run and no other
         facts |= dict(loss=loss_key(loss_fn))
     facts |= dict(data=data.stamp, tokenizer=data.tokenizer, start=weights_hash(model))
     return facts | dict(depth=model.cfg.depth, embed_dim=model.cfg.embed_dim)
-
-# %% ../../nbs/86_runs.ipynb #909aa86f
-def short_name(
-    path,  # Of a data set, or its name
-    most: int = 100,  # Bytes
-) -> str:
-    "The last part of a path, cut so that a folder may be called after it."
-    name = Path(path).name
-    if len(name.encode(errors="surrogateescape")) <= most:
-        return name
-    cut = name.encode(errors="surrogateescape")[: most - 7].decode(errors="ignore")
-    return f"{cut}-{sha256(os.fsencode(name)).hexdigest()[:6]}"
-
-
-def usual_share(
-    size: str,  # A name in `SIZES`
-    method: str,  # Name of a loss
-) -> float:  # `sf_share`
-    """Pass 2 for all pictures at published sizes, as published; for a quarter at our own, where
-    10_strategies finds no difference."""
-    return 1.0 if size in PUBLISHED or not hook(get_loss(method), "shares") else 0.25
-
-# %% ../../nbs/86_runs.ipynb #88da25c8
-def train_size(
-    size: str = "tiny",  # A name in `SIZES`
-    dataset: str = None,  # See `load_dataset`; None = the size's
-    out_dir="",  # Folder of the run; '' = one of runs/
-    limit: int = None,  # Pictures of each split; None = all
-    # Fields of `TrainConfig` that differ from the usual; a dict, because launchers pass arguments
-    # by position
-    changes: dict = None,
-    init: str = "shipped",  # As in `start_models`
-    data_dir=None,  # Where the data set lies; None = data/ of the repository
-    tokenizer=None,  # Weights; None = the size's, or what lies beside `init`
-) -> pd.DataFrame:  # One row an epoch
-    """Load data, tokenizer and model, and train: the whole job in one function, for
-    `notebook_launcher`."""
-    changes, published, spec = changes or {}, size in PUBLISHED, get_size(size)
-    cfg = _usual_settings(size, changes)
-    _check_method(cfg.method, published)
-    _fits_base(cfg.method, spec.model.base)
-    n = limit or (5000 if published else None)
-    dataset = dataset or spec.dataset
-    train_set = load_dataset(dataset, spec.image_size, "train", data_dir, limit=limit)
-    test_set = load_dataset(dataset, spec.image_size, "test", data_dir, limit=n)
-    model, vae = start_models(size, init, train_set.num_classes, cfg.seed, tokenizer=tokenizer)
-    if train_set.num_classes != model.cfg.num_classes:
-        raise SarError(
-            f"the model knows {model.cfg.num_classes} classes, {train_set.name} has"
-            f" {train_set.num_classes}: pass init='scratch', or a model trained on these data"
-        )
-    if published and "compile" not in changes:
-        cfg = replace(cfg, compile=_compile_pays(cfg, train_set))
-    kind, how = LatentData if published else TokenData.of, (model.cfg.scales, WORK / "cache")
-    own = dict(base=model.cfg.base, precision=cfg.precision) if published else {}
-    data, held = kind(vae, train_set, *how, **own), TokenData.of(vae, test_set, *how)
-    name = f"{size}-{short_name(dataset)}-{loss_name(cfg.method)}-s{cfg.seed}"
-    name += f"-{limit}" if limit else ""
-    folder = out_dir or WORK / "runs" / name
-    return train_run(model, data, get_loss(cfg.method), cfg, folder, held=held)
-
-
-def _usual_settings(size, changes):  # `TrainConfig` of a size, with changes
-    for name in changes:
-        check_choice("setting", name, list(asdict(TrainConfig())))
-    recipe = dict(sf_share=usual_share(size, changes.get("method", "sar")), lr=get_size(size).lr)
-    if size in PUBLISHED:
-        recipe |= published_recipe(size, changes.get("epochs", 10), changes.get("batch_size"))
-        recipe |= dict(micro_batch=fitting_micro_batch(size, free_memory()))
-    return TrainConfig(**recipe | changes)
-
-# %% ../../nbs/86_runs.ipynb #7d796d90
-@dataclass
-class Job:
-    "A run of 07_train: what was asked for, and, after `load_job`, what it needs."
-
-    name: str  # Of its folder and of its record
-    kind: str  # 'PAPER', 'DEMONSTRATION', or '' for sizes of this project
-    smoke: bool  # Seconds instead of minutes
-    size: Size  # The size
-    dataset: str  # See `load_dataset`
-    data_dir: str  # Where it lies; '' = data/ of the repository
-    init: str  # See `start_models`
-    tokenizer: str  # Weights, or ''
-    recipe: str  # See `RECIPES`
-    pictures: dict  # images ('cache' or 'crops'), crop (pixels), schedules ('step' or 'process')
-    train: TrainConfig  # Settings of the training
-    sampling: dict  # seed, guidance, top_k, top_p, precision
-    n_samples: int  # Before and after; 0 = the usual number, once the classes are known
-    compile: object  # True, False or 'auto'
-    inception: str  # Weights of Inception, or ''
-    out: Path  # Folder of the run
-    own_folder: bool  # Was it chosen by hand?
-    base = judged = None  # An earlier measurement of the start; of this run
-    few_held_out = ""  # See `few_held_out`
-
-    def __post_init__(self):
-        self.began = time.time()
-
-    @property
-    def few(self):  # a run whose numbers mean nothing
-        return self.smoke or self.kind == "DEMONSTRATION"
-
-    @property
-    def seed(self):
-        return self.train.seed
-
-    def banner(self) -> str:  # Markdown
-        "What this run will be, and what it lacks."
-        smoke = " A **smoke run**: one epoch, a few pictures." if self.smoke else ""
-        head = banner(self.size.name, self.dataset, self.data_dir, asdict(self.train))
-        return head + smoke + self._what_recipe()
-
-    def _what_recipe(self):  # and what was set beside it
-        now = asdict(self.train) | (self.pictures if self.kind else {})
-        fields = {k: v for k, v in RECIPES[self.recipe].items() if k in now}
-        own = {
-            k: now[k]
-            for k, v in fields.items()
-            if now[k] != v and not (k == "epochs" and self.few)
-        }
-        listed = lambda d: ", ".join(f"{k} {v}" for k, v in d.items())
-        text = f"\n\nRecipe **{self.recipe}**: {listed(fields | own)}."
-        return text + (f" Set beside it: {listed(own)}." if own else "")
-
-# %% ../../nbs/86_runs.ipynb #39eddba3
-def plan_job(
-    size="tiny",  # These are the parameters of 07_train, which explains them
-    dataset="auto",
-    data_dir="",
-    init="shipped",
-    tokenizer="",
-    recipe="auto",
-    guidance=-1.0,
-    n_samples=0,
-    seed=0,
-    budget="full",
-    precision="auto",
-    compile="auto",
-    out_dir="",
-    inception_weights="",
-    base="auto",
-    **settings,  # The rest: of `TrainConfig` and pictures; 0 = the size's, -1 or auto the recipe's
-) -> Job:
-    "What is to be done; nothing is loaded."
-    for name, text in dict(
-        dataset=dataset, init=init, tokenizer=tokenizer, inception_weights=inception_weights
-    ).items():
-        check_text(name, text)
-    for name, path in dict(data_dir=data_dir, out_dir=out_dir).items():
-        check_text(name, path)
-    size = size if base == "auto" else with_base(size, base)
-    spec, kind = get_size(size), regime(size, dataset, data_dir)
-    _fits_base(settings.get("method", "sar"), spec.model.base)
-    check_choice("budget", budget, ("full", "smoke"))
-    check_choice("compile", compile, (True, False, "auto"))
-    recipe = _usual_recipe(kind) if recipe == "auto" else recipe
-    settings, pictures = _picture_settings(with_recipe(recipe, settings))
-    if dataset == "auto":
-        dataset = "imagenet" if kind == "PAPER" else spec.dataset
-    smoke = budget == "smoke"
-    given = dict(settings, seed=seed, precision=precision)
-    train, usual = _settings(size, kind, smoke, given, RECIPES[recipe])
-    if not (type(guidance) in (int, float) and guidance < 0):  # below zero: the size's own
-        guidance = check_numbers(guidance=guidance)["guidance"]
-    n_samples = check_number("n_samples", n_samples, Number(int, 0, 10**7))
-    name = f"{size}-{short_name(dataset)}-{loss_name(train.method)}-s{train.seed}"
-    name += f"-{recipe}" if recipe != _usual_recipe(kind) else ""
-    name += "-demo" if kind == "DEMONSTRATION" else "-smoke" if smoke else ""
-    if not (
-        usual
-        and init == "shipped"
-        and not tokenizer
-        and pictures == _picture_settings(RECIPES[recipe])[1]
-    ):
-        name += "-" + sha256(f"{train} {init} {tokenizer} {pictures}".encode()).hexdigest()[:6]
-    train = replace(train, precision=_resolved(precision))  # after the name, which holds anywhere
-    how = dict(seed=train.seed, guidance=spec.guidance if guidance < 0 else guidance)
-    how |= dict(top_k=spec.top_k, top_p=spec.top_p, precision=train.precision)
-    asked = (name, kind, smoke, spec, dataset, data_dir, init, tokenizer, recipe, pictures, train)
-    out = _possible(out_dir) if out_dir else WORK / "runs" / name
-    return Job(*asked, how, n_samples, compile, inception_weights, out, bool(out_dir))
-
-# %% ../../nbs/86_runs.ipynb #e39242e0
-# of a run, and whether they are the usual ones; for these fields 0 means the size's own
-OWN = ("batch_size", "lr", "lr_end", "sf_share")
-
-
-def _usual_recipe(kind):  # what 'auto' means in a run of that kind
-    return "paper" if kind == "PAPER" else "ours"
-
-
-def _picture_settings(settings):  # settings of the training; of its pictures
-    settings = dict(settings)
-    pictures = {k: settings.pop(k) for k in ("images", "crop", "schedules")}
-    check_choice("images", pictures["images"], ("cache", "crops"))
-    check_choice("schedules", pictures["schedules"], ("step", "process"))
-    pictures["crop"] = check_number("crop", pictures["crop"], Number(int, 16, 4096))
-    return settings, pictures
-
-
-def _settings(size, kind, smoke, given, base):  # base: an entry of `RECIPES`
-    given = dict(given)
-    method, epochs = given.pop("method", "sar"), given.pop("epochs")
-    _check_method(method, kind)
-    epochs = check_number("epochs", epochs, NUMBERS["epochs"])
-    for name in given:
-        check_choice("setting", name, list(asdict(TrainConfig())))
-    or_0 = lambda k: replace(NUMBERS[k], low=0, above=False)
-    own = {k: check_number(k, given.pop(k), or_0(k)) for k in OWN if k in given}
-    recipe = {k: v for k, v in base.items() if k in given}
-    recipe |= dict(sf_share=base.get("sf_share") or usual_share(size, method))
-    recipe |= dict(lr=get_size(size).lr)
-    if kind:
-        recipe |= published_recipe(size, epochs, own.get("batch_size"))
-    if kind == "DEMONSTRATION":
-        recipe |= dict(batch_size=16 if torch.cuda.is_available() else 2)
-    few = smoke or kind == "DEMONSTRATION"
-    usual = dict(method=method, epochs=1 if few else base["epochs"], seed=given.get("seed", 0))
-    chosen = recipe | {k: v for k, v in own.items() if v}
-    train = TrainConfig(**usual | dict(epochs=1 if few else epochs) | chosen | given)
-    return train, train == TrainConfig(**usual | recipe)
-
-# %% ../../nbs/86_runs.ipynb #6c80d569
-def load_job(
-    job: Job,  # From `plan_job`
-) -> Job:  # The same, with pictures, models, tokens and classes to sample
-    "Load what a run needs."
-    job.team = team()
-    check_run_folder(job.out)
-    # it is done in seconds, and an earlier version's would be another run
-    ours = job.smoke and not job.own_folder and job.out.parent == WORK / "runs"
-    if ours and job.team.is_main_process:
-        shutil.rmtree(job.out, ignore_errors=True)
-    job.team.wait_for_everyone()
-    job.root = imagenet_folder(job.data_dir) if job.kind == "PAPER" else job.data_dir or None
-    how = (job.dataset, job.size.image_size)
-    n_train, n_held = _limits(job)
-    job.train_set = load_dataset(*how, "train", job.root, limit=n_train)
-    job.test_set = load_dataset(*how, "test", job.root, limit=n_held)
-    classes, demo = job.train_set.num_classes, job.kind == "DEMONSTRATION"
-    how = dict(random=demo, tokenizer=job.tokenizer or None)
-    job.model, job.vae = start_models(job.size.name, job.init, classes, job.seed, **how)
-    _check_classes(job)
-    job.start = weights_hash(job.model)
-    _load_tokens(job)
-    _choose_samples(job)
-    _fit_machine(job)
-    if job.kind == "PAPER":
-        _load_reference(job)
-    return job
-
-# %% ../../nbs/86_runs.ipynb #6916c3b7
-def _limits(job):  # training and held-out pictures; None = all
-    if job.few and job.kind:
-        return (64, 16) if torch.cuda.is_available() else (8, 4)
-    return (32, 16) if job.smoke else (None, 5000 if job.kind == "PAPER" else None)
-
-
-def _check_classes(job):
-    known, given = job.model.cfg.num_classes, job.train_set.num_classes
-    if not (given <= known if job.kind == "DEMONSTRATION" else given == known):
-        raise SarError(
-            f"the model knows {known} classes, {job.train_set.name} has {given}: pass -p init"
-            " scratch, or a model trained on these data"
-        )
-
-
-def _load_tokens(job):
-    how = (job.model.cfg.scales, WORK / "cache")
-    job.held = TokenData.of(job.vae, job.test_set, *how)
-    if job.kind:
-        own = job.team.process_index if job.pictures["schedules"] == "process" else None
-        crops = dict(crops=job.pictures["images"] == "crops", side=job.pictures["crop"])
-        own = dict(process=own, base=job.model.cfg.base, precision=job.train.precision)
-        job.data = LatentData(job.vae, job.train_set, *how, **crops, **own)
-    else:
-        job.data = TokenData.of(job.vae, job.train_set, *how)
-    # index of 'no condition'
-    job.data.num_classes = job.held.num_classes = job.model.cfg.num_classes
-
-# %% ../../nbs/86_runs.ipynb #c55424cb
-def _choose_samples(job):  # how many, and of which classes
-    n, classes = job.n_samples, job.model.cfg.num_classes
-    if job.few:
-        most = 16 if not job.kind else 16 if torch.cuda.is_available() else 4
-        n = min(n or most, most)
-    elif not n:
-        n = 50 * job.train_set.num_classes if job.kind == "PAPER" else 2000
-    job.n_samples = n
-    if job.kind == "PAPER":
-        job.labels = balanced_labels(classes, -(-n // classes))[:n]
-    else:
-        job.labels = sample_labels(job.train_set.labels, n)
-
-
-def _compile_pays(cfg, pictures):  # its first step takes long
-    return cfg.epochs * len(pictures) / cfg.batch_size >= 200 and can_compile()
-
-
-def _fit_machine(job):
-    fuse = _compile_pays(job.train, job.train_set) if job.compile == "auto" else job.compile
-    job.train = replace(job.train, compile=fuse)
-    if job.kind == "PAPER" and not job.train.micro_batch:
-        fit = fitting_micro_batch(job.size.name, free_memory())
-        job.train = replace(job.train, micro_batch=fit)
-
-
-def _load_reference(job):  # FID against the literature's statistics, or those of train/
-    job.measured_with = dict(n=job.n_samples, reference=reference_path().name)
-    job.measured_with |= {k: v for k, v in job.sampling.items() if k != "precision"}
-    if job.init == "shipped":
-        job.base = known_base(job.size.name, **job.measured_with)
-    how = job.size.image_size, job.inception, job.team
-    job.real, job.inception = paper_reference(job.root, *how)
-
-# %% ../../nbs/86_runs.ipynb #73bfe71f
-def draw_job(
-    job: Job,  # Loaded
-    when: str,  # 'before' or 'after'
-):  # uint8 (n, 3, H, W), `ShardSet`, or None: measured before, and not drawn again
-    "Samples of the model as it is now."
-    if job.kind != "PAPER":
-        return _drawn(job)
-    if when == "before" and job.base:
-        return None
-    ranks = dict(process=job.team.process_index, processes=job.team.num_processes)
-    folder = job.out / f"samples-{when}"
-    shards = sample_shards(job.model, job.vae, job.labels, folder, **ranks, **job.sampling)
-    job.team.wait_for_everyone()
-    return shards
-
-
-def _drawn(job):  # by all processes
-    def rows(part):
-        labels = job.labels[part.start : part.stop]
-        return sample(job.model, job.vae, labels, first=part.start, **job.sampling)
-
-    group = group_size(job.model.cfg, job.model.head.weight.device)
-    return shared_rows(len(job.labels), group, rows, job.team)
-
-
-def few_of(
-    sets: dict,  # Name -> samples of `draw_job`
-    n: int,  # Pictures wanted of each
-) -> dict:  # Name -> uint8 (n, 3, H, W); sets that were not drawn are left out
-    "The same few pictures of every set, spread over the classes."
-    found = {}
-    for name, s in sets.items():
-        if s is not None:
-            ids = torch.linspace(0, len(s) - 1, min(n, len(s))).long()
-            found[name] = s.batch(ids) if hasattr(s, "batch") else s[ids]
-    return found
-
-
-def exposure(
-    job: Job,  # Loaded, of a size of this project
-    when: str,  # 'before' or 'after'
-) -> pd.DataFrame:  # As `gap`, with a column `when`; None for published sizes
-    "What does the model's own one-step context cost? (04_exposure_bias, section 3)"
-    if job.kind:
-        return None
-    groups = picture_groups(job.test_set, job.root)
-    sets = (job.held, job.data, job.test_set, job.train_set)
-    probe = Probe(job.model, job.vae, *sets, job.seed, groups)
-    codes = {"truth": probe.tokens, "one-step rollout": one_step(probe)}
-    return gap(probe, codes).assign(when=when)
-
-# %% ../../nbs/86_runs.ipynb #0a153aa3
-def judge_job(
-    job: Job,  # Loaded
-    sets: dict,  # 'before' and 'after' -> samples of `draw_job`
-):  # Table (DataFrame), or a sentence that says why there is none
-    "Distances of the samples to real pictures."
-    if job.kind == "DEMONSTRATION":
-        return "a demonstration has no distances: they would say nothing"
-    if job.kind == "PAPER":
-        return _judge_paper(job, sets)
-    if job.smoke:
-        return _quick_distances(job, sets)
-    real = (job.train_set, job.test_set, job.vae)
-    judge = judge_of(job.size.name, job.train_set)
-    how = dict(judge=judge, team=job.team)
-    reference = Reference(*real, job.inception or None, WORK / "cache", **how)
-    job.features, table = reference.name, distance_table(sets, reference)
-    if isinstance(table, str):
-        return table
-    job.few_held_out = few_held_out(table, reference)
-    return table
-
-
-def _quick_distances(job, sets):  # of a smoke run: one reference, to see that it works
-    judge = judge_of(job.size.name, job.train_set)
-    net, job.features = feature_extractor(job.inception or None, judge)
-    real, *drawn = (image_features(net, s, team=job.team) for s in (job.train_set, *sets.values()))
-    if not job.team.is_main_process:
-        return "the first process has the table"
-    found = {w: compare(f, real) for w, f in zip(sets, drawn)}
-    return pd.DataFrame(found).T.rename_axis("pictures")
-
-
-def _judge_paper(job, sets):
-    measure = lambda pictures: judge(pictures, job.real, job.inception, job.team)
-    before = job.base or measure(sets["before"])
-    job.judged = judged = dict(before=before, after=measure(sets["after"]))
-    if not job.team.is_main_process:
-        return "the first process has the table"
-    size, after = job.size.name, judged["after"]
-    job.protocol = protocol_of(size, job.n_samples, job.model.cfg.num_classes, after)
-    # the base row of the paper's table
-    if job.protocol and job.init == "shipped" and not job.base:
-        about = dict(size=size, method="base", checkpoint=weights_path(size, "model").stem)
-        about |= dict(date=f"{date.today()}", start=job.start, **job.measured_with)
-        numbers = {k: v for k, v in before.items() if k != "n"}
-        save_json(base_record(size), run_record(**job.protocol, **about, **numbers))
-    rows = {when: {k: row[k] for k in after} for when, row in judged.items()}
-    return beside_published(size, rows)
-
-# %% ../../nbs/86_runs.ipynb #561bb5c7
-def record_job(
-    job: Job,  # Trained
-    log: pd.DataFrame,  # From `train_run`
-    heldout: dict,  # 'before' and 'after' -> (G,) nats a token of each group
-    gaps: pd.DataFrame,  # From `exposure`, before and after; or None
-    table,  # From `judge_job`
-) -> dict:
-    "Write what was found beside the settings."
-    names, scales = token_groups(job.held.scales)[0], job.held.scales
-    init = job.init if job.init in ("shipped", "scratch") else shown(job.init)
-    taken = time.time() - job.began - log.attrs["here"] + log.attrs["seconds"]
-    record = run_record(
-        **dict(run=job.name, regime=job.kind or "own size", smoke=job.smoke),
-        **dict(size=job.size.name, dataset=job.train_set.name, init=init, start=job.start),
-        **dict(processes=job.team.num_processes, pictures=len(job.data), n=job.n_samples),
-        **{k: v for k, v in job.sampling.items() if k not in ("seed", "precision")},
-        **dict(recipe=job.recipe, train=stored(job.train), **(job.pictures if job.kind else {})),
-        heldout=_columns({k: dict(zip(names, v.tolist())) for k, v in heldout.items()}),
-        heldout_mean={k: round(token_mean(v, scales), 5) for k, v in heldout.items()},
-        weights=weights_hash(job.model),
-    )
-    record |= _found(job, gaps, table) | dict(seconds=round(taken, 1), gauge=round(gauge(), 4))
-    # a run of the paper's protocol is looked for in results/; what a user tries stays in runs/
-    kept = job.kind == "PAPER" and not job.own_folder
-    path = (WORK / "results" if kept else job.out) / f"{job.name}.json"
-    if job.team.is_main_process:
-        save_json(path, record)
-        if kept:
-            log.round(5).to_csv(path.with_suffix(".csv"), index=False)
-    return record
-
-# %% ../../nbs/86_runs.ipynb #fe25292f
-def _columns(table):  # {'before': {group: value}} -> {group: {'before': value}}
-    return {g: {w: round(table[w][g], 5) for w in table} for g in next(iter(table.values()))}
-
-
-def _found(job, gaps, table):  # what differs with the kind of run
-    if job.kind == "PAPER" and job.team.is_main_process:
-        method = "control" if job.train.method == "tf" else loss_name(job.train.method)
-        about = dict(method=method, date=f"{date.today()}", reference=reference_path().name)
-        about |= dict(trained=True)
-        return dict(**job.protocol, **about, before=job.judged["before"], **job.judged["after"])
-    if job.kind or isinstance(table, str):
-        return {}
-    kl = gaps[gaps.measure.str.startswith("KL")].groupby("when", sort=False)
-    kl = _columns({w: dict(zip(g.scale, g.value)) for w, g in kl})
-    rows = table.reset_index().round(5).to_dict("records")
-    found = dict(gap_KL_bits=kl, features=job.features, distances=rows)
-    return found | dict(few_held_out=job.few_held_out)
-
-# %% ../../nbs/86_runs.ipynb #5a88c982
-def findings(
-    record: dict,  # From `record_job`
-    control: dict = None,  # The record of teacher forcing from the same start, if there is one
-) -> str:  # Markdown bullets
-    "What a run found, computed from its record."
-    t = record["train"]
-    ran = f"{t['epochs']} epoch{'s' if t['epochs'] != 1 else ''} of `{t['method']}`"
-    if record.get("smoke") or record["regime"] == "DEMONSTRATION":
-        kind = "demonstration" if record["regime"] == "DEMONSTRATION" else "smoke run"
-        return (
-            f"- This was a **{kind}**: {ran} over {record['pictures']} pictures, and"
-            f" {record['n']} samples. It shows that every step works; its numbers mean nothing."
-        )
-    paper = record["regime"] == "PAPER"
-    lines = [f"**Epochs.** {beside_paper(record['size'], t)}"] if paper else []
-    lines += [_likelihood(record, ran), _context(record), _published(record)]
-    lines += [_pictures(record, control)] if "distances" in record else []
-    lines += [f"**Reference.** {said}" if (said := record.get("few_held_out")) else ""]
-    return "\n".join(f"- {line}" for line in lines if line)
-
-# %% ../../nbs/86_runs.ipynb #b89a2310
-def _likelihood(record, ran):
-    a, groups = record.get("heldout_mean"), record["heldout"]
-    change = {g: v["after"] - v["before"] for g, v in groups.items()}
-    most = max(change, key=lambda g: abs(change[g]))
-    better = sum(c < 0 for c in change.values())
-    mean = f" ({a['before']:.3f} to {a['after']:.3f} nats a token over all)" if a else ""
-    way = "easier" if change[most] < 0 else "harder"
-    return (
-        f"**Prediction.** After {ran}, {better} of {len(change)} groups of tokens of held-out"
-        f" pictures are easier to predict, and {len(change) - better} harder{mean}. The largest"
-        f" change is at {most}, which became {way}: {groups[most]['before']:.2f} to"
-        f" {groups[most]['after']:.2f} nats."
-    )
-
-
-def _context(record):
-    gaps = record.get("gap_KL_bits")
-    if not isinstance(gaps, dict) or "before" in gaps:
-        return ""
-    moved = {g: v for g, v in gaps.items() if v["before"] or v["after"]}
-    closer = sum(v["after"] < v["before"] for v in moved.values())
-    finest = [g for g in moved if not g.endswith("copies")][-1]
-    v = moved[finest]
-    return (
-        "**Own context.** How far does a prediction move when the context is the model's own"
-        f" one-step draw? It moves less than before in {closer} of {len(moved)} groups; at"
-        f" {finest} {v['before']:.2f} bits a token before, {v['after']:.2f} after."
-    )
-
-# %% ../../nbs/86_runs.ipynb #d6340205
-# KID against reconstructed training pictures, which takes the tokenizer's error out; its error
-def _kid(record, when):
-    rows = {(r["against"], r["pictures"]): r for r in record["distances"]}
-    return told_kid(rows["training, reconstructed", when])
-
-
-def _apart(a, b):  # of two (value, spread)
-    return abs(a[0] - b[0]) > 2 * math.hypot(a[1], b[1])
-
-
-def _pictures(record, control):
-    before, after = (_kid(record, w) for w in ("before", "after"))
-    verdict = "a change" if _apart(before, after) else "no detectable change"
-    said = (
-        f"**Pictures.** KID x1000 against reconstructed training pictures: {before[0]:.3g}"
-        f" before, {after[0]:.3g} after, with {after[2]} of {after[1]:.2g}"
-        f" ({record['n']} samples): {verdict}."
-    )
-    same = ("start", "n", "dataset")
-    if not control or any(control.get(k) != record.get(k) for k in same):
-        return said
-    if control["train"]["epochs"] != record["train"]["epochs"] or control == record:
-        return said
-    other = _kid(control, "after")
-    verdict = "a difference" if _apart(after, other) else "no detectable difference"
-    return f"{said} Teacher forcing for as many epochs ends at {other[0]:.3g}: {verdict}."
-
-
-def _published(record):
-    if record.get("protocol") != "imagenet256":
-        return ""
-    rows = beside_published(record["size"], dict(before=record["before"], after=record))
-    fid = rows.FID.tolist()
-    sar = f"published for SAR: {fid[3]:.2f}" if len(fid) > 3 else "none is published for SAR"
-    return (
-        f"**Pictures.** FID {fid[0]:.2f} before (published: {fid[1]:.2f}) and {fid[2]:.2f} after"
-        f" ({sar}), {record['n']} samples."
-    )
-
-# %% ../../nbs/86_runs.ipynb #b2ee0cba
-def stored_findings(
-    job: Job,  # Planned
-    folder=None,  # Folder of records; None = the run's own, then results/
-) -> str:  # Markdown
-    "What an earlier run of the same name found, how long it took and with how many samples."
-    record, control = (_record(folder, n) for n in (job.name, _control_name(job)))
-    if record is None:
-        return "No run of this name has a record yet: what it finds will stand at its end."
-    how = (
-        f"About {record['seconds'] / 60:.0f} minutes on {record['machine']}, N = {record['n']}"
-        " samples before and after, one seed."
-    )
-    return f"{findings(record, control)}\n\n{how}"
-
-
-def control_of(job, folder=None):  # the record of its teacher-forced twin, or None
-    return _record(folder, _control_name(job))
-
-
-def _control_name(job):
-    recipe = "" if job.recipe == _usual_recipe(job.kind) else f"-{job.recipe}"
-    return f"{job.size.name}-{short_name(job.dataset)}-tf-s{job.seed}{recipe}"
-
-
-def _record(folder, name):
-    places = [WORK / "runs" / name, WORK / "results", ROOT / "results"]
-    places = [Path(folder)] if folder else places
-    return next((r for p in places if (r := read_json(p / f"{name}.json")) is not None), None)
-
-# %% ../../nbs/86_runs.ipynb #897efdb9
-def gauge(rounds: int = 8) -> float:  # Seconds
-    "Time of a fixed piece of training, the best of some: what is this machine worth?"
-    model, best = FlexVAR(get_size("mini").model), math.inf
-    noise = torch.Generator().manual_seed(0)
-    inputs = torch.randn(64, 20, model.cfg.latent_channels, generator=noise)
-    tokens = torch.randint(model.cfg.vocab_size, (64, 21), generator=noise)
-    for _ in range(rounds):
-        begun = time.perf_counter()
-        with torch.enable_grad():
-            logits = model(torch.zeros(64, dtype=torch.long), inputs)
-            torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens.flatten()).backward()
-        best = min(best, time.perf_counter() - begun)
-    return best
-
-
-def outlook(
-    job: Job,  # Planned
-    folder=None,  # Folder of records; None = the run's own, then results/
-) -> str:
-    "What a run will do and, where a like one was timed, how long that takes on this machine."
-    t, like = job.train, f"{job.size.name}-{short_name(job.dataset)}-{{}}-s0"
-    epochs = f"{t.epochs} epoch{'s' if t.epochs != 1 else ''}"
-    what = f"{job.name}: {epochs} of {loss_name(t.method)} over {Path(job.dataset).name}, samples and"
-    what += " distances before and after"
-    names = (job.name, like.format(t.method), like.format("sar"))
-    timed = (r for n in names if (r := _record(folder, n)) and r.get("gauge"))
-    record = None if job.few or job.kind else next(timed, None)
-    if record is None:
-        return what
-    share = (1 + 2 * t.epochs / record["train"]["epochs"]) / 3  # a third is not training
-    minutes = record["seconds"] * share * gauge() / record["gauge"] / 60
-    return f"{what}: about {max(1, round(minutes))} min here"
-
-
-def outcome(
-    job: Job,  # Done
-) -> str:  # A few lines
-    "Where the files of a finished run lie, and what it found."
-    record = _record(job.out, job.name) or _record(None, job.name)
-    lines = [f"weights, log and record: {shown(job.out)}"]
-    if record is not None:
-        lines += [findings(record, control_of(job)).replace("**", "")]
-    return "\n".join(lines)
