@@ -168,23 +168,6 @@ class BaseModel(nn.Module):
     released_sides = None  # Where the released sampler draws, greedy elsewhere; None = everywhere
     adds_up = False  # Do its maps add up (03c)? Then its tokenizer's must, too
     recorded = False  # May a GPU record how a group of pictures is drawn, and replay it?
-    size = None  # Once loaded: its name in `SIZES`
-    classes = None  # Once loaded: names of its classes
-    companion = ()  # Once loaded: its tokenizer; in a tuple, for it is no part of the model
-
-    def sample(self, labels, **settings) -> torch.Tensor:  # uint8 (n, 3, H, W)
-        """Pictures of classes (numbers, or names) by a loaded model, drawn as its size is drawn
-        unless `settings` of `sample` say otherwise."""
-        if not self.companion:
-            raise SarError(
-                "this model does not know its tokenizer: load it with `sar_repro.load`, or call"
-                " `sample(model, vae, labels)`"
-            )
-        spec, names = get_size(self.size), self.classes or []
-        usual = dict(guidance=spec.guidance, top_k=spec.top_k, top_p=spec.top_p)
-        numbers = [names.index(c) if c in names else c for c in labels]
-        vae = self.companion[0].to(self.head.weight.device)
-        return sample(self, vae, torch.as_tensor(numbers), **{**usual, **settings})
 
     def shown_first(self, batch) -> dict:
         "More arguments of pass 1: what a masked first map shows of itself (03b)."
