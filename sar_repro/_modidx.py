@@ -1317,7 +1317,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/sar_repro', 'doc_host': ''
                                                                                   'sar_repro/scale_ar.py'),
                                     'sar_repro.scale_ar.BaseModel.hidden_first': ( 'scale_ar.html#basemodel.hidden_first',
                                                                                    'sar_repro/scale_ar.py'),
-                                    'sar_repro.scale_ar.BaseModel.sample': ('scale_ar.html#basemodel.sample', 'sar_repro/scale_ar.py'),
                                     'sar_repro.scale_ar.BaseModel.shown_first': ( 'scale_ar.html#basemodel.shown_first',
                                                                                   'sar_repro/scale_ar.py'),
                                     'sar_repro.scale_ar.Block': ('scale_ar.html#block', 'sar_repro/scale_ar.py'),
