@@ -5,7 +5,7 @@ ARGS ?=
 BIN := .venv/bin
 READY := .venv/.installed
 
-.PHONY: help install train test lab notebooks readme clean distclean
+.PHONY: help install train test lab notebooks readme site clean distclean
 .DELETE_ON_ERROR:
 
 help:
@@ -14,6 +14,7 @@ help:
 	@echo "make lab        JupyterLab on the notebooks"
 	@echo "make notebooks  re-execute the committed notebooks in place (NB='02_tokenizer' for one)"
 	@echo "make readme     README.md from nbs/index.ipynb"
+	@echo "make site       all notebooks as a static site in _site/html, from their stored outputs"
 	@echo "make clean      remove caches and build products; make distclean removes .venv too"
 
 install: $(READY)
@@ -39,8 +40,12 @@ notebooks: $(READY)
 readme: $(READY)
 	@$(BIN)/python tools/readme.py
 
+site: $(READY)
+	@$(BIN)/python -c 'import jupyter_book, latex2mathml' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check --root-user-action=ignore -e ".[site]"
+	@$(BIN)/python tools/pages.py
+
 clean:
-	@rm -rf build dist *.egg-info .pytest_cache runs/notebooks
+	@rm -rf build dist *.egg-info .pytest_cache runs/notebooks _site
 	@find sar_repro nbs tests tools \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 
 distclean: clean
