@@ -6,16 +6,13 @@
 from __future__ import annotations
 import copy
 import math
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from sar_repro.engine.core import (
-    ROOT,
     SarError,
     WORK,
     check_numbers,
@@ -25,32 +22,24 @@ from sar_repro.engine.core import (
     shown,
 )
 from .engine.files import read_json, weights_hash, weights_path
+from .engine.kernels import pick
 from .engine.machine import autocast, default_device
-from .engine.plots import bars, progress
+from .engine.plots import progress
+from .engine.statistics import resample, slope_weights, tidy
 from .data import ImageSet, emoji_table, load_dataset, spread_ids, to_uint8
 from .tokenizer import FlexVAE, TokenData, by_group, next_inputs, token_groups
-from sar_repro.evaluate import (
-    BothSides,
-    fd_interval,
-    image_features,
-    kid_by_picture,
-    kid_pairs,
-    one_side,
-)
-from .engine.kernels import pick
 from .scale_ar import BaseModel, FlexVAR, generate, token_loss
 from .models import load_model, load_models
-from .engine.statistics import resample, slope_weights, t_interval, tidy
+from .evaluate import BothSides, image_features, kid_by_picture, one_side
 
 # %% auto #0
-__all__ = ['STRENGTHS', 'LACKING', 'MEASURES', 'HOT', 'WAYS', 'Probe', 'check_probe', 'picture_groups', 'load_probe',
-           'check_later', 'later_probe', 'finish', 'same_classes', 'other_pictures', 'null_pictures', 'per_picture',
-           'logits_from', 'unigram_bits', 'group_bars', 'plot_difficulty', 'plot_gap', 'plot_prefix', 'difficulty',
-           'one_step', 'contexts', 'random_codes', 'with_other', 'gap', 'at_temperature', 'best_temperature', 'at_best',
-           'with_nulls', 'rise_after', 'shipped_later', 'both_sides', 'prefixes', 'decode_finest', 'attribution',
-           'null_loss', 'context_loss', 'oracle_prefix', 'over_starts', 'plot_bases']
+__all__ = ['LACKING', 'MEASURES', 'HOT', 'WAYS', 'STRENGTHS', 'Probe', 'check_probe', 'picture_groups', 'load_probe',
+           'check_later', 'later_probe', 'per_picture', 'logits_from', 'token_bits', 'one_step', 'finish',
+           'same_classes', 'other_pictures', 'null_pictures', 'contexts', 'random_codes', 'with_other', 'decode_finest',
+           'gap', 'at_temperature', 'best_temperature', 'at_best', 'with_nulls', 'rise_after', 'shipped_later',
+           'prefixes', 'both_sides', 'attribution', 'null_loss', 'oracle_prefix', 'unigram_bits', 'difficulty']
 
-# %% ../nbs/04_exposure_bias.ipynb #b2fe27b9
+# %% ../nbs/04_exposure_bias.ipynb #a79529bc
 @dataclass
 class Probe:
     "A model, its tokenizer and pictures, with everything that the measurements share."
@@ -77,7 +66,7 @@ class Probe:
     def table(self, values, names=None, **facts):  # (B, G) -> a row a group, with intervals
         return tidy(values, names or self.names, self.groups, **facts)
 
-# %% ../nbs/04_exposure_bias.ipynb #e36307ac
+
 def check_probe(
     model: FlexVAR,  # A model; `.facts` of its file, if it has any, are compared
     vae: FlexVAE,  # A tokenizer
@@ -86,17 +75,17 @@ def check_probe(
 ):
     "Refuse what cannot be measured together, and warn of what should not be."
     m, t, facts = model.cfg, vae.cfg, getattr(model, "facts", {})
+    other = "the model was trained with another tokenizer:"
     if (m.vocab_size, m.latent_channels) != (t.vocab_size, t.latent_channels):
         raise SarError(
-            f"the model was trained with another tokenizer: it expects {m.vocab_size} codes of"
-            f" width {m.latent_channels}, this one has {t.vocab_size} of width"
-            f" {t.latent_channels}; pass the tokenizer of its size"
+            f"{other} it expects {m.vocab_size} codes of width {m.latent_channels}, this one has"
+            f" {t.vocab_size} of width {t.latent_channels}; pass the tokenizer of its size"
         )
     # the shapes agree, the codes do not
     if facts.get("tokenizer") not in (None, key := getattr(vae, "key", None)):
         raise SarError(
-            f"the model was trained with another tokenizer: its file names {facts['tokenizer']},"
-            f" this one is {key}; put back the tokenizer it was trained with"
+            f"{other} its file names {facts['tokenizer']}, this one is {key}; put back the"
+            " tokenizer it was trained with"
         )
     if m.num_classes != num_classes:
         raise SarError(
@@ -152,15 +141,12 @@ def load_probe(
     return Probe(model, vae, held, seen, test, train, seed, picture_groups(test, root))
 
 
-def _began_here(checkpoint, model):
+def _began_here(checkpoint, model):  # weights without their run are believed
     run = read_json(Path(checkpoint).with_name("run.json"), start=str)
-    if run is None:
-        return  # weights without their run: nothing to compare
-    start = run["start"]
-    if start != weights_hash(model):
+    if run and run["start"] != weights_hash(model):
         raise SarError(
             f"{shown(checkpoint)} was not trained from the weights that are measured here (its run"
-            f" began at {in_short(start)}); pass a run that began there, or leave it out"
+            f" began at {in_short(run['start'])}); pass a run that began there, or leave it out"
         )
 
 
@@ -179,14 +165,64 @@ def later_probe(
     size: str,  # A name in `SIZES`
     checkpoint,  # Weights that were trained on from those of `probe`
 ) -> Probe:  # The same data and draws, the other model
-    """The same measurements for a model that was trained further; a run that says it began
-    elsewhere is refused."""
+    "The same for a model that was trained further; a run that says it began elsewhere is refused."
     _began_here(checkpoint, probe.model)
     model = load_model(size, checkpoint).to(probe.model.head.weight.device)
     check_probe(model, probe.vae, probe.held.num_classes)
     return replace(probe, model=model)
 
 
+def per_picture(
+    values: torch.Tensor,  # (B, L) one number a token
+    scales: tuple,  # Side lengths
+) -> torch.Tensor:  # (B, G)
+    "Mean over the tokens of each group of `token_groups`, picture by picture."
+    return by_group(values, tuple(scales))
+
+
+@torch.no_grad()
+def logits_from(
+    probe: Probe,  # Model and tokenizer
+    codes: torch.Tensor,  # int64 (B, L): codes that make the context
+    labels: torch.Tensor,  # int64 (B,)
+    batch_size: int = 64,  # Pictures at a time
+):  # Yields (slice of pictures, logits (b, L, V))
+    "What the model predicts when `codes` are its context."
+    device = probe.model.head.weight.device
+    for i in range(0, len(codes), batch_size):
+        part = slice(i, i + batch_size)
+        with autocast(device):
+            inputs = next_inputs(probe.vae.quantize, codes[part].to(device), probe.scales)
+            more = probe.model.hidden_first(probe.vae.quantize, codes[part].to(device))
+            logits = probe.model(labels[part].to(device), inputs, probe.scales, **more)
+        yield part, logits.float().cpu()
+
+
+
+def token_bits(
+    probe: Probe,  # Model
+    context: torch.Tensor,  # int64 (B, L) codes that make the context
+    truth: torch.Tensor,  # int64 (B, L) codes to predict
+) -> torch.Tensor:  # (B, L)
+    "Cost of every token, in bits."
+    parts = logits_from(probe, context, probe.held.labels)
+    return torch.cat([token_loss(logits, truth[part]) for part, logits in parts]) / math.log(2)
+
+# %% ../nbs/04_exposure_bias.ipynb #1ebf2b5d
+@torch.no_grad()
+def one_step(
+    probe: Probe,  # Model, tokens, seed
+    context: torch.Tensor = None,  # int64 (B, L) codes that are seen; None = the true ones
+) -> torch.Tensor:  # int64 (B, L)
+    "Codes drawn from the teacher-forced predictions."
+    context = probe.tokens if context is None else context
+    drawn, L = [], context.shape[1]
+    for part, logits in logits_from(probe, context, probe.held.labels):
+        ids = range(part.start, part.start + len(logits))
+        drawn.append(pick(logits, index_uniform(probe.seed, ids, L, stream=101)))
+    return torch.cat(drawn)
+
+# %% ../nbs/04_exposure_bias.ipynb #49aac624
 @torch.no_grad()
 def finish(
     probe: Probe,  # Model, classes
@@ -196,13 +232,13 @@ def finish(
 ) -> torch.Tensor:  # int64 (B, L)
     """Let the model draw what `prefix` leaves open; the noise of a picture is the same whatever is
     given."""
-    y, book, drawn = probe.held.labels, probe.vae.quantize, []
+    y, drawn = probe.held.labels, []
     with autocast(probe.model.head.weight.device):
         for i in range(0, len(y), 100):
-            s = slice(i, i + 100)
-            given = dict(seed=seed, index=range(i, i + len(y[s])), **how)
-            given["prefix"] = None if prefix is None else prefix[s]
-            drawn.append(generate(probe.model, book, y[s], **given).cpu())
+            part = slice(i, i + 100)
+            begun = None if prefix is None else prefix[part]
+            how |= dict(seed=seed, index=range(i, i + len(y[part])), prefix=begun)
+            drawn.append(generate(probe.model, probe.vae.quantize, y[part], **how).cpu())
     return torch.cat(drawn)
 
 
@@ -257,234 +293,13 @@ def null_pictures(
     return probe.seen.tokens[ids, 0].long()
 
 
-def per_picture(
-    values: torch.Tensor,  # (B, L) one number a token
-    scales: tuple,  # Side lengths
-) -> torch.Tensor:  # (B, G)
-    "Mean over the tokens of each group of `token_groups`, picture by picture."
-    return by_group(values, tuple(scales))
-
-
-@torch.no_grad()
-def logits_from(
-    probe: Probe,  # Model and tokenizer
-    codes: torch.Tensor,  # int64 (B, L): codes that make the context
-    labels: torch.Tensor,  # int64 (B,)
-    batch_size: int = 64,  # Pictures at a time
-):  # Yields (slice of pictures, logits (b, L, V))
-    "What the model predicts when `codes` are its context."
-    device = probe.model.head.weight.device
-    for i in range(0, len(codes), batch_size):
-        part = slice(i, i + batch_size)
-        with autocast(device):
-            inputs = next_inputs(probe.vae.quantize, codes[part].to(device), probe.scales)
-            more = probe.model.hidden_first(probe.vae.quantize, codes[part].to(device))
-            logits = probe.model(labels[part].to(device), inputs, probe.scales, **more)
-        yield part, logits.float().cpu()
-
-
-def _input_distance(probe, mine):  # between what the model is fed; the first scale is fed nothing
-    book = probe.vae.quantize
-    device = book.embedding.weight.device
-    fed = [next_inputs(book, c.to(device), probe.scales).cpu() for c in (mine, probe.tokens)]
-    apart = (fed[0] - fed[1]).norm(dim=-1)
-    return per_picture(F.pad(apart, (probe.scales[0] ** 2, 0)), probe.scales)
-
-# %% ../nbs/04_exposure_bias.ipynb #5b36dc87
-STRENGTHS = (2.0, 10.0, 50.0, 200.0, 1000.0, 5000.0)  # Pseudo-counts to choose from
-
-
-def _spread(counts, prior, strength):  # counts (..., V), prior (..., V): smoothed probabilities
-    return (counts + strength * prior) / (counts.sum(-1, keepdim=True) + strength)
-
-
-def _class_counts(codes, labels, K, V):  # codes (B, l), labels (B,) -> (K, V)
-    return (
-        torch.bincount((labels[:, None] * V + codes).flatten(), minlength=K * V)
-        .view(K, V)
-        .double()
-    )
-
-
-def _unigram(codes, labels, K, V, by_class, strengths):  # -> (K, V) probabilities
-    count = _class_counts(codes, labels, K, V)
-    p = _spread(count.sum(0), torch.full((V,), 1 / V, dtype=torch.float64), strengths[0])
-    return _spread(count, p, strengths[1]) if by_class else p.expand(K, V)
-
-
-# strengths that code the last fifth best, one after the other
-def _best(codes, labels, K, V, by_class):
-    last, cost, chosen = torch.arange(len(codes)) % 5 == 4, {}, [STRENGTHS[-1]] * 2
-    for i in range(2 if by_class else 1):
-        for s in STRENGTHS:
-            trial = [s, chosen[1]] if i == 0 else [chosen[0], s]
-            p = _unigram(codes[~last], labels[~last], K, V, i == 1, trial)
-            cost[s] = -p.log()[labels[last][:, None], codes[last]].mean().item()
-        chosen[i] = min(cost, key=cost.get)
-    return chosen
-
-
-def unigram_bits(
-    probe: Probe,  # Training tokens to count, held-out tokens to code
-    by_class: bool = False,  # Count for each class
-) -> torch.Tensor:  # (B, G) bits a token
-    """Cost of held-out codes under counts of the training codes of the same group; smoothing is
-    chosen on training codes."""
-    V, K, y, out = probe.vae.cfg.vocab_size, probe.seen.num_classes, probe.seen.labels, []
-    index = token_groups(probe.scales)[1]
-    for g in range(len(probe.names)):
-        seen, held = probe.seen.tokens[:, 0, index == g].long(), probe.tokens[:, index == g]
-        p = _unigram(seen, y, K, V, by_class, _best(seen, y, K, V, by_class))
-        out.append(-p.log2()[probe.held.labels[:, None], held].mean(1))
-    return torch.stack(out, 1)
-
-
-def group_bars(
-    ax,  # Axes
-    table: pd.DataFrame,  # scale (names of groups), value, low, high
-    label: str = None,  # For the legend
-    look: int = 0,  # Which marker, dash and colour
-):
-    "A line through what is new at every scale; copies stand apart at the right, hollow."
-    copied = table.scale.str.endswith("copies")
-    bars(ax, table[~copied], label, look)
-    if copied.any():
-        t, line = table[copied], ax.containers[-1][0]
-        how = dict(marker=line.get_marker(), mfc="white", color=line.get_color(), capsize=3)
-        at, ends = t.scale.str.replace(" ", "\n"), [t.value - t.low, t.high - t.value]
-        ax.errorbar(at, t.value, ends, ls="none", ms=5, **how)
-
-
-def plot_difficulty(
-    table: pd.DataFrame,  # From `difficulty`
-):
-    "Bits by group beside the yardsticks, and the share that context explains."
-    fig, axs = plt.subplots(1, 2, figsize=(9.5, 3.2), layout="constrained")
-    bits = table[table.measure == "bits a token"]
-    for i, (g, t) in enumerate(bits.groupby("group", sort=False)):
-        group_bars(axs[0], t, g, i)
-    top = bits.value.max()
-    axs[0].set_title("Main result: cost of a held-out code", weight="bold")
-    axs[0].set(ylabel="bits a token", xlabel="group of tokens", ylim=(0, 1.4 * top))
-    axs[0].legend(fontsize=8, ncol=2, loc="upper center")
-    wide = bits.pivot(index="scale", columns="group", values="value")
-    order = [s for s in wide.index if s.endswith("copies")]
-    order = [*dict.fromkeys(bits.scale[~bits.scale.isin(order)]), *order]
-    wide = wide.loc[order].rename(index=lambda s: s.replace(" ", "\n"))
-    # the better of two counts
-    known = wide[["unigram", "class unigram"]].min(axis=1).clip(upper=wide.chance)
-    parts = pd.DataFrame(
-        {
-            "frequency and class": wide.chance - known,
-            "context": (known - wide.model).clip(lower=0),
-            "left over": np.minimum(wide.model, known),
-        }
-    )
-    parts.plot.bar(stacked=True, ax=axs[1], colormap="cividis", width=0.8, edgecolor="white")
-    axs[1].set(title="What explains it", xlabel="group of tokens", ylim=(0, 1.4 * top))
-    axs[1].tick_params(axis="x", rotation=0)
-    axs[1].legend(fontsize=8, ncol=2, loc="upper center")
-    return fig
-
-
-def plot_gap(
-    table: pd.DataFrame,  # From `gap`
-):
-    "What each context costs the true codes, and how sure the model is there."
-    fig, axs = plt.subplots(1, 2, figsize=(9.5, 3.2), layout="constrained")
-    for ax, measure in zip(axs, (MEASURES[0], MEASURES[3])):
-        rows = table[table.measure == measure]
-        for i, (c, t) in enumerate(rows.groupby("context", sort=False)):
-            group_bars(ax, t, c, i)
-        ax.set_xlabel("group of tokens")
-    axs[0].set_title("Main result: rise over true context", weight="bold")
-    axs[0].set(ylabel="bits a token")
-    axs[0].axhline(0, color="grey", lw=0.8)
-    axs[1].set(title="How sure the model is", ylabel="probability of the likeliest code")
-    axs[0].legend(fontsize=8, loc="upper left")
-    return fig
-
-
-def plot_prefix(
-    table: pd.DataFrame,  # From `oracle_prefix`
-    names: list,  # Names of the scales
-):
-    "KID against the length of the true prefix, and what is lost when each scale is drawn."
-    fig, axs = plt.subplots(1, 2, figsize=(9.5, 3.4), layout="constrained")
-    t = table[table.measure.eq("KID x1000") & table.k.ge(0)]
-    real = t.direction.str.startswith("real")
-    for i, (way, g) in enumerate(t[~real].groupby("direction", sort=False)):
-        bars(axs[0], g, way, i, "k")
-    axs[0].axhline(t[real].value.item(), color="grey", ls=":", label="real held-out pictures")
-    axs[0].set(xlabel="k", ylabel="KID x1000", xticks=range(len(names) + 1))
-    axs[0].set(
-        title="Distance to training pictures", ylim=(min(0, t.low.min()), 1.1 * t.high.max())
-    )
-    axs[0].legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2))
-    lost = table[table.measure == "KID x1000, lost when this scale is drawn"]
-    ends = [lost.value - lost.low, lost.high - lost.value]
-    drawn = axs[1].bar(lost.scale, lost.value, yerr=ends, capsize=3, color="C0")
-    drawn[-1].set(color="C1", hatch="//", edgecolor="white")
-    axs[1].legend([drawn[0], drawn[-1]], ["passes through wrong context", "from true context"])
-    axs[1].axhline(0, color="k", lw=0.8)
-    axs[1].set_title("Main result: lost when this scale is drawn", weight="bold")
-    axs[1].set(xlabel="scale", ylabel="KID x1000")
-    return fig
-
-
-def difficulty(
-    probe: Probe,  # What to measure
-) -> pd.DataFrame:  # scale (group of tokens), measure, value, low, high, group (yardstick)
-    "Cost, accuracy and perplexity of each group beside chance and two unigrams."
-    bits, hits = [], []
-    for part, logits in logits_from(probe, probe.tokens, probe.held.labels):
-        truth = probe.tokens[part]
-        bits.append(per_picture(token_loss(logits, truth) / math.log(2), probe.scales))
-        hits.append(per_picture(logits.argmax(-1) == truth, probe.scales))
-    bits = torch.cat(bits)
-    yardsticks = {"model": bits, "unigram": unigram_bits(probe)}
-    yardsticks["class unigram"] = unigram_bits(probe, True)
-    yardsticks["chance"] = torch.full_like(bits, math.log2(probe.vae.cfg.vocab_size))
-    rows = [probe.table(v, measure="bits a token", group=g) for g, v in yardsticks.items()]
-    rows.append(probe.table(torch.cat(hits), measure="accuracy", group="model"))
-    power = {k: 2 ** rows[0][k] for k in ("value", "low", "high")}
-    rows.append(rows[0].assign(measure="perplexity", **power))
-    counted = yardsticks["class unigram"]  # the null: a model of the same codes without context
-    orders = {"model": bits, "class unigram": counted, "model minus class unigram": bits - counted}
-    rows += [_ordering(probe, v, g) for g, v in orders.items()]
-    return pd.concat(rows, ignore_index=True)
-
-
-def _ordering(probe, bits, group):  # is the order of scales real? copies left out
-    new, N = bits[:, probe.fresh].double(), len(probe.scales)
-    found = {"first minus the rest": new[:, 0] - new[:, 1:].mean(1)}
-    found["fall a scale"] = -new @ slope_weights(N)
-    if N > 3:
-        found["fall a scale, from the third on"] = -new[:, 2:] @ slope_weights(N - 2)
-    facts = dict(measure="bits a token, ordering", group=group)
-    return probe.table(torch.stack([*found.values()], 1), list(found), **facts)
-
-# %% ../nbs/04_exposure_bias.ipynb #7a84498f
-@torch.no_grad()
-def one_step(
-    probe: Probe,  # Model, tokens, seed
-    context: torch.Tensor = None,  # int64 (B, L) codes that are seen; None = the true ones
-) -> torch.Tensor:  # int64 (B, L)
-    "Codes drawn from the teacher-forced predictions."
-    context = probe.tokens if context is None else context
-    drawn, L = [], context.shape[1]
-    for part, logits in logits_from(probe, context, probe.held.labels):
-        ids = range(part.start, part.start + len(logits))
-        drawn.append(pick(logits, index_uniform(probe.seed, ids, L, stream=101)))
-    return torch.cat(drawn)
-
-
 def contexts(
     probe: Probe,  # Model, tokens, seed
 ) -> dict:  # name -> codes int64 (B, L)
     "Three contexts for the same pictures; free running without guidance or truncation."
     free = finish(probe, seed=probe.seed + 1)
     return {"truth": probe.tokens, "one-step rollout": one_step(probe), "free running": free}
+
 
 def random_codes(
     probe: Probe,  # Gives shape and seed
@@ -505,7 +320,18 @@ def with_other(
     spoilt = torch.where(spoilt, random_codes(probe), other)
     return codes | {"another real picture": other, "the same, 30 % random": spoilt}
 
-# %% ../nbs/04_exposure_bias.ipynb #519045f2
+
+@torch.no_grad()
+def decode_finest(
+    probe: Probe,  # Tokenizer
+    codes: torch.Tensor,  # int64 (B, L); where maps stand for themselves the last is enough
+) -> torch.Tensor:  # uint8 (B, 3, S, S)
+    "The last map is all that becomes the picture, or (03c) the sum of all maps."
+    device, scales = probe.model.head.weight.device, probe.scales
+    show = lambda c: to_uint8(probe.vae.picture(c.to(device), scales)).cpu()
+    return torch.cat([show(c) for c in codes.split(64)])
+
+# %% ../nbs/04_exposure_bias.ipynb #fa73cc18
 LACKING = "one-step rollout, what it lacks"  # the truth's rest in own context, where maps add up
 MEASURES = (
     "rise in cross-entropy, bits",
@@ -539,17 +365,12 @@ def gap(
     rows = []
     for name, mine in list(codes.items())[1:]:
         found = _compare(probe, mine)
-        rise = found[MEASURES[0]]
-        found["distance of inputs"] = _input_distance(probe, mine)
+        rise = found[MEASURES[0]][:, probe.fresh[1:]].mean(1, keepdim=True)  # copies left out
         rows += [probe.table(v, context=name, measure=k) for k, v in found.items()]
-        rows.append(_mean_of_scales(probe, rise, context=name, measure="mean rise, bits"))
+        rows.append(probe.table(rise, ["mean"], context=name, measure="mean rise, bits"))
     return pd.concat(rows, ignore_index=True)
 
-
-def _mean_of_scales(probe, values, **facts):  # from the second on, copies left out
-    return probe.table(values[:, probe.fresh[1:]].mean(1, keepdim=True), ["mean"], **facts)
-
-# %% ../nbs/04_exposure_bias.ipynb #1274d494
+# %% ../nbs/04_exposure_bias.ipynb #47091563
 def at_temperature(
     model: FlexVAR,  # A model
     temperature: float,  # Its logits are divided by it
@@ -617,10 +438,9 @@ def rise_after(
         best = best_temperature(probe)
         cool = replace(probe, model=at_temperature(probe.model, best))
         rise[name] = {"rise as it is": mean(probe), "rise at the best temperature": mean(cool)}
-        parts = logits_from(cool, probe.tokens, probe.held.labels)
-        bits = torch.cat([token_loss(f, probe.tokens[part]).mean(1) for part, f in parts])
-        rise[name]["held-out bits there"] = bits[:, None] / math.log(2)
-        rise[name]["best temperature"] = torch.full_like(bits[:, None], best)
+        bits = token_bits(cool, probe.tokens, probe.tokens).mean(1, keepdim=True)
+        rise[name]["held-out bits there"] = bits
+        rise[name]["best temperature"] = torch.full_like(bits, best)
     for name, by in rise.items():
         rows += [before.table(v, [name], measure=k) for k, v in by.items()]
         for k in list(by)[:2] if name != "before" else ():
@@ -636,22 +456,11 @@ def shipped_later(
     "Mini before SAR, after it, and after as much teacher forcing: the weights in the repository."
     before = load_probe("mini", n=limit, n_seen=limit, seed=seed)
     at = weights_path("mini", "model")
-    files = {"after SAR": at.with_name("sar.safetensors")}
-    files["after TF"] = at.with_name("control.safetensors")
-    here = {k: p for k, p in files.items() if p.is_file()}  # elsewhere than in a clone: none
+    files = (("after SAR", "sar.safetensors"), ("after TF", "control.safetensors"))
+    here = {k: at.with_name(p) for k, p in files if at.with_name(p).is_file()}  # in a clone alone
     return before, {k: later_probe(before, "mini", p) for k, p in here.items()}
 
-# %% ../nbs/04_exposure_bias.ipynb #1499cd65
-WAYS = ("true codes up to scale k", "own codes up to scale k, then true ones; last map drawn")
-
-
-def both_sides(
-    probe: Probe,  # Held-out tokens
-) -> torch.Tensor:  # int64 (B, L)
-    "True codes as training draws them: half of the pictures are mirrored, as the reference is."
-    return one_side(probe.held.tokens.flatten(0, 1)).long()
-
-
+# %% ../nbs/04_exposure_bias.ipynb #e7e10f1d
 def prefixes(
     probe: Probe,  # Model and tokens
     how: dict,  # guidance, top_k, top_p of sampling
@@ -668,16 +477,15 @@ def prefixes(
         mixed = torch.cat([free[:, : ends[k]], truth[:, ends[k] : ends[-2]]], 1)
         yield WAYS[1], k, draw(mixed)
 
-# %% ../nbs/04_exposure_bias.ipynb #2c4a95b5
-@torch.no_grad()
-def decode_finest(
-    probe: Probe,  # Tokenizer
-    codes: torch.Tensor,  # int64 (B, L); where maps stand for themselves the last is enough
-) -> torch.Tensor:  # uint8 (B, 3, S, S)
-    "The last map is all that becomes the picture, or (03c) the sum of all maps."
-    device, scales = probe.model.head.weight.device, probe.scales
-    show = lambda c: to_uint8(probe.vae.picture(c.to(device), scales)).cpu()
-    return torch.cat([show(c) for c in codes.split(64)])
+# %% ../nbs/04_exposure_bias.ipynb #5e78517d
+WAYS = ("true codes up to scale k", "own codes up to scale k, then true ones; last map drawn")
+
+
+def both_sides(
+    probe: Probe,  # Held-out tokens
+) -> torch.Tensor:  # int64 (B, L)
+    "True codes as training draws them: half of the pictures are mirrored, as the reference is."
+    return one_side(probe.held.tokens.flatten(0, 1)).long()
 
 
 def attribution(
@@ -687,35 +495,39 @@ def attribution(
 ) -> pd.DataFrame:  # direction, k = -1, measure, scale, value, low, high
     "Where quality is lost: scale by scale, through wrong context, and at the last map."
     through, last, everything = lost[:, :-1].sum(1), lost[:, -1], lost.sum(1)
-    early = lost[:, :-2].sum(1)
+    early, wrong = lost[:, :-2].sum(1), "through wrong context"
     sums = {
         "in all": everything,
-        "through wrong context": through,
+        wrong: through,
         "at the last map": last,
-        "through wrong context minus at the last map": through - last,
+        f"{wrong} minus at the last map": through - last,
         "through maps before the last two": early,
     }
+    shares = {wrong: through}
     if null is not None:
-        sums["in the null world"] = null
-        sums["through wrong context, beyond the null world"] = through - null
-        sums["through wrong context minus at the last map, beyond"] = through - null - last
-        sums["through maps before the last two, beyond"] = early - null
-    facts = dict(direction=WAYS[0], k=-1)
-    by_scale = "KID x1000, lost when this scale is drawn"
+        sums |= {
+            "in the null world": null,
+            f"{wrong}, beyond the null world": through - null,
+            f"{wrong} minus at the last map, beyond": through - null - last,
+            "through maps before the last two, beyond": early - null,
+        }
+        shares[f"{wrong}, beyond the null world"] = through - null
+    facts, unit = dict(direction=WAYS[0], k=-1), "KID x1000, lost"
+    by_scale = f"{unit} when this scale is drawn"
     rows = [probe.table(lost, probe.scale_names, measure=by_scale, **facts)]
-    for what, v in sums.items():
-        rows.append(probe.table(v[:, None], [""], measure=f"KID x1000, lost {what}", **facts))
+    rows += [probe.table(v[:, None], [""], measure=f"{unit} {k}", **facts) for k, v in sums.items()]
     weight = resample(len(lost), probe.groups)
-    q = torch.tensor([0.025, 0.975]).double()
-    named = {"share lost through wrong context": through}
-    if null is not None:
-        named["share lost through wrong context, beyond the null world"] = through - null
-    shares = []
-    for measure, part in named.items():
-        low, high = ((weight @ part) / (weight @ everything)).quantile(q).tolist()
+    for what, part in shares.items():
+        low, high = np.quantile((weight @ part) / (weight @ everything), (0.025, 0.975))
         value = (part.mean() / everything.mean()).item()
-        shares.append(dict(facts, scale="", measure=measure, value=value, low=low, high=high))
-    return pd.concat([*rows, pd.DataFrame(shares)], ignore_index=True)
+        share = dict(facts, scale="", measure=f"share lost {what}", value=value, low=low, high=high)
+        rows.append(pd.DataFrame([share]))
+    return pd.concat(rows, ignore_index=True)
+
+
+def _kid(reference, pictures):  # KID x1000 to training pictures, picture by picture
+    f = image_features(reference.net, pictures)
+    return kid_by_picture(f, reference.features["training"], reference.pairs("training"))
 
 
 @torch.no_grad()
@@ -724,31 +536,9 @@ def null_loss(
     reference,  # `Reference` of the same data
 ) -> torch.Tensor:  # float64 (B,): KID x1000, picture by picture
     "What real pictures lose by being chosen by a map that the model drew from true context."
-    real = reference.features["training"]
-    pairs, far = kid_pairs(real), []
-    for codes in (null_pictures(probe, one_step(probe)), other_pictures(probe, seen=True)):
-        f = image_features(reference.net, decode_finest(probe, codes))
-        far.append(kid_by_picture(f, real, pairs))
-    return far[0] - far[1]
-
-
-@torch.no_grad()
-def context_loss(
-    probe: Probe,  # What to measure
-    reference,  # `Reference` of the same data
-    how: dict,  # guidance, top_k, top_p of sampling
-    seed: int,  # Of the noise
-) -> pd.DataFrame:  # One row like those of `attribution`
-    "What is lost through wrong context, with other noise."
-    real, kid = reference.features["training"], []
-    pairs = kid_pairs(real, 2)
-    for given in (None, both_sides(probe)[:, : probe.ends[-2]]):
-        drawn = finish(probe, given, seed, **how)
-        f = image_features(reference.net, decode_finest(probe, drawn))
-        kid.append(kid_by_picture(f, real, pairs))
-    facts = dict(direction=WAYS[0], k=-1)
-    what = f"KID x1000, lost through wrong context, noise {seed}"
-    return probe.table((kid[0] - kid[1])[:, None], [""], measure=what, **facts)
+    chosen = null_pictures(probe, one_step(probe)), other_pictures(probe, seen=True)
+    near, far = (_kid(reference, decode_finest(probe, codes)) for codes in chosen)
+    return near - far
 
 
 @torch.no_grad()
@@ -758,56 +548,96 @@ def oracle_prefix(
     how: dict,  # guidance, top_k, top_p of sampling
 ) -> pd.DataFrame:  # direction, k, scale, measure, value, low, high
     "Distance to training pictures with true, and with own codes up to scale k."
-    real, kid, rows, N = reference.features["training"], {}, [], len(probe.scales)
-    pairs, mu, sigma = kid_pairs(real, 2), real.double().mean(0), torch.cov(real.double().T)
-
-    def judge(way, k, pictures):
-        f, facts = image_features(reference.net, pictures), dict(direction=way, k=k)
-        kid[way, k] = kid_by_picture(f, real, pairs)
-        fd = dict(zip(("value", "low", "high"), fd_interval(f, mu, sigma, probe.groups)))
-        rows.append(probe.table(kid[way, k][:, None], [""], measure="KID x1000", **facts))
-        rows.append(pd.DataFrame([dict(fd, scale="", measure=reference.name, **facts)]))
-
-    null = null_loss(probe, reference)
+    kid, N, null = {}, len(probe.scales), null_loss(probe, reference)
     for way, k, codes in progress(prefixes(probe, how), "prefixes", total=2 * N - 1):
-        judge(way, k, decode_finest(probe, codes))
-    ends = [t for t in rows if t.direction[0] == WAYS[0] and t.k[0] in (0, N - 1)]
-    # the same samples: all own, and all true but the last map
-    rows += [t.assign(direction=WAYS[1], k=N - 1 - t.k) for t in ends]
-    rows.sort(key=lambda t: (t.direction[0] != WAYS[0], t.k[0]))
+        kid[way, k] = _kid(reference, decode_finest(probe, codes))
     lost = torch.stack([kid[WAYS[0], k] - kid[WAYS[0], k + 1] for k in range(N)], 1)
+    # the same samples: all own, and all true but the last map
+    kid |= {(WAYS[1], N - 1 - k): kid[WAYS[0], k] for k in (0, N - 1)}
     held = BothSides(probe.test, range(len(probe.test)))
-    judge("real held-out pictures (floor)", N, one_side(held.batch(torch.arange(len(held)))))
-    return pd.concat([*rows, attribution(probe, lost, null)], ignore_index=True)
+    real = one_side(held.batch(torch.arange(len(held))))
+    kid = {at: kid[at] for at in sorted(kid, key=lambda at: (WAYS.index(at[0]), at[1]))}
+    kid["real held-out pictures (floor)", N] = _kid(reference, real)
+    tables = [
+        probe.table(v[:, None], [""], measure="KID x1000", direction=way, k=k)
+        for (way, k), v in kid.items()
+    ]
+    return pd.concat([*tables, attribution(probe, lost, null)], ignore_index=True)
 
-# %% ../nbs/04_exposure_bias.ipynb #98e2cebf
-def over_starts(
-    table: pd.DataFrame,  # scale, start, value
-) -> pd.DataFrame:  # scale, value, low, high
-    "Mean and 95 % t interval over starts."
-    rows = {s: t_interval(t.value) for s, t in table.groupby("scale", sort=False)}
-    return pd.DataFrame(rows, index=["value", "low", "high"]).T.rename_axis("scale").reset_index()
+# %% ../nbs/04_exposure_bias.ipynb #d39ef25a
+STRENGTHS = (2.0, 10.0, 50.0, 200.0, 1000.0, 5000.0)  # Pseudo-counts to choose from
 
 
-def plot_bases(
-    found: dict,  # Base -> rows of `difficulty`, `gap` and `oracle_prefix`, with `part`, `start`
-):
-    "What a code costs, what own context costs, and where quality is lost, of several models."
-    fig, axs = plt.subplots(1, 3, figsize=(11, 3.3), layout="constrained")
-    lost = "KID x1000, lost when this scale is drawn"
-    for i, (base, t) in enumerate(found.items()):
-        rise = t[t.measure.eq(MEASURES[0])]
-        own, rest = (rise[rise.context.eq(c)] for c in ("one-step rollout", LACKING))
-        bits = t[t.measure.eq("bits a token") & t.group.eq("model")]
-        for ax, rows in zip(axs, (bits, own, t[t.measure.eq(lost)])):
-            bars(ax, over_starts(rows), base, i)
-        if len(rest):
-            bars(axs[1], over_starts(rest), f"{base}, what it lacks", len(found))
-    axs[0].set(title="Cost of a held-out code", ylabel="bits a token")
-    axs[1].set(title="Rise in own context, one step", ylabel="bits a token")
-    axs[2].set(title="Lost when this map is drawn", ylabel="KID x1000")
-    for ax in axs:
-        ax.axhline(0, color="grey", lw=0.8)
-        ax.set_xlabel("map")
-    axs[1].legend(fontsize=8)
-    return fig
+def _spread(counts, prior, strength):  # counts (..., V), prior (..., V): smoothed probabilities
+    return (counts + strength * prior) / (counts.sum(-1, keepdim=True) + strength)
+
+
+def _class_counts(codes, labels, K, V):  # codes (B, l), labels (B,) -> (K, V)
+    both = (labels[:, None] * V + codes).flatten()
+    return torch.bincount(both, minlength=K * V).view(K, V).double()
+
+
+def _unigram(codes, labels, K, V, by_class, strengths):  # -> (K, V) probabilities
+    count = _class_counts(codes, labels, K, V)
+    p = _spread(count.sum(0), torch.full((V,), 1 / V, dtype=torch.float64), strengths[0])
+    return _spread(count, p, strengths[1]) if by_class else p.expand(K, V)
+
+
+# strengths that code the last fifth best, one after the other
+def _best(codes, labels, K, V, by_class):
+    last, cost, chosen = torch.arange(len(codes)) % 5 == 4, {}, [STRENGTHS[-1]] * 2
+    for i in range(2 if by_class else 1):
+        for s in STRENGTHS:
+            trial = [s, chosen[1]] if i == 0 else [chosen[0], s]
+            p = _unigram(codes[~last], labels[~last], K, V, i == 1, trial)
+            cost[s] = -p.log()[labels[last][:, None], codes[last]].mean().item()
+        chosen[i] = min(cost, key=cost.get)
+    return chosen
+
+
+def unigram_bits(
+    probe: Probe,  # Training tokens to count, held-out tokens to code
+    by_class: bool = False,  # Count for each class
+) -> torch.Tensor:  # (B, G) bits a token
+    """Cost of held-out codes under counts of the training codes of the same group; smoothing is
+    chosen on training codes."""
+    V, K, y, out = probe.vae.cfg.vocab_size, probe.seen.num_classes, probe.seen.labels, []
+    index = token_groups(probe.scales)[1]
+    for g in range(len(probe.names)):
+        seen, held = probe.seen.tokens[:, 0, index == g].long(), probe.tokens[:, index == g]
+        p = _unigram(seen, y, K, V, by_class, _best(seen, y, K, V, by_class))
+        out.append(-p.log2()[probe.held.labels[:, None], held].mean(1))
+    return torch.stack(out, 1)
+
+
+def difficulty(
+    probe: Probe,  # What to measure
+) -> pd.DataFrame:  # scale (group of tokens), measure, value, low, high, group (yardstick)
+    "Cost, accuracy and perplexity of each group beside chance and two unigrams."
+    bits, hits = [], []
+    for part, logits in logits_from(probe, probe.tokens, probe.held.labels):
+        truth = probe.tokens[part]
+        bits.append(per_picture(token_loss(logits, truth) / math.log(2), probe.scales))
+        hits.append(per_picture(logits.argmax(-1) == truth, probe.scales))
+    bits = torch.cat(bits)
+    yardsticks = {"model": bits, "unigram": unigram_bits(probe)}
+    yardsticks["class unigram"] = unigram_bits(probe, True)
+    yardsticks["chance"] = torch.full_like(bits, math.log2(probe.vae.cfg.vocab_size))
+    rows = [probe.table(v, measure="bits a token", group=g) for g, v in yardsticks.items()]
+    rows.append(probe.table(torch.cat(hits), measure="accuracy", group="model"))
+    power = {k: 2 ** rows[0][k] for k in ("value", "low", "high")}
+    rows.append(rows[0].assign(measure="perplexity", **power))
+    counted = yardsticks["class unigram"]  # the null: a model of the same codes without context
+    orders = {"model": bits, "class unigram": counted, "model minus class unigram": bits - counted}
+    rows += [_ordering(probe, v, g) for g, v in orders.items()]
+    return pd.concat(rows, ignore_index=True)
+
+
+def _ordering(probe, bits, group):  # is the order of scales real? copies left out
+    new, N = bits[:, probe.fresh].double(), len(probe.scales)
+    found = {"first minus the rest": new[:, 0] - new[:, 1:].mean(1)}
+    found["fall a scale"] = -new @ slope_weights(N)
+    if N > 3:
+        found["fall a scale, from the third on"] = -new[:, 2:] @ slope_weights(N - 2)
+    facts = dict(measure="bits a token, ordering", group=group)
+    return probe.table(torch.stack([*found.values()], 1), list(found), **facts)

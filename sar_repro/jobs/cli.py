@@ -1360,8 +1360,7 @@ def diagnose(
         why = "a diagnosis decodes maps one by one, expected flexvar"
         _fail(f"size {size} is of base {base}: {why}")
     others = {k: p for k, p in others.items() if p}
-    from sar_repro.jobs.diagnostics import check_diagnosis, diagnose as measure, read_log
-    from sar_repro.engine.files import weights_path
+    from sar_repro.jobs.diagnostics import check_diagnosis, diagnose as measure
     from sar_repro.exposure_bias import check_later, later_probe, load_probe
 
     check_diagnosis(out, force)
@@ -1371,12 +1370,10 @@ def diagnose(
         size, dataset, checkpoint, data_dir, n=n or 1000, seed=seed, tokenizer=tokenizer
     )
     later = {k: later_probe(probe, size, p) for k, p in others.items()}
-    log = weights_path(size, "model").with_suffix(".csv")
-    log = read_log(Path(checkpoint).with_name("log.csv") if checkpoint else log)
     how = dict(guidance=spec.guidance, top_k=spec.top_k, top_p=spec.top_p)
     facts = dict(size=size, dataset=dataset or spec.dataset)
     facts["checkpoint"] = shown(checkpoint) if checkpoint else "shipped"
-    made = measure(probe, out, how, log, later=later, force=force, **facts)
+    made = measure(probe, out, how, later=later, force=force, **facts)
     typer.echo(f"written: {len(made)} tables and figures in {_near(out)}")
 
 # %% ../../nbs/90_cli.ipynb #3c268c0a
