@@ -30,12 +30,7 @@ __all__ = ['STREAMS', 'ResBlock', 'AttnBlock', 'Downsample', 'Upsample', 'Level'
 class ResBlock(nn.Module):
     "Two normalised 3x3 convolutions around a shortcut (B, c_in, H, W) -> (B, c_out, H, W)."
 
-    def __init__(
-        self,
-        c_in: int,  # Channels in
-        c_out: int,  # Channels out
-        groups: int,  # Groups of GroupNorm
-    ):
+    def __init__(self, c_in: int, c_out: int, groups: int):  # Channels; groups of GroupNorm
         super().__init__()
         self.norm1 = nn.GroupNorm(groups, c_in, eps=1e-6)
         self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
@@ -53,11 +48,7 @@ class ResBlock(nn.Module):
 class AttnBlock(nn.Module):
     "Single-head attention over all cells of a map, around a shortcut; for the smallest map."
 
-    def __init__(
-        self,
-        c: int,  # Channels
-        groups: int,  # Groups of GroupNorm
-    ):
+    def __init__(self, c: int, groups: int):  # Channels; groups of GroupNorm
         super().__init__()
         self.norm = nn.GroupNorm(groups, c, eps=1e-6)
         self.q, self.k, self.v, self.proj_out = (nn.Conv2d(c, c, 1) for _ in range(4))
@@ -136,10 +127,7 @@ def _mid(c, groups):
 class Decoder(nn.Module):
     "Features (B, z_channels, h, w) -> picture (B, 3, h factor, w factor)."
 
-    def __init__(
-        self,
-        cfg: TokenizerConfig,  # Sizes
-    ):
+    def __init__(self, cfg: TokenizerConfig):  # Sizes
         super().__init__()
         widths, groups = [cfg.ch * m for m in reversed(cfg.ch_mult)], cfg.groups
         self.conv_in = nn.Conv2d(cfg.z_channels, widths[0], 3, padding=1)
@@ -158,10 +146,7 @@ class Decoder(nn.Module):
 class Encoder(nn.Module):
     "Picture (B, 3, H, W) -> features (B, z_channels, H/factor, W/factor)."
 
-    def __init__(
-        self,
-        cfg: TokenizerConfig,  # Sizes
-    ):
+    def __init__(self, cfg: TokenizerConfig):  # Sizes
         super().__init__()
         widths, groups = [cfg.ch * m for m in cfg.ch_mult], cfg.groups
         lowest = len(widths) - 1
@@ -214,10 +199,7 @@ class FlexVAE(nn.Module):
     scales = None  # The schedule, where a picture needs all of its maps (03c)
     key = None  # Hash of its weight file, by which models name it
 
-    def __init__(
-        self,
-        cfg: TokenizerConfig,  # Sizes
-    ):
+    def __init__(self, cfg: TokenizerConfig):  # Sizes
         super().__init__()
         self.cfg = cfg
         self.encoder, self.decoder = Encoder(cfg), Decoder(cfg)
@@ -238,7 +220,7 @@ class FlexVAE(nn.Module):
         "Picture of a quantised latent (B, C, h, w)."
         return self.decoder(self.post_quant_conv(z))
 
-# %% ../nbs/02_tokenizer.ipynb #74059438
+
 @patch
 def decode(
     self: FlexVAE,
@@ -344,7 +326,7 @@ def upsample_codes(
     # one layout, also of a single picture: a linear layer rounds another layout otherwise
     return F.interpolate(grid, size=(q, q), mode="bicubic").flatten(2).mT.contiguous()
 
-# %% ../nbs/02_tokenizer.ipynb #ecd36278
+
 def next_inputs(
     book: Codebook,  # The codebook
     tokens: torch.Tensor,  # int64 (B, l); the last scale may be missing
@@ -366,7 +348,7 @@ def next_inputs(
         parts.append(fed)
     return torch.cat(parts, 1)
 
-# %% ../nbs/02_tokenizer.ipynb #a238f203
+
 # what a tokenizer whose maps add up (03c) does in another way
 @patch
 def step(self: Codebook, state, tokens, k, scales) -> tuple:  # what to keep, (B, p_(k+1)^2, C)
@@ -410,7 +392,7 @@ class Batch:
         rows = index_uniform(self.seed, self.index.tolist(), n, STREAMS[stream])
         return upload(rows, self.tokens.device)
 
-# %% ../nbs/02_tokenizer.ipynb #3c87af7e
+
 def drop_labels(
     labels: torch.Tensor,  # int64 (B,)
     rate: float,  # Share to drop
@@ -498,7 +480,7 @@ class TokenData:
     def order(self, seed, epoch):  # a permutation that depends on seed and epoch alone
         return torch.from_numpy(order_rng(seed, 10**6 + epoch).permutation(len(self)))
 
-# %% ../nbs/02_tokenizer.ipynb #09c8fc2b
+
 def encoder(
     vae: FlexVAE,  # Frozen tokenizer
     precision: str = "auto",  # 'bf16', 'fp32' or 'auto'
@@ -528,7 +510,8 @@ def cached_latents(
         with TemporaryDirectory() as folder:
             return np.array(cached_latents(vae, data, folder))
     key = f"{vae.key} no"  # no mixed precision
-    return latent_cache(data, encoder(vae, "fp32"), key, cache, batch_size=encoder_batch(data.size))
+    block = encoder_batch(data.size)
+    return latent_cache(data, encoder(vae, "fp32"), key, cache, batch_size=block)
 
 
 def encoder_batch(side):  # pictures of so many pixels that the encoder sees at once
