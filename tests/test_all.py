@@ -7,13 +7,13 @@ from test_cli import notebook
 @pytest.fixture
 def toys(tmp_path, monkeypatch):
     "Three notebooks in place of the real ones; the second fails while a file called `stop` is there."
-    from sar_repro.jobs import cli
+    from sar_repro.jobs import notebooks
     paths = []
     for i, source in enumerate(["print('one')", "from pathlib import Path\nassert not Path('stop').exists()", "print(size, budget)"]):
         folder = tmp_path/str(i); folder.mkdir()
         paths.append(notebook(folder, "size = 'tiny'\nbudget = 'full'", source).rename(tmp_path/f'0{i + 2}_toy.ipynb'))
-    monkeypatch.setattr(cli, 'pipeline', lambda: paths)
-    for place in ('home', 'work'): monkeypatch.setattr(cli, place, lambda: tmp_path)
+    monkeypatch.setattr(notebooks, 'pipeline', lambda: paths)
+    for place in ('home', 'work'): monkeypatch.setattr(notebooks, place, lambda: tmp_path)
     monkeypatch.setenv('SAR_WORK', '') # set by a run, and restored after the test
     (tmp_path/'nbs').mkdir(); (tmp_path/'sar_repro').mkdir()
     return tmp_path
@@ -37,10 +37,10 @@ SOME = '07_train', '10_strategies' # nbdev_test runs every notebook; here the wa
 
 def test_the_real_pipeline_in_small(tmp_path, monkeypatch):
     "Real notebooks with the smoke budget, through papermill; nothing of the repository is touched."
-    from sar_repro.jobs import cli
-    whole = cli.pipeline()
+    from sar_repro.jobs import notebooks
+    whole = notebooks.pipeline()
     assert [p.stem.split('_')[0] for p in whole] == ['02', '03', '03b', '03c', '04', '05', '06', '07', '08', '09', '09b', '09c', '10', '10b', '10c', '11', '11b']
-    monkeypatch.setattr(cli, 'pipeline', lambda: [p for p in whole if p.stem in SOME])
+    monkeypatch.setattr(notebooks, 'pipeline', lambda: [p for p in whole if p.stem in SOME])
     before = {f: f.stat().st_mtime_ns for part in ('figures', 'results') for f in (ROOT/part).rglob('*') if f.is_file()}
     done = sar('run', '--all', '--budget', 'smoke', '--out', tmp_path/'all')
     assert done.returncode == 0, done.stderr[-3000:]

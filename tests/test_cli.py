@@ -157,10 +157,10 @@ def test_notebooks_of_others_run_or_are_refused(tmp_path):
     assert not (tmp_path/'ran.ipynb').exists()
 
 def test_a_kernel_that_does_not_start_is_named(tmp_path, monkeypatch):
-    from sar_repro.jobs import cli
-    broken = cli._own_kernel()
+    from sar_repro.jobs import notebooks
+    broken = notebooks._own_kernel()
     broken['kernel_manager_class'].kernel_spec.argv = ['false']
-    monkeypatch.setattr(cli, '_own_kernel', lambda: broken)
+    monkeypatch.setattr(notebooks, '_own_kernel', lambda: broken)
     done = sar('run', notebook(tmp_path, 'x = 1'), '--out', tmp_path/'out/ran.ipynb')
     assert done.returncode == 2 and 'sar: no kernel starts for toy.ipynb' in done.stderr and 'Traceback' not in done.stderr, done.stderr
     assert not list((tmp_path/'out').iterdir())
@@ -209,9 +209,12 @@ WITH_PARAMETERS = [p for p in NOTEBOOKS if '"parameters"' in p.read_text(encodin
 def test_papermill_reads_the_same_parameters(path, caplog):
     "The cell is parsed line by line there: a value over two lines, or a comment with a sign of its own, would go astray."
     from papermill.inspection import inspect_notebook
-    from sar_repro.jobs.cli import read_parameters
+    from sar_repro.jobs.notebooks import read_parameters
     theirs = {k: ast.literal_eval(v['default']) for k, v in inspect_notebook(path).items()}
-    assert theirs == read_parameters(path)
+    ours = read_parameters(path)
+    assert theirs == {k: v.default for k, v in ours.items()}
+    typed = {k: v for k, v in inspect_notebook(path).items() if v["inferred_type_name"] != "None"}
+    assert all(ours[k].kind.__name__ == v["inferred_type_name"] and ours[k].note == v["help"].strip() for k, v in typed.items())
     assert not caplog.records, [r.getMessage() for r in caplog.records]
 
 @pytest.mark.parametrize('size', ['mini', 'hybrid-mini', 'var-mini'])

@@ -60,7 +60,7 @@ os.environ |= dict(MPLBACKEND='Agg', HF_HUB_OFFLINE='1', SAR_BARS='text', SAR_PR
 import torch, typer, numpy as np
 from IPython.core.interactiveshell import InteractiveShell
 from sar_repro import data
-from sar_repro.jobs import cli
+from sar_repro.jobs import cli, notebooks
 from sar_repro.engine.core import SIZES, SarError
 from sar_repro.jobs import diagnostics, findings, own, parity, published, speed
 import accelerate.commands.accelerate_cli, sar_repro.playground
@@ -72,7 +72,7 @@ for budget in own.STEPS: own.STEPS[budget] = 2, 2, 1 # of `sar new`
 
 def cells_of(source, out, values, cwd, what=None):
     "In place of a kernel: the cells that hold what the parameters decide; `test_notebooks` runs all of them."
-    cells = [c for c in cli._cells(source) if c['cell_type'] == 'code']
+    cells = [c for c in notebooks.cells_of(source) if c['cell_type'] == 'code']
     texts = [''.join(c['source']) for c in cells if 'parameters' in c.get('metadata', {}).get('tags', [])] + [f'{k} = {v!r}' for k, v in values.items()]
     stem = Path(source).stem
     if stem in ('02_tokenizer', '07_train'): # its imports, and what belongs to the job
@@ -85,7 +85,7 @@ def cells_of(source, out, values, cwd, what=None):
         error = shell.run_cell(text, silent=True).error_in_exec
         if isinstance(error, SarError): typer.echo(f'sar: {error}', err=True); raise typer.Exit(2)
         if error: raise error
-cli.execute_copy = cells_of
+notebooks.execute_copy = cells_of
 diagnostics.diagnose = lambda *args, **how: [] # 11 measures; here its checks, weights and pictures are loaded
 
 def pictures(folder):
@@ -161,7 +161,7 @@ def tokenizer(place, words): run_sar(place, [*(w if w != 'tiny' else 'mini' for 
 def checkpoint(place, words): run_sar(place, ['run', '11', '-p', 'checkpoint', WEIGHTS])
 
 def everything(place, words): # the launcher of all; `test_all` runs real notebooks through it
-    run = "from sar_repro.jobs import cli; cli.as_html = lambda a, b: b.write_text(''); cli.execute_copy = lambda *given: None; " + RUN
+    run = "from sar_repro.jobs import cli, notebooks; notebooks.as_html = lambda a, b: b.write_text(''); notebooks.execute_copy = lambda *given: None; " + RUN
     done = forks(run, place, *words[1:], '--budget', 'smoke', '--out', 'everything')
     assert done.returncode == 0 and 'notebooks run' in done.stdout, done.stderr[-1500:]
 

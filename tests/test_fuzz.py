@@ -9,7 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 from sar_repro.engine.core import NUMBERS, SarError, TrainConfig, check_numbers, index_uniform
-from sar_repro.jobs.cli import read_parameters
+from sar_repro.jobs.notebooks import read_parameters
 from sar_repro.csfl import tf_loss
 from sar_repro.data import ImageSet, load_dataset
 from sar_repro.data import latent_cache
