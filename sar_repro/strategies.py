@@ -7,15 +7,18 @@ from __future__ import annotations
 import copy
 import importlib.util
 import inspect
+import re
 import sys
 import torch
 import torch.nn.functional as F
 from dataclasses import replace
 from functools import lru_cache, partial
+from hashlib import sha256
 from pathlib import Path
 from torch import nn
 from typing import Iterator, Protocol
 from .engine.core import SarError, TrainConfig, check_choice, shown
+from .engine.files import weights_hash
 from .engine.machine import autocast
 from .tokenizer import Batch, next_inputs
 from .scale_ar import by_scale, generate, scale_index, token_loss, unwrap
@@ -26,7 +29,7 @@ from .posterior import Posterior, resample_loss
 # %% auto #0
 __all__ = ['SHARE', 'NEAREST', 'STRENGTH', 'METHODS', 'single_pass', 'one_step_codes', 'free_codes', 'tf_then_free_codes',
            'alternating_codes', 'mixed_codes', 'turn_codes', 'neighbours', 'jittered_codes', 'second_pass', 'even_loss',
-           'DDO', 'Loss', 'hook', 'get_loss', 'loss_name', 'name_loss']
+           'DDO', 'Loss', 'hook', 'get_loss', 'loss_name', 'name_loss', 'loss_key']
 
 # %% ../nbs/10_strategies.ipynb #524ce4b4
 def _nats_from(model, batch, cfg, codes):  # (B, L) nats of the truth in the context of any codes
@@ -322,3 +325,59 @@ def _from_file(path, name, changed):  # read once, so that a loss is one object
             f"method: {shown(path)} has no loss {name!r}: expected one of {', '.join(there)}"
         )
     return loss() if inspect.isclass(loss) else loss
+
+# %% ../nbs/10_strategies.ipynb #a1f00c02
+def loss_key(
+    loss_fn,  # A function, or an object that is called like one
+) -> str:  # 12 hex digits
+    "What a loss computes, as a hash."
+    return sha256("\n".join(_told(loss_fn, [])).encode()).hexdigest()[:12]
+
+
+def _told(x, seen):  # sources and values, as lines of text
+    if isinstance(x, nn.Module):
+        return [_source(type(x)), weights_hash(x)]
+    if hasattr(x, "numpy") or hasattr(x, "tobytes"):
+        numbers = x.detach().cpu().float().numpy() if torch.is_tensor(x) else x
+        return [f"{x.shape} {x.dtype}", sha256(numbers.tobytes()).hexdigest()]
+    if any(x is y for y in seen):
+        return ["again"]
+    parts = _taken(x)
+    if isinstance(parts, str):
+        return [parts]
+    seen.append(x)
+    return [line for part in parts for line in _told(part, seen)]
+
+
+def _taken(x):  # text, or what an object is made of
+    if isinstance(x, dict):
+        return ["dict", *(part for pair in x.items() for part in pair)]
+    if isinstance(x, (list, tuple)):
+        return ["list", *x]
+    if isinstance(x, partial):
+        return [x.func, x.args, x.keywords]
+    if inspect.ismethod(x):
+        return [x.__func__, x.__self__]
+    if inspect.isfunction(x):
+        return [_source(x), x.__defaults__, x.__kwdefaults__, *_around(x)]
+    if inspect.isclass(x) or inspect.ismodule(x):
+        return x.__name__
+    if hasattr(x, "__dict__") and not inspect.isroutine(x):
+        return [_source(type(x)), vars(x)]
+    return re.sub(r" at 0x\w+", "", repr(x))
+
+
+def _source(x):  # of a function or class
+    try:
+        return inspect.getsource(x)
+    except (OSError, TypeError):  # typed into a prompt, or not of Python
+        code = getattr(x, "__code__", None)
+        return x.__qualname__ if code is None else f"{code.co_code.hex()} {code.co_consts}"
+
+
+def _around(fn):  # what it takes from outside: values, and functions of its own file
+    taken = inspect.getclosurevars(fn)
+    function = lambda v: inspect.isroutine(v) or inspect.isclass(v)
+    far = lambda v: function(v) and getattr(v, "__module__", None) != fn.__module__
+    named = sorted((taken.globals | dict(taken.nonlocals)).items())
+    return [part for k, v in named for part in (k, getattr(v, "__qualname__", k) if far(v) else v)]

@@ -19,7 +19,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Optional
 from unittest.mock import patch
 from ..engine.core import SarError, check_choice, get_size, home, work
 
@@ -209,7 +208,7 @@ def check_name(what, text):  # of a file, as long as a file system takes
 # %% ../../nbs/90a_notebooks.ipynb #90a0000f
 def output_path(
     name: str,  # The notebook's name
-    out: Optional[Path],  # As asked for, or None
+    out: Path,  # As asked for, or None
     force: bool = False,  # Replace what is no executed copy, too
 ) -> Path:
     "Where the executed copy goes: never into `nbs/`, into a folder that can be written."
@@ -306,7 +305,7 @@ def _no_kernel(name, error):
 
 def execute_copy(
     source: Path,  # Notebook
-    out: Optional[Path],  # Executed copy; None = none is kept
+    out: Path,  # Executed copy; None = none is kept
     values: dict,  # Parameters
     cwd: Path,  # Working directory of the kernel
     what: str = None,  # Said before the bar; None = the notebook's name
@@ -413,8 +412,8 @@ def _is_word(text):  # that a parameter knows, though a folder of this name may 
 def run_one(
     source: Path,  # A notebook
     param: list,  # 'name=value', as typed
-    out: Optional[Path] = None,  # Executed copy
-    cwd: Optional[Path] = None,  # Working directory; None = the repository's root
+    out: Path = None,  # Executed copy
+    cwd: Path = None,  # Working directory; None = the repository's root
     force: bool = False,  # Replace what is no executed copy, too
 ):
     "Run a notebook, its parameters checked."

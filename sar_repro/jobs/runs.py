@@ -5,7 +5,6 @@
 # %% ../../nbs/86_runs.ipynb #210065fe
 from __future__ import annotations
 import copy
-import inspect
 import json
 import math
 import os
@@ -16,8 +15,6 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import asdict, replace
-from functools import partial
-from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 from torch import nn
@@ -40,14 +37,14 @@ from sar_repro.engine.files import (
 from ..engine.machine import available_memory, mixed_precision
 from ..engine.plots import progress
 from ..scale_ar import FlexVAR
-from ..strategies import METHODS, hook
+from ..strategies import METHODS, hook, loss_key
 from ..tokenizer import Batch, Codebook, TokenData
 from ..train import check_loss, heldout_loss, lr_at, param_groups, token_mean
 
 # %% auto #0
 __all__ = ['MACHINE', 'STATE', 'ToyTokens', 'toy_model', 'RunFolder', 'check_run_folder', 'possible_folder', 'resolved_precision',
            'losses_of', 'wants_shards', 'is_sharded', 'sharded', 'tracker_name', 'whole_state', 'load_moments',
-           'snapshot', 'Run', 'loss_key', 'train_run']
+           'snapshot', 'Run', 'train_run']
 
 # %% ../../nbs/86_runs.ipynb #bfd663dc
 class ToyTokens(TokenData):
@@ -628,62 +625,6 @@ class Run:
             meta = model_meta(model.cfg, train=stored(self.cfg), **about)
             save_tensors(self.folder.weights, model.state_dict(), **meta)
         self.acc.wait_for_everyone()  # whoever goes on finds the weights
-
-# %% ../../nbs/86_runs.ipynb #a1f00c02
-def loss_key(
-    loss_fn,  # A function, or an object that is called like one
-) -> str:  # 12 hex digits
-    "What a loss computes, as a hash."
-    return sha256("\n".join(_told(loss_fn, [])).encode()).hexdigest()[:12]
-
-
-def _told(x, seen):  # sources and values, as lines of text
-    if isinstance(x, nn.Module):
-        return [_source(type(x)), weights_hash(x)]
-    if hasattr(x, "numpy") or hasattr(x, "tobytes"):
-        numbers = x.detach().cpu().float().numpy() if torch.is_tensor(x) else x
-        return [f"{x.shape} {x.dtype}", sha256(numbers.tobytes()).hexdigest()]
-    if any(x is y for y in seen):
-        return ["again"]
-    parts = _taken(x)
-    if isinstance(parts, str):
-        return [parts]
-    seen.append(x)
-    return [line for part in parts for line in _told(part, seen)]
-
-
-def _taken(x):  # text, or what an object is made of
-    if isinstance(x, dict):
-        return ["dict", *(part for pair in x.items() for part in pair)]
-    if isinstance(x, (list, tuple)):
-        return ["list", *x]
-    if isinstance(x, partial):
-        return [x.func, x.args, x.keywords]
-    if inspect.ismethod(x):
-        return [x.__func__, x.__self__]
-    if inspect.isfunction(x):
-        return [_source(x), x.__defaults__, x.__kwdefaults__, *_around(x)]
-    if inspect.isclass(x) or inspect.ismodule(x):
-        return x.__name__
-    if hasattr(x, "__dict__") and not inspect.isroutine(x):
-        return [_source(type(x)), vars(x)]
-    return re.sub(r" at 0x\w+", "", repr(x))
-
-
-def _source(x):  # of a function or class
-    try:
-        return inspect.getsource(x)
-    except (OSError, TypeError):  # typed into a prompt, or not of Python
-        code = getattr(x, "__code__", None)
-        return x.__qualname__ if code is None else f"{code.co_code.hex()} {code.co_consts}"
-
-
-def _around(fn):  # what it takes from outside: values, and functions of its own file
-    taken = inspect.getclosurevars(fn)
-    function = lambda v: inspect.isroutine(v) or inspect.isclass(v)
-    far = lambda v: function(v) and getattr(v, "__module__", None) != fn.__module__
-    named = sorted((taken.globals | dict(taken.nonlocals)).items())
-    return [part for k, v in named for part in (k, getattr(v, "__qualname__", k) if far(v) else v)]
 
 # %% ../../nbs/86_runs.ipynb #c163dc69
 def train_run(
