@@ -13,7 +13,6 @@ from typing import Iterator
 from .engine.core import SarError, TrainConfig, index_uniform
 from .engine.kernels import Prediction
 from .engine.plots import progress
-from .exact_world import acceptance, copy_sources, propose
 from sar_repro.tokenizer import (
     Batch,
     Codebook,
@@ -36,6 +35,8 @@ def map_copies(
     scales: tuple,  # Side lengths p_1 ... p_N; the latent has the last one's
 ) -> torch.Tensor:  # int64 (N - 1, L)
     "Of which token each token is a copy, by scale (`copy_sources`), for square maps."
+    from sar_repro.exact_world import copy_sources  # not needed by other losses
+
     rows = [pooling_windows(p, scales[-1]) for p in scales]
     return copy_sources([[(r, c) for r in part for c in part] for part in rows])
 
@@ -51,6 +52,8 @@ def posterior_step(
     joint: bool = True,  # Copies of redrawn codes move along
 ) -> tuple:  # new codes, their prediction and log-probabilities; accepted (B,); scale (B, 1)
     "One Metropolis-Hastings step on the coarse maps of each picture: one pass, no gradient."
+    from sar_repro.exact_world import acceptance, propose
+
     scale = scale_index(scales).to(codes.device)
     sizes = torch.tensor([p * p for p in scales[:-1]], device=codes.device)
     share = sizes ** -noise[:, :1]
