@@ -895,7 +895,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/sar_repro', 'doc_host': ''
                                     'sar_repro.jobs.own._claimed': ('own_pictures.html#_claimed', 'sar_repro/jobs/own.py'),
                                     'sar_repro.jobs.own._few_names': ('own_pictures.html#_few_names', 'sar_repro/jobs/own.py'),
                                     'sar_repro.jobs.own._follow': ('own_pictures.html#_follow', 'sar_repro/jobs/own.py'),
-                                    'sar_repro.jobs.own._from_here': ('own_pictures.html#_from_here', 'sar_repro/jobs/own.py'),
                                     'sar_repro.jobs.own._grids': ('own_pictures.html#_grids', 'sar_repro/jobs/own.py'),
                                     'sar_repro.jobs.own._judged': ('own_pictures.html#_judged', 'sar_repro/jobs/own.py'),
                                     'sar_repro.jobs.own._log_row': ('own_pictures.html#_log_row', 'sar_repro/jobs/own.py'),

@@ -85,7 +85,7 @@ PAPER = textwrap.dedent('''
     from types import SimpleNamespace
     import IPython.display, matplotlib.pyplot, seaborn, torch
     from sar_repro.engine import core
-    from sar_repro import evaluate as metrics
+    from sar_repro.evaluate import feature_extractor; metrics = sys.modules['sar_repro.evaluate'] # the package has a function of this name
     from sar_repro.engine.files import weights_path
     tiny = core.SIZES['tiny'] # stands in for d16: two classes, so that 50 a class are a hundred samples
     core.SIZES['d16'] = d16 = replace(core.SIZES['d16'], image_size=32, tokenizer=tiny.tokenizer, model=replace(tiny.model, depth=1, num_classes=2))

@@ -4,7 +4,6 @@
 
 # %% ../../nbs/86b_own_pictures.ipynb #7557beb1
 from __future__ import annotations
-import html
 import shlex
 import time
 from dataclasses import dataclass
@@ -16,9 +15,10 @@ from sar_repro.engine.core import (
 )
 from ..engine.core import Number, TrainConfig, plain, shown
 from ..data import LOADERS, load_dataset, to_uint8
-from ..engine.files import PUBLISHED, atomic_path, check_folder, read_json, save_json
+from ..engine.files import PUBLISHED, check_folder, read_json, save_json
 from ..models import load_models, load_tokenizer
 from ..engine.plots import save_grid
+from .notebooks import near, write_page
 from .plan import train_size
 from ..engine.sources import how_many
 from ..evaluate import evaluate_model
@@ -26,7 +26,7 @@ from ..scale_ar import sample
 from ..tokenizer import reconstruct
 
 # %% auto #0
-__all__ = ['STEPS', 'LEAST', 'SEED', 'STYLE', 'NAMES', 'SMOKE', 'own_data', 'whole_epochs', 'train_arms', 'TokenizerJob',
+__all__ = ['STEPS', 'LEAST', 'SEED', 'NAMES', 'REPORT', 'own_data', 'whole_epochs', 'train_arms', 'TokenizerJob',
            'plan_tokenizer', 'own_tokenizer', 'own_pictures', 'kept', 'quantize_st', 'low_features', 'perceptual',
            'TokenizerTrainConfig', 'tokenizer_loss', 'residual_loss', 'revive_codes', 'tokenizer_optimizer',
            'usual_scales', 'train_tokenizer']
@@ -140,24 +140,19 @@ class TokenizerJob:
     def outlook(self) -> str:
         "What will be done."
         what = f"a tokenizer of size {self.size} from {Path(self.dataset).name}"
-        return f"{what}: {self.steps:,} steps, into {_from_here(self.out)}"
+        return f"{what}: {self.steps:,} steps, into {near(self.out)}"
 
     def outcome(self) -> str:
         "What can be done with it."
         given = dict(size=self.size, dataset=self.dataset, init="scratch", method="tf")
         if self.dataset not in LOADERS:
-            given.update(dataset=_from_here(self.dataset))
+            given.update(dataset=near(self.dataset))
         if self.root:
             given.update(data_dir=self.root)
-        given.update(tokenizer=_from_here(self.weights))
+        given.update(tokenizer=near(self.weights))
         words = [w for k, v in given.items() for w in ("-p", k, str(v))]
         command = shlex.join(["sar", "run", "07_train", *words])
         return f"tokenizer: {given['tokenizer']}\na model on it: {command}"
-
-
-def _from_here(path):  # as a person in this folder would type it
-    path = Path(path).resolve()
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 # %% ../../nbs/86b_own_pictures.ipynb #d4c5fb96
 def plan_tokenizer(
@@ -212,15 +207,6 @@ def own_tokenizer(
     return real, to_uint8(reconstruct(load_tokenizer(job.size, path), real)[0])
 
 # %% ../../nbs/86b_own_pictures.ipynb #d222a211
-STYLE = (
-    "body{font-family:sans-serif;max-width:60em;margin:2em auto;padding:0 1em;"
-    "overflow-wrap:anywhere}h2{font-size:1.1em}"
-    "img{image-rendering:pixelated;width:640px;max-width:100%;height:auto}"
-    ".wide{overflow-x:auto;overflow-wrap:normal}"
-    "table{border-collapse:collapse}td,th{padding:.2em .8em;border-bottom:1px solid #ddd}"
-    "td{text-align:right}th,td:nth-child(-n+2){text-align:left}"
-    "pre{background:#f4f4f4;padding:1em;overflow:auto}"
-)
 NAMES = dict(start="start", sar="+ SAR", tf="+ teacher forcing (control)")
 
 
@@ -270,9 +256,13 @@ def _few_names(classes):  # of the rows of a grid
     return ", ".join(map(str, classes[:8])) + more
 
 # %% ../../nbs/86b_own_pictures.ipynb #fbf30881
-SMOKE = (
-    "<p><b>A smoke run: nothing was learned, so no picture and no number means anything.</b></p>"
-)
+REPORT = """{% if smoke %}<p><b>A smoke run: nothing was learned, so no picture and no number means
+anything.</b></p>{% endif %}
+<ul>{% for name, value in facts.items() %}<li>{{ name }}: {{ value }}</li>{% endfor %}</ul>
+{% for caption, name in files.items() %}<h2>{{ caption }}</h2>
+<img src="{{ name }}" alt="{{ caption }}">{% endfor %}
+<h2>Distances</h2><div class="wide">{{ table | safe }}</div><p>{{ said }}</p>
+<h2>Go on</h2><pre>{{ commands }}</pre>"""
 
 
 def _said(table, few):  # what the numbers can say and what not
@@ -288,25 +278,9 @@ def _said(table, few):  # what the numbers can say and what not
 
 
 def _report(out, folder, facts, table, few, files, smoke):
-    rows = "".join(
-        f"<li>{html.escape(str(k))}: {html.escape(str(v))}</li>" for k, v in facts.items()
-    )
-    shown_files = "".join(
-        f'<h2>{html.escape(caption)}</h2><img src="{name}" alt="{html.escape(caption)}">'
-        for caption, name in files.items()
-    )
-    text = (
-        '<!doctype html><html lang="en"><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{html.escape(facts['folder'])}</title><style>{STYLE}</style>"
-        f"<h1>{html.escape(facts['folder'])}</h1>{SMOKE * smoke}<ul>{rows}</ul>{shown_files}"
-        f'<h2>Distances</h2><div class="wide">{_to_html(table)}</div>'
-        f"<p>{html.escape(_said(table, few))}</p>"
-        f"<h2>Go on</h2><pre>{html.escape(_next_steps(out, folder))}</pre>"
-    )
-    with atomic_path(out / "report.html") as temporary:
-        Path(temporary).write_text(text, encoding="utf-8")
-    return out / "report.html"
+    numbers = dict(table=_to_html(table), said=_said(table, few))
+    values = dict(facts=facts, files=files, smoke=smoke, commands=_next_steps(out, folder))
+    return write_page(out / "report.html", facts["folder"], REPORT, **values, **numbers)
 
 
 def _to_html(table):  # without the empty second row of its head
@@ -314,7 +288,7 @@ def _to_html(table):  # without the empty second row of its head
 
 
 def _next_steps(out, folder):  # commands, as a person in this folder would type them
-    weights, data = _from_here(out / "sar/model.safetensors"), ("--dataset", _from_here(folder))
+    weights, data = near(out / "sar/model.safetensors"), ("--dataset", near(folder))
     commands = ("sample", weights, "--n", 16), ("evaluate", weights, *data)
     commands += (("diagnose", weights, *data),)
     return "\n".join(shlex.join(map(str, ("sar", *words))) for words in commands)
@@ -381,7 +355,7 @@ def kept(
     usual = dict(size=("tiny", size), out=(None, out), seed=(0, seed), budget=("full", budget))
     words = [w for k, (u, v) in usual.items() if v != u for w in (f"--{k}", str(v))]
     command = shlex.join(["sar", "new", str(folder), *words])
-    said = f"stopped; kept in {_from_here(place)}: {', '.join(done) or 'nothing yet'}"
+    said = f"stopped; kept in {near(place)}: {', '.join(done) or 'nothing yet'}"
     return f"{said}\ngo on: {command}"
 
 # %% ../../nbs/86b_own_pictures.ipynb #22686c1a
