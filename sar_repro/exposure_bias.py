@@ -34,10 +34,10 @@ from .evaluate import BothSides, image_features, kid_by_picture, one_side
 
 # %% auto #0
 __all__ = ['LACKING', 'MEASURES', 'HOT', 'WAYS', 'STRENGTHS', 'Probe', 'check_probe', 'picture_groups', 'load_probe',
-           'check_later', 'later_probe', 'per_picture', 'logits_from', 'token_bits', 'one_step', 'finish',
-           'same_classes', 'other_pictures', 'null_pictures', 'contexts', 'random_codes', 'with_other', 'decode_finest',
-           'gap', 'at_temperature', 'best_temperature', 'at_best', 'with_nulls', 'rise_after', 'shipped_later',
-           'prefixes', 'both_sides', 'attribution', 'null_loss', 'oracle_prefix', 'unigram_bits', 'difficulty']
+           'check_later', 'later_probe', 'logits_from', 'token_bits', 'one_step', 'finish', 'same_classes',
+           'other_pictures', 'null_pictures', 'contexts', 'random_codes', 'with_other', 'decode_finest', 'gap',
+           'at_temperature', 'best_temperature', 'at_best', 'with_nulls', 'rise_after', 'shipped_later', 'prefixes',
+           'both_sides', 'attribution', 'null_loss', 'oracle_prefix', 'unigram_bits', 'difficulty']
 
 # %% ../nbs/04_exposure_bias.ipynb #a79529bc
 @dataclass
@@ -170,14 +170,6 @@ def later_probe(
     model = load_model(size, checkpoint).to(probe.model.head.weight.device)
     check_probe(model, probe.vae, probe.held.num_classes)
     return replace(probe, model=model)
-
-
-def per_picture(
-    values: torch.Tensor,  # (B, L) one number a token
-    scales: tuple,  # Side lengths
-) -> torch.Tensor:  # (B, G)
-    "Mean over the tokens of each group of `token_groups`, picture by picture."
-    return by_group(values, tuple(scales))
 
 
 @torch.no_grad()
@@ -353,7 +345,7 @@ def _compare(probe, mine):  # a context against the true one: measure -> (B, G)
     both = zip(logits_from(probe, probe.tokens, y), logits_from(probe, mine, y))
     for (part, t), (_, s) in both:
         for k, v in zip(found, _token_measures(t, s, probe.tokens[part])):
-            found[k].append(per_picture(v, probe.scales))
+            found[k].append(by_group(v, probe.scales))
     return {k: torch.cat(v) for k, v in found.items()}
 
 
@@ -617,8 +609,8 @@ def difficulty(
     bits, hits = [], []
     for part, logits in logits_from(probe, probe.tokens, probe.held.labels):
         truth = probe.tokens[part]
-        bits.append(per_picture(token_loss(logits, truth) / math.log(2), probe.scales))
-        hits.append(per_picture(logits.argmax(-1) == truth, probe.scales))
+        bits.append(by_group(token_loss(logits, truth) / math.log(2), probe.scales))
+        hits.append(by_group(logits.argmax(-1) == truth, probe.scales))
     bits = torch.cat(bits)
     yardsticks = {"model": bits, "unigram": unigram_bits(probe)}
     yardsticks["class unigram"] = unigram_bits(probe, True)

@@ -24,7 +24,7 @@ from sar_repro.engine.statistics import (
     slope_weights,
     t_interval,
 )
-from ..tokenizer import Batch, TokenData, next_inputs, token_groups
+from ..tokenizer import Batch, TokenData, by_group, next_inputs, token_groups
 from ..scale_ar import BaseModel, FlexVAR, token_loss
 from ..csfl import csf_loss
 from ..evaluate import Reference
@@ -40,7 +40,6 @@ from sar_repro.exposure_bias import (
     one_step,
     oracle_prefix,
     other_pictures,
-    per_picture,
     random_codes,
     rise_after,
     token_bits,
@@ -375,7 +374,7 @@ def rises(
     "Rise in cross-entropy of the true codes of group j when scale i is disturbed, by picture."
     L, ends, truth = probe.tokens.shape[1], probe.ends, probe.tokens
     swap = index_uniform(probe.seed, range(len(probe.held)), L, stream=103) < share
-    cost = lambda codes: per_picture(token_bits(probe, codes, truth), probe.scales)
+    cost = lambda codes: by_group(token_bits(probe, codes, truth), probe.scales)
     base, at, out = cost(truth), torch.arange(L), []
     for a, b in zip(ends[:-2], ends[1:-1]):
         out.append(cost(torch.where(swap & (at >= a) & (at < b), put, truth)) - base)

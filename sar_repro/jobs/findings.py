@@ -72,7 +72,7 @@ def exposure(
     job: Job,  # Loaded, of a size of this project
     when: str,  # 'before' or 'after'
 ) -> pd.DataFrame:  # As `gap`, with a column `when`; None for published sizes
-    "What does the model's own one-step context cost? (04_exposure_bias, section 3)"
+    "What does the model's own one-step context cost? (04_exposure_bias)"
     if job.kind:
         return None
     groups = picture_groups(job.test_set, job.root)

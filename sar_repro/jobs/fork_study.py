@@ -48,7 +48,6 @@ from sar_repro.exposure_bias import (
     gap,
     logits_from,
     oracle_prefix,
-    per_picture,
     picture_groups,
     with_other,
 )
@@ -61,7 +60,7 @@ from sar_repro.scale_ar import (
     token_loss,
 )
 from ..strategies import get_loss, hook
-from ..tokenizer import FlexVAE, TokenData, next_inputs, psnr, reconstruct
+from ..tokenizer import FlexVAE, TokenData, by_group, next_inputs, psnr, reconstruct
 from ..train import heldout_loss, lr_at, param_groups
 
 # %% auto #0
@@ -662,7 +661,7 @@ def lacking_rise(
         ce = [
             token_loss(f, goal[part]) for part, f in logits_from(probe, codes, probe.held.labels)
         ]
-        return per_picture(torch.cat(ce) / math.log(2), probe.scales)
+        return by_group(torch.cat(ce) / math.log(2), probe.scales)
 
     rise = bits(own, goal) - bits(probe.tokens, probe.tokens)
     return probe.table(rise, context=LACKING, measure=MEASURES[0])
