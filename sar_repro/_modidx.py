@@ -484,8 +484,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/sar_repro', 'doc_host': ''
                                                                                     'sar_repro/exposure_bias.py'),
                                          'sar_repro.exposure_bias.other_pictures': ( 'exposure_bias.html#other_pictures',
                                                                                      'sar_repro/exposure_bias.py'),
-                                         'sar_repro.exposure_bias.per_picture': ( 'exposure_bias.html#per_picture',
-                                                                                  'sar_repro/exposure_bias.py'),
                                          'sar_repro.exposure_bias.picture_groups': ( 'exposure_bias.html#picture_groups',
                                                                                      'sar_repro/exposure_bias.py'),
                                          'sar_repro.exposure_bias.prefixes': ('exposure_bias.html#prefixes', 'sar_repro/exposure_bias.py'),
