@@ -4,11 +4,8 @@
 
 # %% ../../nbs/81c_plots.ipynb #c9876597
 from __future__ import annotations
-import matplotlib.pyplot as plt
 import numpy as np
 import os
-import pandas as pd
-import seaborn as sns
 import sys
 import torch
 from importlib.util import find_spec
@@ -25,6 +22,9 @@ __all__ = ['plot_style', 'bars', 'to_grid', 'picture_format', 'save_grid', 'show
 # %% ../../nbs/81c_plots.ipynb #548a3cf0
 def plot_style():
     "Set the look of every figure of the project."
+    import matplotlib.pyplot as plt  # slow to import, as are all libraries that draw
+    import seaborn as sns
+
     sns.set_theme(style="whitegrid", context="notebook", palette="colorblind", font_scale=0.85)
     plt.rcParams.update(
         {
@@ -112,6 +112,8 @@ def show_images(
     "Show a grid of pictures, pixel-exact."
     grid = to_grid(images, ncol)
     if ax is None:
+        import matplotlib.pyplot as plt
+
         ax = plt.subplots(figsize=(grid.shape[1] * zoom / 80, grid.shape[0] * zoom / 80))[1]
     ax.imshow(grid, interpolation="nearest")
     ax.grid(False)
@@ -120,7 +122,7 @@ def show_images(
     ax.xaxis.tick_top()
     ax.set_yticks([step_y * (i + 0.5) for i in range(len(rows or []))], rows or [])
     ax.tick_params(length=0)
-    sns.despine(ax=ax, left=True, bottom=True)
+    ax.spines[:].set_visible(False)
     return ax
 
 # %% ../../nbs/81c_plots.ipynb #fb0c89ab

@@ -6,12 +6,8 @@
 from __future__ import annotations
 import math
 import numpy as np
-import pandas as pd
 import torch
 from functools import lru_cache
-from scipy.optimize import brentq
-from scipy.stats import nct
-from scipy.stats import t as student_t
 from .files import atomic_path
 
 # %% auto #0
@@ -61,6 +57,8 @@ def slope_weights(
 # %% ../../nbs/85b_statistics.ipynb #cfd212c1
 def t_interval(values) -> tuple:  # (n,) one number a batch  # mean, low, high
     "Mean of a few independent numbers with Student's 95 % interval."
+    from scipy.stats import t as student_t  # slow to import
+
     x = np.asarray(values, float)
     # one number tells nothing of its spread
     half = (
@@ -78,6 +76,8 @@ def tidy(
     **facts  # Further columns
 ) -> pd.DataFrame:  # One row a name: scale, value, low, high, ...
     "A table of means with intervals."
+    import pandas as pd  # slow to import
+
     return pd.DataFrame(
         [
             dict(facts, scale=s, value=m, low=a, high=b)
@@ -92,6 +92,8 @@ def over_batches(
     value: str,  # Column to average
 ) -> pd.DataFrame:  # by, value, low, high
     "Means over batches with Student's intervals."
+    import pandas as pd  # slow to import
+
     return pd.DataFrame(
         [
             dict(zip((*by, "value", "low", "high"), (*k, *t_interval(g[value]))))
@@ -105,6 +107,8 @@ def with_interval(
     digits: int = 2,  # After the point
 ) -> pd.Series:  # of text, such as '0.25 [0.20, 0.31]'
     "Means and intervals as text."
+    import pandas as pd  # slow to import
+
     rows = zip(table.value, table.low, table.high)
     text = [f"{v:.{digits}f} [{a:.{digits}f}, {b:.{digits}f}]" for v, a, b in rows]
     return pd.Series(text, table.index, dtype=object)
@@ -115,6 +119,8 @@ def rows_of(
     **where,  # Column = value
 ) -> pd.DataFrame:
     "The rows that hold these values."
+    import pandas as pd  # slow to import
+
     return table.loc[(table[list(where)] == pd.Series(where)).all(axis=1)]
 
 
@@ -191,11 +197,16 @@ def in_per_cent(
 # %% ../../nbs/85b_statistics.ipynb #4e149840
 @lru_cache
 def _errors_needed(n, power=0.8):  # standard errors that n differences find with this power
+    from scipy.optimize import brentq
+    from scipy.stats import nct, t as student_t
+
     bar = student_t.ppf(0.975, n - 1)
     return brentq(lambda far: nct.sf(bar, n - 1, far) - power, 0.1, 100)
 
 
 def _paired_row(d, wide, pictures_se):  # differences to the control, and the method's own values
+    from scipy.stats import t as student_t
+
     n = len(d)
     se = max(d.std() / math.sqrt(n), 1e-12)
     half = math.hypot(student_t.ppf(0.975, n - 1) * se, 1.96 * pictures_se)
@@ -219,6 +230,8 @@ def paired(
 ) -> pd.DataFrame:  # One row a method: n, mean, sd, change, low, high, least
     """Differences to the control of the same seed, their 95 % interval, and the smallest difference
     found with power 0.8."""
+    import pandas as pd  # slow to import
+
     values = frame.assign(**{metric: np.log(frame[metric])}) if log else frame
     wide, rows = values.pivot_table(index="seed", columns="method", values=metric), {}
     for m in wide.columns.drop(control) if control in wide else ():
