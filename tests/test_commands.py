@@ -63,7 +63,7 @@ from sar_repro import data
 from sar_repro.jobs import cli, notebooks
 from sar_repro.engine.core import SIZES, SarError
 from sar_repro.jobs import diagnostics, findings, own, parity, published, speed
-import accelerate.commands.accelerate_cli, sar_repro.playground
+import accelerate.commands.accelerate_cli
 from accelerate.commands.launch import launch_command_parser
 from torch.distributed.run import get_args_parser
 data.load_dataset.__defaults__ = (*data.load_dataset.__defaults__[:-1], 60) # pictures of each split
