@@ -16,10 +16,10 @@ from .engine.plots import progress
 from .tokenizer import pooling_windows
 
 # %% auto #0
-__all__ = ['LARGEST', 'ALONE', 'sequences', 'pool', 'World', 'check_world', 'canvas_of', 'shown_picture', 'pyramid', 'prototypes',
+__all__ = ['LARGEST', 'KINDS', 'sequences', 'pool', 'World', 'check_world', 'canvas_of', 'shown_picture', 'pyramid', 'prototypes',
            'probabilities', 'number', 'context_probabilities', 'Models', 'token_logp', 'draw_codes', 'exact_tf',
-           'exact_sar', 'fit', 'mixture', 'as_values', 'distributions', 'divergence', 'free_run', 'conditional',
-           'best_factorised', 'parts_of_error', 'copy_sources', 'propose', 'acceptance']
+           'exact_sar', 'fit', 'mixture', 'as_values', 'distributions', 'divergence', 'conditional', 'best_factorised',
+           'parts_of_error']
 
 # %% ../nbs/09_exact_world.ipynb #64b5db38
 LARGEST = 20_000  # coarse pyramids, or pictures, that are still summed over
@@ -138,6 +138,13 @@ def shown_picture(
     if world.coarse == "pooled":
         return last
     return (canvas_of(world, coarse) + last - world.values + 1).clamp(0, world.values - 1)
+
+
+KINDS = {  # of worlds that the study compares
+    "pooled": World(),
+    "residual": World(coarse="residual"),
+    "copies": World(scales=(1, 3, 4, 6)),
+}
 
 # %% ../nbs/09_exact_world.ipynb #61312cd4
 def pyramid(
@@ -372,25 +379,6 @@ def divergence(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:  # (R, P) twic
     "Kullback-Leibler divergence KL(p || q)."
     return (p * (p.clamp_min(1e-300) / q.clamp_min(1e-300)).log()).sum(-1)
 
-# %% ../nbs/09_exact_world.ipynb #565afb0e
-@torch.no_grad()
-def free_run(
-    models: Models,  # R models
-    count: int,  # Samples of each
-    seed: int = 0,
-) -> torch.Tensor:  # int64 (R, count, L)
-    "Draw scale by scale, each map from the model's own coarser ones."
-    rng = torch.Generator().manual_seed(seed)
-    codes = torch.zeros(models.count, count, 0, dtype=torch.long)
-    for k, p in enumerate(models.world.scales):
-        kinds = sequences(models.world.token_codes[: models.begins[k]])
-        table = models.scale(k, kinds[None])
-        rows = torch.arange(models.count)[:, None]
-        here = table[rows, number(models.world, codes)]
-        noise = torch.rand(models.count, count, p, generator=rng)
-        codes = torch.cat([codes, draw_codes([here], noise)], -1)
-    return codes
-
 # %% ../nbs/09_exact_world.ipynb #5fee41d8
 def conditional(world: World, prob: torch.Tensor, k: int) -> torch.Tensor:
     """What each token of scale k is in the data, given its context, float64 (contexts, p, codes);
@@ -432,62 +420,3 @@ def parts_of_error(
     floor, drawn = floor.expand(models.count), (drawn - floor).expand(models.count)
     beyond = free - one - drawn
     return dict(independence=floor, capacity=one - floor, drawn=drawn, beyond=beyond, all=free)
-
-# %% ../nbs/09_exact_world.ipynb #fec44926
-ALONE = 0.1  # of the steps leave copies where they are, so that a disagreement can end, too
-
-
-def copy_sources(
-    windows: list,  # A scale: the window of each of its tokens, anything that can be compared
-) -> torch.Tensor:  # int64 (N - 1, L)
-    """Row k: the token of scale k that a later token repeats, having the same window; elsewhere the
-    token itself. Tokens of the last scale repeat nothing here: they are the picture, and stay."""
-    ends = [0]
-    for part in windows:
-        ends.append(ends[-1] + len(part))
-    every = [w for part in windows for w in part]
-    out = torch.arange(ends[-1]).repeat(len(windows) - 1, 1)
-    for k, part in enumerate(windows[:-1]):
-        at = {w: ends[k] + i for i, w in enumerate(part)}
-        for t in range(ends[k + 1], ends[-2]):
-            out[k, t] = at.get(every[t], t)
-    return out
-
-
-def propose(
-    codes: torch.Tensor,  # int64 (..., L)
-    drawn: torch.Tensor,  # int64 (..., L): one code a token from the model, given `codes`
-    scale: torch.Tensor,  # int64 (L,): scale of every token
-    noise: torch.Tensor,  # (..., L + 1) uniforms
-    share: torch.Tensor | float = 0.5,  # Of a scale's codes, in expectation; or (..., N - 1)
-    copies: torch.Tensor = None,  # int64 (N - 1, L), see `copy_sources`: they move along
-) -> tuple:  # proposal int64 (..., L), its scale int64 (..., 1)
-    "Redraw a random share of one random scale's codes, and their copies; the last scale stays."
-    place = noise[..., :1] * int(scale.max())
-    k = place.long()
-    if torch.is_tensor(share):
-        share = share.gather(-1, k)
-    swap = (scale == k) & (noise[..., 1:] < share)
-    new = torch.where(swap, drawn, codes)
-    if copies is not None:  # what is left of the place within the scale decides
-        joint = _with_copies(codes, new, copies[k[..., 0]])
-        new = torch.where(place - k < ALONE, new, joint)
-    return new, k
-
-
-def _with_copies(codes, new, source):  # what agreed before agrees after, and nothing else does
-    before, after = codes.gather(-1, source), new.gather(-1, source)
-    along = codes == before
-    new = torch.where(along, after, codes)
-    same = ((new == after) == along).all(-1, keepdim=True)
-    return torch.where(same, new, codes)
-
-
-def acceptance(
-    old: torch.Tensor,  # (..., L): log-probability of every token
-    new: torch.Tensor,  # (..., L): the same of the proposal
-    scale: torch.Tensor,  # int64 (L,): scale of every token
-    k: torch.Tensor,  # int64 (..., 1): the scale that was redrawn
-) -> torch.Tensor:  # (...,)
-    "Metropolis-Hastings: how likely the later maps are, after over before, at most one."
-    return torch.where(scale > k, new - old, 0.0).sum(-1).exp().clamp(max=1.0)

@@ -143,15 +143,17 @@ def train(
     data: TokenData,  # Training tokens
     loss_fn,  # Yields (name, loss, per-scale means)
     cfg: TrainConfig,  # The run
+    opt=None,  # Optimizer that goes on where it stands; None = a new one
+    epochs: range = None,  # Which epochs of the schedule; None = all of them
 ) -> list:  # Teacher-forced loss of every step
     "The loop and nothing else: one process, nothing saved. `jobs.runs.train_run` does the rest."
     loss_fn = _prepared(loss_fn, model, data, cfg)
     model.train().requires_grad_(True)  # before the optimizer asks which weights may change
     groups = param_groups(model, cfg.weight_decay, cfg.decay_class)
-    opt = torch.optim.AdamW(groups, betas=cfg.betas, fused=True)
+    opt = opt or torch.optim.AdamW(groups, betas=cfg.betas, fused=True)
     steps, log = math.ceil(len(data) / cfg.batch_size), []
-    device = next(model.parameters()).device
-    for step in progress(range(steps * cfg.epochs), cfg.method):
+    device, epochs = next(model.parameters()).device, epochs or range(cfg.epochs)
+    for step in progress(range(steps * epochs.start, steps * epochs.stop), cfg.method):
         epoch, at = divmod(step, steps)
         ids = data.order(cfg.seed, epoch)[at * cfg.batch_size : (at + 1) * cfg.batch_size]
         batch = data.batch(ids, cfg.seed, epoch, device, step)

@@ -39,7 +39,7 @@ def test_the_real_pipeline_in_small(tmp_path, monkeypatch):
     "Real notebooks with the smoke budget, through papermill; nothing of the repository is touched."
     from sar_repro.jobs import notebooks
     whole = notebooks.pipeline()
-    assert [p.stem.split('_')[0] for p in whole] == ['02', '03', '03b', '03c', '04', '05', '06', '07', '08', '09', '09b', '09c', '10', '10b', '10c', '11', '11b']
+    assert [p.stem.split('_')[0] for p in whole] == ['02', '03', '03b', '03c', '04', '05', '06', '07', '08', '09', '09b', '09c', '09d', '10', '10b', '11', '11b']
     monkeypatch.setattr(notebooks, 'pipeline', lambda: [p for p in whole if p.stem in SOME])
     before = {f: f.stat().st_mtime_ns for part in ('figures', 'results') for f in (ROOT/part).rglob('*') if f.is_file()}
     done = sar('run', '--all', '--budget', 'smoke', '--out', tmp_path/'all')

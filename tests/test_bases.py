@@ -352,29 +352,6 @@ def test_hide_is_kept_with_the_weights(tmp_path):
     save_tensors(tmp_path/'m.safetensors', made.state_dict(), **model_meta(made.cfg))
     for name in ('hybrid-mini', None): assert load_model(name, tmp_path/'m.safetensors').cfg.hide == 'any'
 
-# the study of bases, in small
-
-@pytest.mark.parametrize('base', ['hybrid', 'var'])
-def test_study_of_a_base(base, tmp_path):
-    from sar_repro.jobs.fork_study import Judge, base_exposure, base_facts, base_fork, gate, judged, tail, trunk
-    from sar_repro.jobs.verdict import fork_table
-    fork = base_fork(base, tmp_path/'runs', tmp_path/'records', limit=48, schedule=(2, 1), steps=2)
-    trunk(fork, 0, compile=False)
-    judge, arms = Judge(fork, 24), ['tf', 'truth, 0.1'] + ['residual, 0.1']*(base == 'var')
-    for arm in arms:
-        record = judged(judge, 0, arm)
-        assert record['gap'][0] == 0 and record['gap'][-1] > 0 and len(record['heldout']) == len(fork.data.scales)
-    assert tail(fork, 0, 'tf').cfg == replace(fork.size.model, num_classes=10)
-    assert sorted(fork_table(fork.records).method) == sorted(arms)
-    assert [row['true_maps'] for row in gate(judge, 0)['gate']] == list(range(len(fork.data.scales)))
-    rows = base_exposure(fork, 0)
-    assert {'difficulty', 'gap', 'prefix'} <= set(rows.part) and ('lacking' in set(rows.part)) == (base == 'var')
-    assert base_facts(fork) == base_facts(fork) and base_facts(fork)['weights'] == sum(p.numel() for p in tail(fork, 0, 'tf').parameters())
-
-def test_a_base_that_there_is_not():
-    from sar_repro.jobs.fork_study import base_fork
-    with pytest.raises(SarError, match="unknown base 'gan'"): base_fork('gan')
-
 def test_the_shipped_hybrid_draws(tmp_path):
     model = load_model('hybrid-mini')
     assert model.cfg.hide == 'any' and model.facts['tokenizer'] == load_tokenizer('mini').key

@@ -97,7 +97,7 @@ PAPER = textwrap.dedent('''
         torch.save(dict(trainer=dict(var_wo_ddp=FlexVAR(d16.model).state_dict())), weights_path('d16', 'model'))
     real = metrics.feature_extractor
     metrics.feature_extractor = lambda weights=None: (real()[0], 'FID') # Inception's weights cannot be had here; before others import it
-    import sar_repro.jobs.findings, sar_repro.jobs.fork_study # before the forks
+    import sar_repro.jobs.findings # before the forks
     IPython.display.display = lambda *shown, **how: SimpleNamespace(update=lambda figure: None) # there is no front end
     def run(method):
         space = {}
