@@ -24,8 +24,8 @@ def teacher_pass(
     "Pass 1: predictions of every map from the true coarser ones."
     drop_path = batch.drop_path(unwrap(model).cfg) if model.training else None
     labels = batch.condition(cfg.cond_drop)
-    more = dict(drop_path=drop_path, as_prediction=True, **unwrap(model).shown_first(batch))
-    return model(labels, batch.inputs, batch.scales, **more)
+    options = dict(drop_path=drop_path, as_prediction=True, **unwrap(model).shown_first(batch))
+    return model(labels, batch.inputs, batch.scales, **options)
 
 # %% ../nbs/05_ssr.ipynb #d9c39843
 def draw(
@@ -98,8 +98,8 @@ def unconditional(
     if not cfg.rollout_guidance:
         return None
     none = torch.full_like(batch.labels, batch.none)
-    more = dict(as_prediction=True, **unwrap(model).shown_first(batch))
-    return model(none, batch.inputs, batch.scales, **more)
+    options = dict(as_prediction=True, **unwrap(model).shown_first(batch))
+    return model(none, batch.inputs, batch.scales, **options)
 
 
 def rollout_guide(
