@@ -213,8 +213,8 @@ def _likelihood(record, ran):
     mean = f" ({a['before']:.3f} to {a['after']:.3f} nats a token over all)" if a else ""
     way = "easier" if change[most] < 0 else "harder"
     return (
-        f"**Prediction.** After {ran}, {better} of {len(change)} groups of tokens of held-out"
-        f" pictures are easier to predict, and {len(change) - better} harder{mean}. The largest"
+        f"**Prediction.** After {ran}, of {len(change)} groups of tokens of held-out pictures"
+        f" {better} became easier to predict and {len(change) - better} harder{mean}. The largest"
         f" change is at {most}, which became {way}: {groups[most]['before']:.2f} to"
         f" {groups[most]['after']:.2f} nats."
     )
