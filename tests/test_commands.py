@@ -77,8 +77,8 @@ def cells_of(source, out, values, cwd, what=None):
     stem = Path(source).stem
     if stem in ('02_tokenizer', '07_train'): # its imports, and what belongs to the job
         rest = [''.join(c['source']) for c in cells]
-        texts += [t for t in rest if t.startswith('#| export')] + [t for t in rest if t.startswith('#| hide\\nimport')][:1]
-        texts += [t for t in rest if '_tokenizer(own' in t] if stem == '02_tokenizer' else [t for t in rest if ('job' in t or t.startswith('settings')) and 'toy' not in t and not t.startswith('#|')]
+        texts += [t for t in rest if t.startswith(('#| export', '#| default_exp'))] + [t for t in rest if t.startswith('#| hide\\nimport')][:1]
+        texts += [t for t in rest if '_tokenizer(own' in t] if stem == '02_tokenizer' else [t for t in rest if ('job' in t or 'def live(' in t) and 'toy' not in t and not t.startswith('#|')]
         if values.get('size') in published.PUBLISHED: texts = [t for t in texts if 'load_job(job)' not in t][:next(i for i, t in enumerate(texts) if 'banner' in t) + 1] # what it is, and lacks
     shell = InteractiveShell.instance()
     for text in texts:
@@ -95,6 +95,8 @@ def pictures(folder):
         place = Path(folder)/f'photos/{i%2}'; place.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(place/f'{i}.png')
     for name in ('picture', 'mask', 'hole'): Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(Path(folder)/f'{name}.png')
+    loss = next(c for c in notebooks.cells_of(notebooks.find_notebook('10_strategies')) if ''.join(c['source']).startswith('LOSS = '))
+    (Path(folder)/'unsure.py').write_text(''.join(loss['source']).split('"""')[1])
     for name, size in (('mini-fashion16-sar-s0', 'mini'), ('new-photos/sar', 'mini')):
         place = Path(folder)/'runs'/name; place.mkdir(parents=True)
         for kind in ('model', 'tokenizer'): shutil.copy(cli.home()/f'pretrained/{size}/{kind}.safetensors', place/f'{kind}.safetensors')
@@ -158,7 +160,6 @@ def parity(place, words): run_sar(place, ['parity', *([str(ROOT/w) for w in word
 def job(place, words): run_sar(place, [*words[1:], '-p', 'budget', 'smoke', *([] if 'size' in words else ['-p', 'size', 'mini'])])
 def lacking(place, words): run_sar(place, [*words[1:], '-p', 'budget', 'smoke'], offline=True) # weights that do not ship
 def tokenizer(place, words): run_sar(place, [*(w if w != 'tiny' else 'mini' for w in words[1:]), '-p', 'budget', 'smoke'])
-def checkpoint(place, words): run_sar(place, ['run', '11', '-p', 'checkpoint', WEIGHTS])
 
 def everything(place, words): # the launcher of all; `test_all` runs real notebooks through it
     run = "from sar_repro.jobs import cli, notebooks; notebooks.as_html = lambda a, b: b.write_text(''); notebooks.execute_copy = lambda *given: None; " + RUN
@@ -199,7 +200,7 @@ def make(place, words): # dry: what it would call is there, and what it would ca
     for line in done.stdout.splitlines():
         if '/sar run' in line: job(place, ['sar', *shlex.split(line.split('/sar ')[1])])
         elif '/sar execute' in line: assert sar('execute', '--help').returncode == 0
-        elif m := re.match(r'\.venv/bin/python (?:-m (\w+)|(\S+))', line): assert m[1] in ('pytest', 'venv', 'pip') or (ROOT/m[2]).is_file(), line
+        elif m := re.match(r'\.venv/bin/python (?:-m (\w+)|(\S+))', line): assert m[1] in ('pytest', 'venv', 'pip') or m[2] == '-c' or (ROOT/m[2]).is_file(), line
 
 def parsed_by_pip(place, words):
     done = forks("from pip._internal.commands import create_command; create_command(sys.argv[1]).parse_args(sys.argv[2:])", *[w for w in words[1:] if w != '...'])
@@ -220,7 +221,6 @@ ROWS = [
     (r'sar run --all.*', everything),
     (r'sar run \S+ --help', as_it_is),
     (r'sar run 02\w* .*', tokenizer),
-    (r'sar run 11 -p checkpoint \.\.\.', checkpoint),
     (r'sar run 07_train .*-p base var .*', lacking),
     (r'sar run 07_train.*', job),
     (r'sar sample --size var-d16', offline),
