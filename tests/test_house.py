@@ -11,9 +11,9 @@ import pages
 
 # Where a goal of tools/count.py is not reached yet, the bar stands at what is there. Bars are only ever lowered.
 BARS = {
-    'minutes: path': 217, 'minutes: method': 101, 'minutes: verdict': 20, 'minutes: README': 15,
+    'minutes: path': 217, 'minutes: method': 60, 'minutes: verdict': 20, 'minutes: README': 15,
     'notebooks: path': 10, 'notebooks: all': 42, 'lines: modules': 17_750, 'lines: largest': 1_600,
-    'imports that run back': 0, 'declarations of gamma': 5, '% of lines that check, 05 and 06': 36}
+    'imports that run back': 0, 'declarations of gamma': 5, '% of lines that check, 05 and 06': 10}
 LOADED = {'train_run': (11_700, ['train_run']), 'sampling': (6_000, ['load_models', 'sample'])}
 
 @pytest.mark.parametrize('row', BARS)
