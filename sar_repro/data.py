@@ -16,7 +16,6 @@ from PIL import Image
 from functools import cached_property
 from pathlib import Path
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2
 from .engine.core import ROOT, SarError, check_choice, order_rng, plain, shown
 from .engine.files import TORN_ARRAY, atomic_path, locked, read_array, read_json, save_json
 from .engine.plots import progress
@@ -62,6 +61,8 @@ def resize_square(
         return images
     if side % size == 0:
         return torch.cat([_block_mean(x, side // size) for x in images.split(512)])
+    from torchvision.transforms import v2
+
     bicubic = dict(interpolation=v2.InterpolationMode.BICUBIC, antialias=True)
     return torch.cat([v2.functional.resize(x, [size, size], **bicubic) for x in images.split(512)])
 
@@ -74,8 +75,10 @@ def _block_mean(images, k):
 # %% ../nbs/01_data.ipynb #0c318a48
 def eval_transform(
     size: int,  # Side of the result in pixels
-) -> v2.Compose:
+) -> torch.nn.Module:
     "Short side to `size`, then the central square."
+    from torchvision.transforms import v2
+
     return v2.Compose(
         [v2.Resize(size, v2.InterpolationMode.BICUBIC, antialias=True), v2.CenterCrop(size)]
     )
