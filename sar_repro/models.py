@@ -304,13 +304,20 @@ def load_model(
     whole = "it is not a whole checkpoint of this kind of model"
     cause = _likely_cause(have, size) if size else whole
     told = dict(num_classes=have.num_classes, context=have.context, hide=have.hide)
-    with torch.device("meta"):
-        model = make_model(replace(cfg or have, **told))
-    model = model.to_empty(device="cpu")
+    model = _blank(replace(cfg or have, **told))
     load_weights(model, tensors, shown(path), ("attn_bias_for_masking", "lvl_1L"), cause)
     model.facts = {k: str(meta[k]) for k in ("data", "tokenizer") if k in meta}
     model.facts |= {"classes": meta["classes"]} if "classes" in meta else {}
     return model.eval().requires_grad_(False)
+
+
+def _blank(cfg):  # to be filled; small ones are drawn, for 'meta' imports half of PyTorch
+    if cfg.depth < 16:
+        with torch.random.fork_rng(devices=[]):
+            return make_model(cfg)
+    with torch.device("meta"):
+        model = make_model(cfg)
+    return model.to_empty(device="cpu")
 
 
 def _hint(size):  # where a model could come from
