@@ -1028,6 +1028,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/sar_repro', 'doc_host': ''
                                   'sar_repro.models.LatentData.latent': ('models.html#latentdata.latent', 'sar_repro/models.py'),
                                   'sar_repro.models.LatentData.schedule': ('models.html#latentdata.schedule', 'sar_repro/models.py'),
                                   'sar_repro.models._base_of': ('models.html#_base_of', 'sar_repro/models.py'),
+                                  'sar_repro.models._blank': ('models.html#_blank', 'sar_repro/models.py'),
                                   'sar_repro.models._check_kind': ('models.html#_check_kind', 'sar_repro/models.py'),
                                   'sar_repro.models._differing': ('models.html#_differing', 'sar_repro/models.py'),
                                   'sar_repro.models._hint': ('models.html#_hint', 'sar_repro/models.py'),

@@ -67,9 +67,17 @@ def to_grid(
     "Lay pictures out on white, row by row."
     if images.is_floating_point():
         images = ((images.float().clamp(-1, 1) + 1) * 127.5).round().byte()
-    from torchvision.utils import make_grid
-
-    return make_grid(images.cpu(), nrow=ncol, padding=pad, pad_value=255).permute(1, 2, 0).numpy()
+    pictures = images.cpu().permute(0, 2, 3, 1).numpy()
+    if len(pictures) == 1:
+        return pictures[0]
+    ncol = min(ncol, len(pictures))
+    step_y, step_x = (side + pad for side in pictures.shape[1:3])
+    rows = -(-len(pictures) // ncol)
+    grid = np.full((rows * step_y + pad, ncol * step_x + pad, 3), 255, dtype=np.uint8)
+    for i, picture in enumerate(pictures):
+        top, left = i // ncol * step_y + pad, i % ncol * step_x + pad
+        grid[top : top + step_y - pad, left : left + step_x - pad] = picture
+    return grid
 
 
 # how each kind of picture file is written: what is not lossless, at a quality that shows no blocks
