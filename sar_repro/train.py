@@ -16,7 +16,7 @@ from .ssr import teacher_pass
 from .strategies import METHODS, hook
 
 # %% auto #0
-__all__ = ['param_groups', 'lr_at', 'heldout_loss', 'token_mean', 'check_loss', 'train']
+__all__ = ['param_groups', 'optimizer', 'lr_at', 'heldout_loss', 'token_mean', 'check_loss', 'train']
 
 # %% ../nbs/07_train.ipynb #b1adc33b
 def param_groups(
@@ -37,6 +37,15 @@ def param_groups(
         dict(params=[p for n, p in named if not free(n, p)], weight_decay=weight_decay),
         dict(params=[p for n, p in named if free(n, p)], weight_decay=0.0),
     ]
+
+
+def optimizer(
+    model: nn.Module,  # FlexVAR
+    cfg: TrainConfig,  # weight_decay, decay_class, betas
+) -> torch.optim.Optimizer:
+    "AdamW as published; the rate is set at every step."
+    groups = param_groups(model, cfg.weight_decay, cfg.decay_class)
+    return torch.optim.AdamW(groups, lr=cfg.lr, betas=cfg.betas, fused=True)
 
 
 def lr_at(
@@ -149,8 +158,7 @@ def train(
     "The loop and nothing else: one process, nothing saved. `jobs.runs.train_run` does the rest."
     loss_fn = _prepared(loss_fn, model, data, cfg)
     model.train().requires_grad_(True)  # before the optimizer asks which weights may change
-    groups = param_groups(model, cfg.weight_decay, cfg.decay_class)
-    opt = opt or torch.optim.AdamW(groups, betas=cfg.betas, fused=True)
+    opt = opt or optimizer(model, cfg)
     steps, log = math.ceil(len(data) / cfg.batch_size), []
     device, epochs = next(model.parameters()).device, epochs or range(cfg.epochs)
     for step in progress(range(steps * epochs.start, steps * epochs.stop), cfg.method):

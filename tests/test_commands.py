@@ -223,6 +223,7 @@ ROWS = [
     (r'sar run 02\w* .*', tokenizer),
     (r'sar run 07_train .*-p base var .*', lacking),
     (r'sar run 07_train.*', job),
+    (r'sar run 89_studies .*', as_it_is),
     (r'sar sample --size var-d16', offline),
     (r'sar evaluate (--size var-d16|pretrained/).*', offline),
     (r'sar fetch .*', offline),
