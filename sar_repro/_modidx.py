@@ -1318,6 +1318,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/sar_repro', 'doc_host': ''
                                  'sar_repro.train.check_loss': ('train.html#check_loss', 'sar_repro/train.py'),
                                  'sar_repro.train.heldout_loss': ('train.html#heldout_loss', 'sar_repro/train.py'),
                                  'sar_repro.train.lr_at': ('train.html#lr_at', 'sar_repro/train.py'),
+                                 'sar_repro.train.optimizer': ('train.html#optimizer', 'sar_repro/train.py'),
                                  'sar_repro.train.param_groups': ('train.html#param_groups', 'sar_repro/train.py'),
                                  'sar_repro.train.token_mean': ('train.html#token_mean', 'sar_repro/train.py'),
                                  'sar_repro.train.train': ('train.html#train', 'sar_repro/train.py')},
