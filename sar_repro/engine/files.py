@@ -27,7 +27,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tokenize import TokenError
 from torch import nn
-from .core import ROOT, SarError, check_choice, get_size, in_short, plain, shown
+from .core import ROOT, SarError, check_choice, in_short, plain, shown
 
 # %% auto #0
 __all__ = ['KINDS', 'TEMPORARY', 'NO_LOCKS', 'TORN_ARRAY', 'NESTS', 'PUBLISHED', 'check_output', 'check_replace', 'check_folder',
@@ -335,9 +335,8 @@ NESTS = (("trainer", "var_wo_ddp"), ("var_wo_ddp",), ("model",), ("state_dict",)
 
 
 def _one_set(state, taken):  # averaged weights beside the others: nobody can guess which are meant
-    others = [
-        k for k, v in state.items() if "ema" in str(k).lower().split("_") and isinstance(v, dict)
-    ]
+    averaged = lambda k: "ema" in str(k).lower().split("_")
+    others = [k for k, v in state.items() if averaged(k) and isinstance(v, dict)]
     if others:
         raise SarError(
             f"two sets of weights, {taken!r} and {others[0]!r}: save the one you mean by itself,"
@@ -576,20 +575,12 @@ class PublishedFile:
 
 # %% ../../nbs/81a_files.ipynb #916e5371
 def _files(depth, epoch, gigabytes):
+    name, repo = f"d{depth}-epo{epoch}.pth", "jiaosiyu1999/FlexVAR"
+    model = f"FlexVAR-d{depth}"
     return dict(
-        tokenizer=PublishedFile("FlexVAE.pth", "jiaosiyu1999/FlexVAR", "tokenizer", 0.29),
-        model=PublishedFile(
-            f"FlexVARd{depth}-epo{epoch}.pth",
-            "jiaosiyu1999/FlexVAR",
-            f"FlexVAR-d{depth}, the start",
-            gigabytes,
-        ),
-        sar=PublishedFile(
-            f"SARd{depth}-epo{epoch}.pth",
-            "ZGZzz/SAR",
-            f"FlexVAR-d{depth} + SAR, to compare with",
-            gigabytes,
-        ),
+        tokenizer=PublishedFile("FlexVAE.pth", repo, "tokenizer", 0.29),
+        model=PublishedFile(f"FlexVAR{name}", repo, f"{model}, the start", gigabytes),
+        sar=PublishedFile(f"SAR{name}", "ZGZzz/SAR", f"{model} + SAR, to compare with", gigabytes),
     )
 
 # %% ../../nbs/81a_files.ipynb #4888e4df
@@ -617,11 +608,8 @@ def weights_path(
     if what == "tokenizer":  # the hybrid has that of the plain model
         size = size.removeprefix("hybrid-")
     if size in PUBLISHED:
-        return (
-            ROOT
-            / "pretrained"
-            / PUBLISHED[size][check_choice("kind of weights", what, PUBLISHED[size])].name
-        )
+        file = PUBLISHED[size][check_choice("kind of weights", what, PUBLISHED[size])]
+        return ROOT / "pretrained" / file.name
     return ROOT / "pretrained" / size / f"{what}.safetensors"
 
 # %% ../../nbs/81a_files.ipynb #2d943a91
@@ -652,9 +640,8 @@ def fetch_published(
     for f in (PUBLISHED[size][p] for p in parts if p in PUBLISHED[size]):
         try:
             _hub_answers()
-            path = Path(
-                hf_hub_download(f.repo, f.name, local_dir=ROOT / "pretrained", etag_timeout=10)
-            )
+            where = dict(local_dir=ROOT / "pretrained", etag_timeout=10)
+            path = Path(hf_hub_download(f.repo, f.name, **where))
         except Exception as e:  # the hub's client raises a dozen types
             path = ROOT / "pretrained" / f.name
             if path.is_file() and path.stat().st_size >= 0.99e9 * f.gigabytes:

@@ -68,11 +68,8 @@ def _by_scale(q, k, v, mask, ends):
 
 # %% ../../nbs/83_kernels.ipynb #67912560
 def inverse_norm(x):  # 1/|x| in float32; only this column, not the whole tensor, is converted
-    return (
-        torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-        .clamp_min(1e-12)
-        .reciprocal()
-    )
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+    return norm.clamp_min(1e-12).reciprocal()
 
 
 # tokens a block: 4 MB of logits for a CPU's cache, 256 MB on a GPU, but never fewer than 512, for

@@ -27,12 +27,9 @@ __all__ = ['CODE', 'keep_memory', 'default_device', 'team', 'my_rows', 'shared_r
 def keep_memory() -> bool:  # Could it be done? (Linux with glibc)
     """Tell the allocator to keep what is freed: tensors of a step come and go, and fetching their
     pages anew costs as much as a small model's arithmetic."""
-    # mmap threshold, trim threshold, top pad
+    limits = {-3: 2**31 - 1, -1: 2**31 - 1, -2: 2**28}  # mmap threshold, trim threshold, top pad
     try:
-        return all(
-            ctypes.CDLL(None).mallopt(what, value)
-            for what, value in ((-3, 2**31 - 1), (-1, 2**31 - 1), (-2, 2**28))
-        )
+        return all(ctypes.CDLL(None).mallopt(*limit) for limit in limits.items())
     # another C library: nothing is lost but time
     except (OSError, AttributeError, TypeError):
         return False
@@ -46,10 +43,8 @@ def default_device() -> torch.device:
     own GPU."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    # as accelerate counts
-    return torch.device(
-        "cuda", int(os.environ.get("LOCAL_RANK", 0)) % max(1, torch.cuda.device_count())
-    )
+    rank = int(os.environ.get("LOCAL_RANK", 0))  # as accelerate counts
+    return torch.device("cuda", rank % max(1, torch.cuda.device_count()))
 
 # %% ../../nbs/81b_machine.ipynb #c6c0e641
 def team():  # accelerate's `PartialState`
@@ -172,10 +167,8 @@ def full_precision(
 ):
     """Context in which float32 keeps its digits: no autocast, and none of the short products that a
     GPU calls float32 (TF32, ten bits)."""
-    device, flags = torch.device(device or default_device()), (
-        torch.backends.cudnn,
-        torch.backends.cuda.matmul,
-    )
+    device = torch.device(device or default_device())
+    flags = torch.backends.cudnn, torch.backends.cuda.matmul
     was = [f.allow_tf32 for f in flags]
     try:
         for f in flags:
@@ -193,12 +186,8 @@ def can_compile(
 ) -> bool:
     "Does torch.compile work on this machine? Tried on a function of one line."
     try:
-        return (
-            torch.compile(lambda x: x.sin() + 1)(torch.zeros(8, device=device or default_device()))
-            .sum()
-            .item()
-            == 8
-        )
+        zeros = torch.zeros(8, device=device or default_device())
+        return torch.compile(lambda x: x.sin() + 1)(zeros).sum().item() == 8
     # whatever a missing compiler, header or driver raises
     except Exception:
         return False
@@ -233,11 +222,8 @@ def machine_class() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     try:
-        about = dict(
-            map(str.strip, l.split(":", 1))
-            for l in Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
-            if ":" in l
-        )
+        first = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+        about = dict(map(str.strip, l.split(":", 1)) for l in first if ":" in l)
     except OSError:
         about = {}
     model = about.get("model name") or platform.processor() or platform.machine()
@@ -271,14 +257,12 @@ def peak_rss() -> int:  # Bytes
     its parent's, so a small child of a large notebook reports the notebook."""
     status = Path("/proc/self/status")
     if status.exists():
-        return 1024 * int(
-            next(l for l in status.read_text().splitlines() if l.startswith("VmHWM")).split()[1]
-        )
+        most = next(l for l in status.read_text().splitlines() if l.startswith("VmHWM"))
+        return 1024 * int(most.split()[1])
     import resource  # not on Windows
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
-        1 if sys.platform == "darwin" else 1024
-    )
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 # %% ../../nbs/81b_machine.ipynb #dde02ca8
 def available_memory() -> int:  # Bytes; None where the system does not say
