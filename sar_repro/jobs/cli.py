@@ -187,7 +187,23 @@ def run(
         names = ", ".join(p.stem for p in all_notebooks())
         raise SarError(f"which notebook? expected --all or one of {names}")
     short = [f"{k}={v}" for k, v in dict(budget=budget, size=size).items() if v]
-    run_one(find_notebook(notebook), [*(param or []), *short], out, cwd, force)
+    run_one(find_notebook(notebook), [*(param or []), *short], out, cwd, force, _training)
+
+
+# of a copy that trains: its name in a list, what it will do, and, called later, what came of it
+def _training(source, values):
+    if source.stem == "02_tokenizer":
+        from sar_repro.jobs.own import plan_tokenizer
+
+        job = plan_tokenizer(**values)
+        return ([job.out.name], job.outlook(), job.outcome) if job else ([], None, None)
+    if source.stem != "07_train":
+        return [], None, None
+    from sar_repro.jobs.findings import outcome, outlook
+    from sar_repro.jobs.plan import plan_job
+
+    job = plan_job(values)
+    return [job.name], outlook(job), lambda: outcome(job)
 
 # %% ../../nbs/90_cli.ipynb #83d65e1d
 def check_ranks(

@@ -415,6 +415,9 @@ def run_one(
     out: Path = None,  # Executed copy
     cwd: Path = None,  # Working directory; None = the repository's root
     force: bool = False,  # Replace what is no executed copy, too
+    # (source, values) -> words that go into the copy's name; what it will do, or None; and a
+    # function that says what came of it
+    plan=lambda source, values: ([], None, None),
 ):
     "Run a notebook, its parameters checked."
     known = read_parameters(source, needed=bool(param))
@@ -432,7 +435,7 @@ def run_one(
         values = cleared(values)
     if ranks()[0]:  # the first process says it all, and keeps the copy
         return execute_copy(source, None, values, cwd or made(work()))
-    name, before, after = _training(source, {k: p.default for k, p in known.items()} | values)
+    name, before, after = plan(source, {k: p.default for k, p in known.items()} | values)
     out = output_path("-".join([source.stem, *name]), out, force)
     if out == source.resolve():
         raise SarError(f"--out {out.name} is the notebook itself: choose another name")
@@ -442,22 +445,6 @@ def run_one(
     typer.echo(f"executed notebook: {near(out)}")
     if before:
         typer.echo(after())
-
-
-# of a copy that trains: its name in a list, what it will do, and, called later, what came of it
-def _training(source, values):
-    if source.stem == "02_tokenizer":
-        from sar_repro.jobs.own import plan_tokenizer
-
-        job = plan_tokenizer(**values)
-        return ([job.out.name], job.outlook(), job.outcome) if job else ([], None, None)
-    if source.stem != "07_train":
-        return [], None, None
-    from sar_repro.jobs.findings import outcome, outlook
-    from sar_repro.jobs.plan import plan_job
-
-    job = plan_job(values)
-    return [job.name], outlook(job), lambda: outcome(job)
 
 # %% ../../nbs/90a_notebooks.ipynb #90a00017
 def pipeline() -> list:  # Paths
