@@ -89,7 +89,7 @@ def backward():
 
 def home_of(name):
     "The module that defines a function of this name."
-    return next(m for m, p in modules().items() if re.search(rf'^def {name}\(', p.read_text(encoding='utf-8'), re.M))
+    return next(m for m, p in modules().items() if "__" not in m and re.search(rf'^def {name}\(', p.read_text(encoding='utf-8'), re.M))
 
 def loaded(*functions):
     "Lines of ours that a fresh process has loaded when it can call these functions."
