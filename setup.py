@@ -16,7 +16,7 @@ notebooks, dev, trackers, site = (cfg[f'{k}_requirements'].split() for k in ('no
 # what an installed copy needs to sample, train and run notebooks; under 40 MB, so without the emoji
 SHIPPED = ('pretrained/tiny/*.safetensors', 'pretrained/mini/*.safetensors', 'pretrained/hybrid-mini/*.safetensors',
     'data/fashion16.npz', 'data/README.md',
-    'data/golden/*', 'results/*.json', 'results/fork*/*.json', 'results/bases/*/*', 'results/exact_context.csv', 'nbs/[0-9]*.ipynb')
+    'data/golden/*', 'results/*.json', 'results/fork*/*.json', 'results/bases/*/*', 'results/exact_context.csv', 'results/quoted.csv', 'nbs/[0-9]*.ipynb')
 
 class Shipped(build_py):
     "Puts `SHIPPED` beside the modules, notebooks without their outputs."

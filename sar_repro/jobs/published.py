@@ -31,12 +31,11 @@ from ..sampling import sample_shards
 from ..scale_ar import FlexVAR
 
 # %% auto #0
-__all__ = ['ADM_REFERENCE', 'ADM_URL', 'INCEPTION', 'INCEPTION_URL', 'PRETRAINED', 'KEPT', 'QUOTED', 'QUOTED_VAR',
-           'SCHEDULE_QUOTED', 'OTHERS', 'imagenet_folder', 'requirements', 'find_inception', 'reference_path', 'regime',
-           'banner', 'published_recipe', 'beside_paper', 'free_memory', 'fitting_micro_batch', 'RealPictures',
-           'load_reference', 'make_reference_stats', 'paper_reference', 'judge', 'base_record', 'known_base',
-           'beside_published', 'var_table', 'paper_table', 'why_no_fid', 'comparison_table', 'protocol_of', 'method_of',
-           'evaluate_published']
+__all__ = ['ADM_REFERENCE', 'ADM_URL', 'INCEPTION', 'INCEPTION_URL', 'PRETRAINED', 'KEPT', 'SCHEDULE_QUOTED', 'imagenet_folder',
+           'requirements', 'find_inception', 'reference_path', 'regime', 'banner', 'published_recipe', 'beside_paper',
+           'free_memory', 'fitting_micro_batch', 'RealPictures', 'load_reference', 'make_reference_stats',
+           'paper_reference', 'judge', 'base_record', 'known_base', 'quoted', 'beside_published', 'paper_table',
+           'var_table', 'why_no_fid', 'comparison_table', 'protocol_of', 'method_of', 'evaluate_published']
 
 # %% ../../nbs/87a_published.ipynb #9cc22054
 def imagenet_folder(
@@ -506,103 +505,80 @@ def base_record(
     it."""
     return WORK / f"results/{size}-{weights_path(size, 'model').stem}.json"
 
-# %% ../../nbs/87a_published.ipynb #a180488f
+
 def known_base(
     size: str, **facts  # 'd16', 'd20' or 'd24'  # Settings that it must have been measured with
 ):  # Record, or None
-    """The start's measurement, if an earlier run left one of the same settings: 50,000 samples
-    need not be drawn again."""
-    record = read_json(base_record(size))
-    if record is None:
-        return None
-    return (
-        record
-        if "protocol" in record and all(record.get(k) == v for k, v in facts.items())
-        else None
-    )
+    "The start's measurement, if an earlier run left one of the same settings."
+    record = read_json(base_record(size)) or {}
+    fits = "protocol" in record and all(record.get(k) == v for k, v in facts.items())
+    return record if fits else None
 
 # %% ../../nbs/87a_published.ipynb #9dff5c2a
+def quoted() -> list:  # of rows: model, kind, params, steps, FID, IS, change, size, method, source
+    "Published numbers of ImageNet 256x256; what a source does not say is left out."
+    table = pd.read_csv(ROOT / "results/quoted.csv", dtype=dict(steps="Int64"))
+    return [row.dropna().to_dict() for _, row in table.astype(object).iterrows()]
+
+
 def beside_published(
     size: str,  # 'd16', 'd20' or 'd24'
     judged: dict,  # 'before' and 'after' -> row of `judge`
 ) -> pd.DataFrame:  # Rows (model, status)
-    "Measured rows, each with the paper's under it; of SAR on VAR there is none."
-    rows, quoted = [], _quoted(size)
-    for when, row in judged.items():
-        rows.append(dict(model=when, status="measured", **row))
-        if when in quoted:
-            name, numbers = quoted[when]
-            rows.append(dict(model=name, status="quoted", **numbers, n=50_000))
+    "Measured rows, each with the published one under it; of SAR on VAR there is none."
+    rows, known = [], {q["method"]: q for q in quoted() if q.get("size") == size}
+    for when, method in (("before", "base"), ("after", "sar")):
+        if when not in judged:
+            continue
+        rows.append(dict(model=when, status="measured", **judged[when]))
+        if q := known.get(method):
+            numbers = {k: q[k] for k in ("FID", "IS") if k in q}
+            rows.append(dict(model=q["model"], status="quoted", **numbers, n=50_000))
     return pd.DataFrame(rows).set_index(["model", "status"])
 
-
-def _quoted(size):  # 'before' and 'after' -> name, numbers
-    if size in QUOTED_VAR:
-        return dict(before=(size.replace("var-", "VAR-"), dict(FID=QUOTED_VAR[size][1])))
-    _, _, base, sar, _ = QUOTED[size]
-    numbers = lambda fid, isc: dict(FID=fid, IS=isc)
-    name = f"FlexVAR-{size}"
-    return dict(before=(name, numbers(*base)), after=(f"{name} + SAR", numbers(*sar)))
-
 # %% ../../nbs/87a_published.ipynb #48055bed
-# parameters, guidance, FID and IS of both, printed change in %
-QUOTED = dict(
-    d16=("310M", 2.2, (3.05, 291.3), (2.89, 266.6), -5.2),
-    d20=("600M", 2.6, (2.41, 299.3), (2.35, 293.3), -2.5),
-    d24=("1.0B", 3.3, (2.21, 299.1), (2.14, 315.5), -3.1),
-)
-
-
-# parameters and FID without rejection sampling, as the authors of arXiv 2404.02905 give them
-QUOTED_VAR = {
-    "var-d16": ("310M", 3.55),
-    "var-d20": ("600M", 2.95),
-    "var-d24": ("1.0B", 2.33),
-    "var-d30": ("2.0B", 1.97),
-}
+def paper_table(
+    results=None,  # Folder of result records; None = results/
+) -> pd.DataFrame:
+    """The published table, measured rows under each quoted one: the authors' SAR and SAR trained
+    here apart. A change is between rows of the same reference and settings."""
+    columns = ["params", "FID", "IS", "change", "N", "settings"]
+    return _with_measured(results, lambda size: not size.startswith("var-"))[columns]
 
 
 def var_table(
     results=None,  # Folder of result records; None = results/
 ) -> pd.DataFrame:
     "VAR's published FID, a measured row under each quoted one."
-    rows, folder = [], Path(results or ROOT / "results")
-    for size, (params, fid) in QUOTED_VAR.items():
-        about, spec = dict(model=size.replace("var-", "VAR-"), params=params), get_size(size)
-        how = f"guidance {spec.guidance}, top_k {spec.top_k}, top_p {spec.top_p}"
-        rows.append(about | dict(status="quoted", FID=fid, N=50_000, settings=how))
-        rows.append(about | _measured(size, "base", folder))
     columns = ["params", "FID", "N", "settings"]
-    return pd.DataFrame(rows, dtype=object).set_index(["model", "status"])[columns].fillna("")
+    return _with_measured(results, lambda size: size.startswith("var-"))[columns]
 
 
-def paper_table(
-    results=None,  # Folder of result records; None = results/
-) -> pd.DataFrame:
-    """The published table, measured rows under each quoted one: the authors' SAR and SAR trained
-    here apart. A change is between rows of the same reference and settings."""
+def _with_measured(results, wanted):  # rows of the sizes that are wanted
     rows, folder = [], Path(results or ROOT / "results")
-    for size, (params, guidance, base, sar, printed) in QUOTED.items():
+    for q in quoted():
+        if not wanted(size := q.get("size", "")) or not size:
+            continue
+        about = dict(model=q["model"], params=q["params"])
+        printed = dict(change=f"{q['change']:+.1f} %") if "change" in q else {}
+        numbers = {k: q[k] for k in ("FID", "IS") if k in q} | printed
+        how = _how(vars(get_size(size)))
+        rows.append(about | numbers | dict(status="quoted", N=50_000, settings=how))
         start = _measured(size, "base", folder)
-        for method, (fid, isc) in (("base", base), ("sar", sar)):
-            model = dict(model=f"FlexVAR-{size}{' + SAR' if method == 'sar' else ''}")
-            quoted = dict(params=params, FID=fid, IS=isc, status="quoted", N=50_000)
-            quoted["change"] = f"{printed:+.1f} %" if method == "sar" else ""
-            quoted["settings"] = f"guidance {guidance}, top_k 900, top_p 0.95"
-            rows.append(model | quoted)
-            found = [_measured(size, method, folder)]
-            if method == "sar":
-                found += [_measured(size, method, folder, "trained here")]
-            rows += [model | dict(params=params) | f | _change(f, start) for f in found]
-    columns = ["params", "FID", "IS", "change", "N", "settings"]
-    table = pd.DataFrame(rows).set_index(["model", "status"])[columns]
-    # text stands where numbers are missing
-    return table.astype(object).fillna("")
+        for status in ("measured", "trained here")[: 1 + (q["method"] == "sar")]:
+            row = _measured(size, q["method"], folder, status)
+            change = _change(row, start) if q["method"] == "sar" else {}
+            rows.append(about | row | change)
+    table = pd.DataFrame(rows, dtype=object).set_index(["model", "status"])
+    return table.fillna("")  # text stands where numbers are missing
+
+
+def _how(settings):  # of sampling
+    return ", ".join(f"{k} {settings[k]}" for k in ("guidance", "top_k", "top_p"))
 
 
 def _change(row, start):  # of a measured row against its start, where the two can be compared
-    same = row is not start and all("FID" in r for r in (row, start))
-    if not same or row["like"] != start["like"]:
+    if not all("FID" in r for r in (row, start)) or row["like"] != start["like"]:
         return {}
     return dict(change=f"{100 * (row['FID'] / start['FID'] - 1):+.1f} %")
 
@@ -620,10 +596,9 @@ def _measured(size, method, folder, status="measured"):
     if not found:
         return dict(status=status, settings="not measured here")
     usual = {k: getattr(get_size(size), k) for k in ("guidance", "top_k", "top_p")}
-    own = lambda r: all(r.get(k) == v for k, v in usual.items())
-    r = max(found, key=lambda r: (own(r), str(r.get("date", ""))))  # ISO days sort as text
-    how = f"guidance {r['guidance']}, top_k {r['top_k']}, top_p {r['top_p']}"
-    settings = f"{how}, against {r['reference']}, commit {r.get('commit', '?')}"
+    as_usual = lambda r: all(r.get(k) == v for k, v in usual.items())
+    r = max(found, key=lambda r: (as_usual(r), str(r.get("date", ""))))  # ISO days sort as text
+    settings = f"{_how(r)}, against {r['reference']}, commit {r.get('commit', '?')}"
     like = tuple(r.get(k) for k in _LIKE)
     return dict(status=status, FID=r["FID"], IS=r["IS"], N=r["n"], settings=settings, like=like)
 
@@ -648,72 +623,27 @@ def why_no_fid(
         " and ImageNet, none of which could be had where this repository was made."
     )
 
-# %% ../../nbs/87a_published.ipynb #d51e4da8
+# %% ../../nbs/87a_published.ipynb #66d832bb
 SCHEDULE_QUOTED = ((10, 2.21), (13, 2.08))  # steps and FID of FlexVAR-d24, arXiv 2502.20313
 
-_OF_VAR, _VAR = "arXiv 2404.02905, table 1", "github.com/FoundationVision/VAR, README"
-_GUIDED, _MAR = "github.com/openai/guided-diffusion", "github.com/LTH14/mar, README"
-_DIT = "github.com/facebookresearch/DiT, README"
-_MASKGIT = "github.com/google-research/maskgit gives its checkpoint 6.06"
-_LLAMA = "github.com/FoundationVision/LlamaGen, README (24x24 tokens, one a step)"
-OTHERS = (  # model, kind, parameters, steps, FID, IS, source; None where the source does not say
-    ("ADM-G", "diffusion", None, None, 4.59, None, "arXiv 2105.05233, abstract"),
-    ("ADM-G, upsampled", "diffusion", None, None, 3.94, 215.8, f"{_GUIDED}, evaluations/README"),
-    ("LDM-4-G", "diffusion", "400M", 250, 3.60, 247.7, _OF_VAR),
-    ("DiT-XL/2", "diffusion", "675M", 250, 2.27, 278.2, f"{_DIT}; size and steps: {_OF_VAR}"),
-    ("MaskGIT", "masked", "227M", 8, 6.18, 182.1, f"{_OF_VAR}; {_MASKGIT}"),
-    ("MAR-B", "masked, continuous", "208M", 256, 2.31, 281.7, _MAR),
-    ("MAR-L", "masked, continuous", "479M", 256, 1.78, 296.0, _MAR),
-    ("MAR-H", "masked, continuous", "943M", 256, 1.55, 303.7, _MAR),
-    ("LlamaGen-L", "next token", "343M", 576, 3.07, None, _LLAMA),
-    ("LlamaGen-XL", "next token", "775M", 576, 2.62, None, _LLAMA),
-    ("LlamaGen-XXL", "next token", "1.4B", 576, 2.34, None, _LLAMA),
-    ("LlamaGen-3B", "next token", "3.1B", 576, 2.18, None, _LLAMA),
-    ("VAR-d16", "next scale", "310M", 10, 3.55, None, _VAR),
-    ("VAR-d20", "next scale", "600M", 10, 2.95, None, _VAR),
-    ("VAR-d24", "next scale", "1.0B", 10, 2.33, None, _VAR),
-    ("VAR-d30", "next scale", "2.0B", 10, 1.97, None, _VAR),
-    ("VAR-d16, rejection", "next scale", "310M", None, 3.3, None, "arXiv 2404.02905"),
-    ("VAR-d30, rejection", "next scale", "2.0B", None, 1.80, None, "arXiv 2404.02905"),
-    ("VAR-d16 + DDO", "next scale", "310M", 10, 2.54, None, "arXiv 2503.01103"),
-    ("VAR-d30 + DDO", "next scale", "2.0B", 10, 1.73, None, "arXiv 2503.01103"),
-    ("AID-VAR-d16", "next scale", None, 10, 3.24, None, "arXiv 2605.24843"),
-    ("AID-VAR-d20", "next scale", None, 10, 2.54, None, "arXiv 2605.24843"),
-    ("AID-VAR-d24", "next scale", None, 10, 2.08, None, "arXiv 2605.24843"),
-    ("NVG-d16", "next granularity", None, None, 3.03, None, "arXiv 2508.12811, abstract"),
-    ("NVG-d20", "next granularity", None, None, 2.44, None, "arXiv 2508.12811, abstract"),
-    ("NVG-d24", "next granularity", None, None, 2.06, None, "arXiv 2508.12811, abstract"),
-    ("xAR-H", "next block", None, None, 1.24, None, "arXiv 2502.20388"),
-)
 
-# %% ../../nbs/87a_published.ipynb #66d832bb
 def comparison_table(
     results=None,  # Folder of result records; None = results/
 ) -> pd.DataFrame:  # Rows (model, status): kind, params, steps, FID, IS, source
     "Published numbers of ImageNet 256x256 with their sources, and what was measured here."
-    fields = ("model", "kind", "params", "steps", "FID", "IS", "source")
-    rows = [dict(zip(fields, other), status="quoted") for other in OTHERS]
-    folder, measured = Path(results or ROOT / "results"), []
-    for size, (params, _, base, sar, _) in QUOTED.items():
-        about = dict(kind="next scale", params=params, steps=len(get_size(size).model.scales))
-        for method, end, (fid, isc) in (("base", "", base), ("sar", " + SAR", sar)):
-            row = about | dict(model=f"FlexVAR-{size}{end}")
-            source = "arXiv 2512.06421, at equal epochs"
-            rows.append(row | dict(FID=fid, IS=isc, source=source, status="quoted"))
-            for status in ("measured", "trained here"):
-                found = _measured(size, method, folder, status)
-                if "FID" in found:
-                    measured.append(row | found | dict(source=f"results/: {found['settings']}"))
-    steps, fid = SCHEDULE_QUOTED[1]
-    more = dict(params=QUOTED["d24"][0], steps=steps, FID=fid, source="arXiv 2502.20313, abstract")
-    rows.append(
-        dict(model=f"FlexVAR-d24, {steps} steps", kind="next scale", status="quoted") | more
-    )
+    folder = Path(results or ROOT / "results")
+    rows, measured = [dict(q, status="quoted") for q in quoted()], []
+    for q in filter(lambda q: "size" in q, rows):
+        for status in ("measured", "trained here"):
+            found = _measured(q["size"], q["method"], folder, status)
+            if "FID" in found:
+                measured.append(q | found | dict(source=f"results/: {found['settings']}"))
     none = dict(model="FlexVAR, FlexVAR + SAR", status="measured", source=why_no_fid(folder))
     measured = measured or [none]
     table = pd.DataFrame(rows + measured + _own_rows(folder)).set_index(["model", "status"])
     table["steps"] = table.steps.astype("Int64")
-    return table[list(fields[1:])].astype(object).fillna("")
+    columns = ["kind", "params", "steps", "FID", "IS", "source"]
+    return table[columns].astype(object).fillna("")
 
 
 def _own_rows(folder):  # records of `07_train` at sizes of this project, which know no FID
