@@ -75,7 +75,7 @@ def _block_mean(images, k):
 # %% ../nbs/01_data.ipynb #0c318a48
 def eval_transform(
     size: int,  # Side of the result in pixels
-) -> torch.nn.Module:
+):  # Function: picture uint8 (3, H, W) -> uint8 (3, size, size)
     "Short side to `size`, then the central square."
     from torchvision.transforms import v2
 
