@@ -4,26 +4,32 @@
 
 # %% ../../nbs/86b_own_pictures.ipynb #7557beb1
 from __future__ import annotations
+import math
+import pandas as pd
 import shlex
 import time
-from dataclasses import dataclass
-from pathlib import Path
-import pandas as pd
 import torch
+import torch.nn.functional as F
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from torch import nn
 from sar_repro.engine.core import (
-    ROOT, SarError, WORK, check_choice, check_number, check_text, get_size
+    ModelConfig, Number, ROOT, SarError, TokenizerConfig, TrainConfig, WORK, check_choice,
+    check_number, check_text, get_size, plain, shown, stored
 )
-from ..engine.core import Number, TrainConfig, plain, shown
-from ..data import LOADERS, load_dataset, to_uint8
-from ..engine.files import PUBLISHED, check_folder, read_json, save_json
-from ..models import load_models, load_tokenizer
-from ..engine.plots import save_grid
+from sar_repro.engine.files import (
+    PUBLISHED, check_folder, load_checkpoint, read_json, save_checkpoint, save_json, save_tensors
+)
+from ..engine.machine import autocast, default_device, without_fp16
+from ..engine.plots import progress, save_grid
+from ..engine.sources import how_many
+from ..data import LOADERS, load_dataset, to_float, to_uint8
+from ..tokenizer import Codebook, FlexVAE, reconstruct
+from ..var import VarVAE
+from ..models import ImageModel, load_models, load_tokenizer, make_tokenizer
+from ..evaluate import effnet_lite0, evaluate_model, imagenet_input
 from .notebooks import near, write_page
 from .plan import train_size
-from ..engine.sources import how_many
-from ..evaluate import evaluate_model
-from ..scale_ar import sample
-from ..tokenizer import reconstruct
 
 # %% auto #0
 __all__ = ['STEPS', 'LEAST', 'SEED', 'NAMES', 'REPORT', 'own_data', 'whole_epochs', 'train_arms', 'TokenizerJob',
@@ -234,7 +240,7 @@ def _judged(out, made, folder, size, seed, n):  # one table of all models; what 
 
 # %% ../../nbs/86b_own_pictures.ipynb #540bd0ef
 def _grids(out, made, held, size, seed):  # caption -> file
-    spec, shown_classes = get_size(size), torch.arange(min(8, held.num_classes))
+    shown_classes = torch.arange(min(8, held.num_classes))
     real = held.batch(torch.linspace(0, len(held) - 1, min(16, len(held))).long())
     vae = load_tokenizer(size, out / "tokenizer.safetensors")
     both = torch.cat([real, to_uint8(reconstruct(vae, real)[0])])
@@ -242,9 +248,8 @@ def _grids(out, made, held, size, seed):  # caption -> file
     caption = "Held-out pictures, and below them what the tokenizer keeps of them"
     files = {caption: "reconstructions.png"}
     for name, weights in made.items():
-        model, vae = load_models(size, weights)
-        how = dict(guidance=spec.guidance, top_k=spec.top_k, top_p=spec.top_p, seed=seed)
-        pictures = sample(model, vae, shown_classes.repeat_interleave(8), **how)
+        model = ImageModel(*load_models(size, weights), get_size(size), held.classes)
+        pictures = model.sample(shown_classes.repeat_interleave(8), seed)
         file = f"samples-{name}.png"
         save_grid(out / file, pictures, 8)
         files[f"{NAMES[name]}: a row a class, from the top {_few_names(held.classes)}"] = file
@@ -357,25 +362,6 @@ def kept(
     command = shlex.join(["sar", "new", str(folder), *words])
     said = f"stopped; kept in {near(place)}: {', '.join(done) or 'nothing yet'}"
     return f"{said}\ngo on: {command}"
-
-# %% ../../nbs/86b_own_pictures.ipynb #22686c1a
-import math
-import pandas as pd
-import time
-import torch
-import torch.nn.functional as F
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from torch import nn
-from ..engine.core import ModelConfig, SarError, TokenizerConfig, stored
-from ..engine.files import load_checkpoint, save_checkpoint, save_tensors
-from ..engine.machine import autocast, default_device, without_fp16
-from ..engine.plots import progress
-from ..data import to_float
-from ..tokenizer import Codebook, FlexVAE
-from ..var import VarVAE
-from ..models import make_tokenizer
-from ..evaluate import effnet_lite0, imagenet_input
 
 # %% ../../nbs/86b_own_pictures.ipynb #21f57872
 def quantize_st(
