@@ -6,7 +6,6 @@
 from __future__ import annotations
 import hashlib
 import math
-import numpy as np
 import os
 import torch
 from concurrent.futures import ThreadPoolExecutor
