@@ -7,7 +7,6 @@ from __future__ import annotations
 import hashlib
 import numpy as np
 import os
-import pandas as pd
 import time
 import torch
 import torch.nn.functional as F
@@ -426,6 +425,8 @@ def distance_table(
     reference: Reference,  # What to compare with
 ) -> pd.DataFrame:  # Rows (against, pictures); the Fréchet distance under its network's name
     "Every set against every reference, with the floor: real pictures, as many if there are."
+    import pandas as pd
+
     features = {k: image_features(reference.net, v, team=reference.team) for k, v in sets.items()}
     if reference.team and not reference.team.is_main_process:
         return "the first process has the table"
