@@ -11,10 +11,11 @@ import pages
 
 # Where a goal of tools/count.py is not reached yet, the bar stands at what is there. Bars are only ever lowered.
 BARS = {
-    'minutes: path': 217, 'minutes: method': 60, 'minutes: verdict': 20, 'minutes: README': 15,
-    'notebooks: path': 10, 'notebooks: all': 42, 'lines: modules': 17_750, 'lines: largest': 1_600,
+    'minutes: path': 150, 'minutes: method': 60, 'minutes: verdict': 12, 'minutes: README': 15, # goal 9
+    'notebooks: path': 10, 'notebooks: all': 41, # goal 34
+    'lines: modules': 15_600, 'lines: largest': 750, # goals 14,500 and 700
     'imports that run back': 0, 'declarations of gamma': 1, '% of lines that check, 05 and 06': 10}
-LOADED = {'train_run': (6_500, ['train_run']), 'sampling': (6_000, ['load_models', 'sample'])}
+LOADED = {'train_run': (6_500, ['train_run']), 'sampling': (5_100, ['load_models', 'sample'])} # goal 4,000
 
 @pytest.mark.parametrize('row', BARS)
 def test_bars(row):

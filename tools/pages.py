@@ -23,7 +23,7 @@ CONFIG = dict(
     html=dict(use_issues_button=False, use_repository_button=False, home_page_in_navbar=True, extra_footer=''),
     launch_buttons=dict(notebook_interface='classic', binderhub_url='', thebe=False),
     sphinx=dict(local_extensions=dict(formulas='./'), config=dict(
-        html_math_renderer='mathml', nb_code_prompt_show='Show code', nb_code_prompt_hide='Hide code', myst_heading_anchors=4, html_static_path=['_static'], html_css_files=['site.css'],
+        html_math_renderer='mathml', nb_code_prompt_show='Show code', nb_code_prompt_hide='Hide code', nb_render_markdown_format='myst', myst_heading_anchors=4, html_static_path=['_static'], html_css_files=['site.css'],
         suppress_warnings=['myst.header', 'mystnb.unknown_mime_type', 'myst.xref_missing'], html_theme_options=dict(show_navbar_depth=1, use_download_button=False))))
 
 FORMULAS = '''"Formulas as MathML: no script, no network."
@@ -99,8 +99,8 @@ def for_site(notebook):
             if not source.strip() and not cell['outputs']: continue
             cell['metadata'] = dict(tags=['hide-input'] if folded else [])
             if any('image/png' in o.get('data', {}) for o in cell['outputs']): cell['metadata']['mystnb'] = dict(image=dict(alt=alternative(cells, i)))
-            for o in cell['outputs']: # links in outputs are taken as they are
-                if 'text/markdown' in o.get('data', {}): o['data']['text/markdown'] = re.sub(r'(\]\(\w+)\.ipynb', r'\1.html', anchors(''.join(o['data']['text/markdown'])))
+            for o in cell['outputs']:
+                if 'text/markdown' in o.get('data', {}): o['data']['text/markdown'] = spaced(anchors(''.join(o['data']['text/markdown'])))
             if folded and not cell['outputs'] and kept and kept[-1]['cell_type'] == 'code' and kept[-1]['metadata']['tags'] and not kept[-1]['outputs']:
                 kept[-1]['source'] += '\n\n' + source # one fold for cells that nobody reads in passing
                 continue
