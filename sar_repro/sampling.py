@@ -4,14 +4,23 @@
 
 # %% ../nbs/11b_sampling.ipynb #1c9c72e4
 from __future__ import annotations
+import hashlib
+import json
 import math
 import numpy as np
+import os
 import torch
 import torch.nn.functional as F
+import zipfile
+import zlib
+from pathlib import Path
 from .engine.core import ModelConfig, Number, SarError, check_number, shown
-from .data import eval_transform, to_float
-from .engine.sources import read_image
-from .scale_ar import FlexVAR, fit_scales, sample
+from .engine.files import TORN_ARRAY, atomic_path, read_array, read_json, save_json
+from .engine.files import weights_hash
+from .engine.machine import mixed_precision
+from .engine.plots import progress
+from .data import to_float
+from .scale_ar import FlexVAR, cast_models, fit_scales, group_size, replay_for, sample
 from .tokenizer import FlexVAE
 
 # %% auto #0
@@ -74,7 +83,7 @@ def known_tokens(
     latent = _latents_of(vae, images, redraw)
     return _tokens_of(vae, latent, scales), token_mask(redraw, scales, share)
 
-# %% ../nbs/11b_sampling.ipynb #147e8ff1
+
 def edit(
     model: FlexVAR,  # The model
     vae: FlexVAE,  # Its tokenizer
@@ -98,7 +107,7 @@ def edit(
     known = (tokens, mask, latent) if vae.quantize.residual else (tokens, mask)
     return sample(model, vae, labels, scales=scales, known=known, **how)
 
-# %% ../nbs/11b_sampling.ipynb #18d06773
+
 def _filled(x, hole):  # colours under the mask: means of known neighbours, from its border inwards
     known, around = (~hole).float(), lambda t: F.avg_pool2d(t, 3, 1, 1)
     x = x * known
@@ -133,7 +142,7 @@ def _check_sizes(images, redraw, side):
     if redraw.shape != (n, side, side):
         raise SarError(f"the mask is {tuple(redraw.shape)}: expected {(n, side, side)}")
 
-# %% ../nbs/11b_sampling.ipynb #24c1c29d
+
 def on_canvas(
     images: torch.Tensor,  # uint8 (n, 3, h, w)
     side: int,  # Of the canvas, in pixels
@@ -213,6 +222,9 @@ def read_edit(
     side: int,  # Side of the result in pixels
 ) -> tuple:  # uint8 (1, 3, side, side), bool (1, side, side)
     "A picture to be edited, and where."
+    from sar_repro.data import eval_transform
+    from sar_repro.engine.sources import read_image
+
     fit, image = eval_transform(side), read_image(picture)
     if mask is None:
         return fit(image)[None], torch.zeros(1, side, side, dtype=torch.bool)
@@ -227,22 +239,6 @@ def read_edit(
     if not redraw.any():
         raise SarError(f"the mask {shown(mask)} has no white: white is what is drawn anew")
     return fit(image)[None], redraw[None]
-
-# %% ../nbs/11b_sampling.ipynb #585cd1ef
-import hashlib
-import json
-import numpy as np
-import os
-import torch
-import zipfile
-import zlib
-from pathlib import Path
-from .engine.core import SarError, shown
-from .engine.files import TORN_ARRAY, atomic_path, read_array, read_json, save_json
-from .engine.files import weights_hash
-from .engine.machine import mixed_precision
-from .engine.plots import progress
-from .scale_ar import cast_models, group_size, replay_for, sample
 
 # %% ../nbs/11b_sampling.ipynb #2a9e8f22
 # A shard ends with 16 bytes that numpy does not read: 12 say of which samples it is, 4 sum it up
@@ -260,7 +256,7 @@ def _seal(path):
         f.seek(max(0, f.seek(0, os.SEEK_END) - 16))
         return f.read()
 
-# %% ../nbs/11b_sampling.ipynb #c0ba51e3
+
 class ShardSet:
     "Pictures in shards on disk, read when asked for."
 
@@ -311,7 +307,7 @@ class ShardSet:
             np.stack([self._maps[int(j) // self.per][int(j) % self.per] for j in ids])
         )
 
-# %% ../nbs/11b_sampling.ipynb #9d8cf2bf
+
 def _hash(labels):
     return hashlib.sha256(labels.cpu().numpy().tobytes()).hexdigest()[:16]
 
@@ -349,7 +345,7 @@ def _beginning(path, old, labels):  # all labels of the folder, if these are the
     ours = len(known) == old.get("n") and _hash(known) == old.get("labels")
     return known if ours and known[: len(labels)].equal(labels.cpu()) else None
 
-# %% ../nbs/11b_sampling.ipynb #b100460b
+
 def sample_shards(
     model,  # `FlexVAR`
     vae,  # `FlexVAE` with `.key`
@@ -394,7 +390,7 @@ def _draw_shard(model, vae, labels, shards, i, how):  # unless it is there
         np.save(f, pictures.numpy())
         f.write(_identity(shards.facts, i) + _checksum(pictures.numpy()))
 
-# %% ../nbs/11b_sampling.ipynb #fdc8072d
+
 def pack_npz(
     images,  # `ShardSet`, `ImageSet`, or uint8 (N, 3, H, W)
     path,  # File to write

@@ -16,7 +16,7 @@ from functools import lru_cache, partial
 from itertools import accumulate
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from .engine.core import NUMBERS, ModelConfig, Number, SarError, check_number, get_size
+from .engine.core import NUMBERS, ModelConfig, Number, SarError, check_number
 from .engine.core import in_short, index_uniform
 from .engine.machine import autocast, can_compile, upload, without_fp16
 from .engine.plots import progress
