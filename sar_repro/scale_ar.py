@@ -5,7 +5,6 @@
 # %% ../nbs/03_scale_ar.ipynb #511fcde8
 from __future__ import annotations
 import math
-import numpy as np
 import torch
 import torch.nn.functional as F
 import warnings
@@ -21,24 +20,23 @@ from .engine.core import in_short, index_uniform
 from .engine.machine import autocast, can_compile, upload, without_fp16
 from .engine.plots import progress
 from .data import to_uint8
-from .tokenizer import FlexVAE, split_scales
+from .tokenizer import FlexVAE, draw_schedule, split_scales
 from .engine.kernels import KVCache, Prediction, Replay, ScaleMask, attend
 from .engine.kernels import cast_weights, filter_logits, head_loss, inverse_norm, pick
 
 # %% auto #0
-__all__ = ['MAX_LOG_SCALE', 'RELEASED_SIDES', 'MOST_TOKENS', 'scale_index', 'causal_mask', 'SelfAttention', 'MLP', 'Block',
-           'position_table', 'AdaHead', 'BaseModel', 'draw_schedule', 'FlexVAR', 'unwrap', 'init_weights', 'token_loss',
-           'by_scale', 'mean_loss', 'generate', 'fit_scales', 'each_scale', 'check_book', 'guide', 'group_size',
-           'sample', 'draw_group', 'cast_models', 'replay_for']
+__all__ = ['MAX_LOG_SCALE', 'MOST_TOKENS', 'scale_index', 'causal_mask', 'SelfAttention', 'MLP', 'Block', 'position_table',
+           'AdaHead', 'BaseModel', 'FlexVAR', 'unwrap', 'init_weights', 'token_loss', 'by_scale', 'mean_loss',
+           'generate', 'fit_scales', 'each_scale', 'check_book', 'guide', 'group_size', 'sample', 'draw_group',
+           'cast_models', 'replay_for']
 
 # %% ../nbs/03_scale_ar.ipynb #fca8fee1
 def scale_index(
     scales: tuple,  # Side lengths
 ) -> torch.Tensor:  # int64 (L,)
     "The scale that each position belongs to."
-    return torch.repeat_interleave(
-        torch.arange(len(scales)), torch.tensor([p * p for p in scales])
-    )
+    sizes = torch.tensor([p * p for p in scales])
+    return torch.repeat_interleave(torch.arange(len(scales)), sizes)
 
 
 @lru_cache(16)
@@ -85,7 +83,7 @@ class SelfAttention(nn.Module):
             k, v = cache.add(k, v)
         return self.proj(attend(q, k, v, mask).transpose(1, 2).reshape(B, L, C))
 
-# %% ../nbs/03_scale_ar.ipynb #209f1828
+
 class MLP(nn.Module):
     "Two linear layers around GELU (tanh form)."
 
@@ -151,10 +149,6 @@ class AdaHead(nn.Module):
     def forward(self, x, cond, mod=None):
         return _modulate(x, *(self.ada_lin(cond)[:, None] if mod is None else mod).chunk(2, -1))
 
-# the released sampler of FlexVAR is greedy at any other side
-RELEASED_SIDES = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 23, 24, 32)
-
-
 class BaseModel(nn.Module):
     "What training and sampling ask of a base model; another base says in its class what differs."
 
@@ -186,25 +180,6 @@ class BaseModel(nn.Module):
         return codes
 
 
-def draw_schedule(
-    rng: np.random.Generator,  # Source of randomness
-    default: tuple = ModelConfig().scales,  # Returned 5 % of the time
-    max_tokens: int = 680,  # Longest sequence
-) -> tuple:
-    "A training schedule, drawn as the released code does (latent side 16)."
-    if rng.random() < 0.05:
-        return default
-    mid = sorted(rng.choice(np.arange(3, 11), 5, replace=False))
-    high = sorted(rng.choice(np.arange(11, 16), 2, replace=False))
-    scales, x = [1, 2, *map(int, mid), *map(int, high), 16], rng.random()
-    for bar in (0.9, 0.95, 0.98, 0.99):
-        if x > bar:
-            scales.pop(int(rng.integers(2, len(scales) - 1)))
-    while sum(p * p for p in scales) > max_tokens:
-        scales.pop(len(scales) - 1 - int(rng.integers(4)))
-    return tuple(scales)
-
-
 class FlexVAR(BaseModel):
     "Scale-wise autoregressive transformer (FlexVAR; method of arXiv 2502.20313)."
 
@@ -213,7 +188,7 @@ class FlexVAR(BaseModel):
     drawn = ("pos_start",)
     no_decay = ("pos_start", "pos_1LC", "class_emb", "scale_mul", "q_bias", "v_bias")
     schedule = staticmethod(draw_schedule)
-    released_sides = RELEASED_SIDES
+    released_sides = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 23, 24, 32)
     recorded = True
 
     def __init__(self, cfg: ModelConfig):  # Sizes
@@ -313,9 +288,7 @@ def compile_blocks(self: FlexVAR, on: bool = True, **how):
     self.compiled = [torch.compile(b, **how) for b in self.blocks] if on else None
 
 
-def unwrap(
-    model: nn.Module,  # FlexVAR, or what several processes wrap around it
-) -> FlexVAR:
+def unwrap(model: nn.Module) -> FlexVAR:  # FlexVAR, or what several processes wrap around it
     "The model itself, whose `cfg` says its sizes."
     return getattr(model, "module", model)
 
@@ -345,8 +318,7 @@ def init_weights(
 # %% ../nbs/03_scale_ar.ipynb #4958165b
 def token_loss(
     logits: torch.Tensor,  # (B, L, V); or a `Prediction`
-    # int64 (B, L) codes; or (B, L, V) probabilities, as a `Prediction` there
-    target: torch.Tensor,
+    target: torch.Tensor,  # int64 (B, L) codes; or (B, L, V) probabilities, or a `Prediction`
     smoothing: float = 0.0,  # Label smoothing
     even: bool = False,  # See `head_loss`
 ) -> torch.Tensor:  # (B, L), nats
@@ -417,7 +389,7 @@ class _Steps:
         return mask[:, :, end - self.scales[k] ** 2 : end, :end]
 
     # guided before the head, whose logits are many; `of` and `at`: see the rounds of 03b
-    def logits(self, h, k, strength, form, full, of=None, at=None):
+    def logits(self, h, k, strength=0.0, form="var", full=False, of=None, at=None):
         h = self.model.head_nm(h, None, self.sets[-1][k if at is None else at])
         if self.guided:
             cond, uncond = h.float().chunk(2)
@@ -429,7 +401,7 @@ class _Steps:
         "Codes of map 1, and which are known; where a base draws its first map otherwise."
         return known_map
 
-# %% ../nbs/03_scale_ar.ipynb #9ef0011b
+
 @torch.no_grad()
 def generate(
     model: FlexVAR,  # In evaluation mode
@@ -460,8 +432,9 @@ def generate(
         tokens.append(_around(maps[k], net, lambda: draw(net.logits(h, k, *how.guidance[k]), k)))
     return torch.cat(tokens, 1)
 
-# %% ../nbs/03_scale_ar.ipynb #9483930d
+
 MOST_TOKENS = 4096  # of one schedule: caches and attention of more fit no usual machine
+_SIDE = Number(int, 1, 10**6)
 
 
 def fit_scales(
@@ -473,16 +446,12 @@ def fit_scales(
         return tuple(cfg.scales)
     if not isinstance(scales, (list, tuple)) or not scales:
         raise SarError(f"the schedule is {in_short(scales)}: expected sides as in (1, 2, 4)")
-    scales = tuple(
-        check_number("a side of the schedule", p, Number(int, 1, 10**6)) for p in scales
-    )
+    scales = tuple(check_number("a side of the schedule", p, _SIDE) for p in scales)
     said, first, total = ", ".join(map(str, scales)), cfg.scales[0], sum(p * p for p in scales)
     said = f"the schedule {said if len(said) <= 60 else said[:40] + '...'}"
     if cfg.base == "var" and scales != tuple(cfg.scales):
-        raise SarError(
-            f"{said} is not that of this VAR, {tuple(cfg.scales)}: its convolutions go by a map's"
-            " place, expected its own schedule"
-        )
+        why = "its convolutions go by a map's place, expected its own schedule"
+        raise SarError(f"{said} is not that of this VAR, {tuple(cfg.scales)}: {why}")
     if any(p >= q for p, q in zip(scales, scales[1:])):
         raise SarError(f"{said} does not rise: expected each side above the one before it")
     if scales[0] != first:
@@ -563,9 +532,8 @@ def _class_sets(model, cond, sizes):  # cond (B, C), or (B, L, C): a class for e
     if cond.ndim == 2:
         return [[m] * len(sizes) for m in sets]
     if cond.shape[1] != sum(sizes):
-        raise SarError(
-            f"a class for each of {cond.shape[1]} tokens was given, the schedule has {sum(sizes)}"
-        )
+        said = f"a class for each of {cond.shape[1]} tokens was given"
+        raise SarError(f"{said}, the schedule has {sum(sizes)}")
     return [m.split(sizes, 1) for m in (cond, *(m[:, 0] for m in sets[1:]))]
 
 
@@ -601,9 +569,7 @@ def with_guidance(self: FlexVAR, cond, uncond, guidance, k, n, form="var", full=
 
 
 def guide(
-    # (B, l, V) logits with class; or (B, l, C), what the head makes them of: it is linear, so
-    # guidance may come before it
-    cond: torch.Tensor,
+    cond: torch.Tensor,  # (B, l, V) logits with class; or (B, l, C), before the head: it is linear
     uncond: torch.Tensor,  # The same without class
     guidance: float,  # Strength
     k: int,  # Index of the scale, from 0
@@ -627,20 +593,16 @@ def _drawer(net, how, seed, index, released_seed):
         sides = net.model.released_sides
         greedy = [sides is not None and (p not in sides or p > how.max_side) for p in how.scales]
         return lambda logits, k, u=None: _released_draw(logits, greedy[k], *how.top[k], rng), None
-    noise = _noise_of(net, seed, index)
-    if noise is None:
+    if seed is None:
         return lambda logits, k, u=None: pick(logits), None
+    noise = seed
+    if not torch.is_tensor(seed):
+        B = len(net.sets[0][0]) // (1 + net.guided)
+        index = range(B) if index is None else index
+        noise = upload(index_uniform(seed, index, net.numbers), net.pos[0].device)
     parts = noise.split([*sizes, net.numbers - sum(sizes)], 1)
     draw = lambda logits, k, u=None: pick(logits, parts[k] if u is None else u, *how.top[k])
     return draw, noise
-
-
-def _noise_of(net, seed, index):  # (B, numbers) uniforms; None: greedy
-    if seed is None or torch.is_tensor(seed):
-        return seed
-    B = len(net.sets[0][0]) // (1 + net.guided)
-    index = range(B) if index is None else index
-    return upload(index_uniform(seed, index, net.numbers), net.pos[0].device)
 
 
 # rng lives on the CPU, so that every device draws alike
@@ -648,11 +610,8 @@ def _released_draw(logits, greedy, top_k, top_p, rng):
     if rng is None:
         return logits.argmax(-1)
     probs = filter_logits(logits.cpu(), 1 if greedy else top_k, top_p).softmax(-1)
-    return (
-        torch.multinomial(probs.flatten(0, 1), 1, replacement=True, generator=rng)
-        .view(probs.shape[:2])
-        .to(logits.device)
-    )
+    codes = torch.multinomial(probs.flatten(0, 1), 1, replacement=True, generator=rng)
+    return codes.view(probs.shape[:2]).to(logits.device)
 
 
 def group_size(
@@ -672,13 +631,10 @@ def sample(
     vae: FlexVAE,  # Its tokenizer
     labels: torch.Tensor,  # int64 (n,); or (n, L), a class for every token
     seed: int = 0,  # Seed of the per-sample noise
-    # Pictures at a time; None = `group_size`. The noise does not depend on it, rounding does (more
-    # so in bf16)
-    batch_size: int = None,
+    batch_size: int = None,  # Pictures at a time; None = `group_size`. It decides rounding alone
     precision: str = "auto",  # 'bf16', 'fp32' or 'auto'
     first: int = 0,  # Index of the first sample
-    # Groups as one CUDA graph, decoder compiled; 'auto': where a GPU draws a published size. A
-    # `Replay` keeps the graph from call to call, while `cast_models` lasts
+    # Groups as one CUDA graph; 'auto': where a GPU draws a published size; or a `Replay` to use
     fast="auto",
     scales: tuple = None,  # Schedule; None = the model's
     prefix: torch.Tensor = None,  # int64 (n, l), see `generate`

@@ -23,8 +23,8 @@ from .data import latent_cache
 # %% auto #0
 __all__ = ['STREAMS', 'ResBlock', 'AttnBlock', 'Downsample', 'Upsample', 'Level', 'Decoder', 'Encoder', 'Codebook', 'FlexVAE',
            'split_scales', 'pooling_windows', 'copies', 'token_groups', 'by_group', 'reconstruct', 'psnr',
-           'upsample_codes', 'next_inputs', 'Batch', 'drop_labels', 'path_factors', 'TokenData', 'encoder',
-           'cached_latents', 'encoder_batch']
+           'upsample_codes', 'next_inputs', 'Batch', 'drop_labels', 'path_factors', 'draw_schedule', 'TokenData',
+           'encoder', 'cached_latents', 'encoder_batch']
 
 # %% ../nbs/02_tokenizer.ipynb #e7166141
 class ResBlock(nn.Module):
@@ -437,6 +437,25 @@ def drop_path(self: Batch, model_cfg, stream="path"):  # factors, see `path_fact
     if not model_cfg.path_rate:
         return None
     return path_factors(model_cfg, self.noise(stream, 2 * model_cfg.depth))
+
+
+def draw_schedule(
+    rng: np.random.Generator,  # Source of randomness
+    default: tuple = ModelConfig().scales,  # Returned 5 % of the time
+    max_tokens: int = 680,  # Longest sequence
+) -> tuple:
+    "A training schedule, drawn as the released code does (latent side 16)."
+    if rng.random() < 0.05:
+        return default
+    mid = sorted(rng.choice(np.arange(3, 11), 5, replace=False))
+    high = sorted(rng.choice(np.arange(11, 16), 2, replace=False))
+    scales, x = [1, 2, *map(int, mid), *map(int, high), 16], rng.random()
+    for bar in (0.9, 0.95, 0.98, 0.99):
+        if x > bar:
+            scales.pop(int(rng.integers(2, len(scales) - 1)))
+    while sum(p * p for p in scales) > max_tokens:
+        scales.pop(len(scales) - 1 - int(rng.integers(4)))
+    return tuple(scales)
 
 # %% ../nbs/02_tokenizer.ipynb #8f62e8ce
 @dataclass(eq=False)
