@@ -53,7 +53,7 @@ def train(
     **settings,  # Fields of `TrainConfig` that differ from the usual: epochs, gamma, lr, ...
 ):  # The log (DataFrame); weights lie at model.safetensors of the folder
     "Train a model on; call it again to go on after a stop."
-    from sar_repro.jobs.runs import train_size
+    from sar_repro.jobs.plan import train_size
     from sar_repro.strategies import name_loss
 
     size, weights = _where(model)
