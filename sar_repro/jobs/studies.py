@@ -167,8 +167,9 @@ def as_markdown(rows: list) -> str:  # Dicts with the same keys
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
-def _lines(pictures, table):  # of the first page's table
-    for arm, name in TOLD.items():
+def _lines(pictures, table, arms):  # of the first page's table
+    for arm in arms:
+        name = TOLD[arm]
         if arm in set(table.method):
             said = {head: change(table, arm, m) for m, head in COLUMNS.items()}
             yield {"pictures": pictures, "in place of teacher forcing": name} | said
@@ -176,13 +177,14 @@ def _lines(pictures, table):  # of the first page's table
 
 def fork_verdict(
     results=None,  # Folder of the studies' records; None = results/
+    arms=tuple(TOLD),  # Arms of `TOLD` to tell of
 ) -> str:  # Markdown: a sentence, a table, two sentences
     "What the fork study says of SAR, computed from its records."
     tables = all_studies(results)
     some = {k: tables[k] for k in ("clothes", "emoji") if k in tables}
     if len(some) < 2:
         return ABSENT
-    rows = [line for k, t in some.items() for line in _lines(k, t)]
+    rows = [line for k, t in some.items() for line in _lines(k, t, arms)]
     both = together(tables, ("sar", "tf"))
     pooled = {w: change(both, "sar", f"fd_recon_{w}", digits=1) for w in SAMPLINGS}
     return (
