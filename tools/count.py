@@ -129,7 +129,7 @@ except ImportError:
     import torch
     from sar_repro.models import load_models
     from sar_repro.scale_ar import sample
-    vae, model = load_models('mini')
+    model, vae = load_models('mini')
     sample(model, vae, torch.tensor([0]))
 print(sum(resource.getrusage(resource.RUSAGE_SELF)[:2]))
 """
