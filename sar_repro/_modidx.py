@@ -821,8 +821,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/sar_repro', 'doc_host': ''
                                           'sar_repro.jobs.published._checked_npz': ( 'published.html#_checked_npz',
                                                                                      'sar_repro/jobs/published.py'),
                                           'sar_repro.jobs.published._count': ('published.html#_count', 'sar_repro/jobs/published.py'),
-                                          'sar_repro.jobs.published._device_of': ( 'published.html#_device_of',
-                                                                                   'sar_repro/jobs/published.py'),
                                           'sar_repro.jobs.published._folder_pictures': ( 'published.html#_folder_pictures',
                                                                                          'sar_repro/jobs/published.py'),
                                           'sar_repro.jobs.published._from_npz': ('published.html#_from_npz', 'sar_repro/jobs/published.py'),

@@ -11,22 +11,17 @@ import torch
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from ..engine.core import ROOT, SarError, WORK, check_numbers, get_size, shown
-from ..engine.core import Number, check_number
-from sar_repro.engine.files import (
-    PUBLISHED,
-    TORN_ARRAY,
-    atomic_path,
-    read_json,
-    read_weights,
-    weights_path,
+from sar_repro.engine.core import (
+    Number, ROOT, SarError, WORK, check_number, check_numbers, get_size, shown
 )
+from ..engine.files import PUBLISHED, TORN_ARRAY, atomic_path
+from ..engine.files import read_json, read_weights, weights_path
 from ..engine.machine import default_device, run_record
 from ..engine.sources import find_broken, list_images
 from ..data import ImageSet
-from ..evaluate import feature_extractor, image_features
+from ..evaluate import balanced_labels, compare, feature_extractor, image_features
+from ..evaluate import inception_score
 from ..models import load_models
-from ..evaluate import balanced_labels, compare, inception_score
 from ..sampling import sample_shards
 from ..scale_ar import FlexVAR
 
@@ -123,11 +118,8 @@ def regime(
     if get_size(size).name not in PUBLISHED:
         return ""
     needs = requirements(size, data_dir)
-    return (
-        "PAPER"
-        if dataset in ("auto", "imagenet") and needs[needs["needed for"] == "the run"].found.all()
-        else "DEMONSTRATION"
-    )
+    here = needs[needs["needed for"] == "the run"].found.all()
+    return "PAPER" if dataset in ("auto", "imagenet") and here else "DEMONSTRATION"
 
 # %% ../../nbs/87a_published.ipynb #221f9698
 def banner(
@@ -260,16 +252,8 @@ def _folder_pictures(folder, side):  # all readable pictures under a folder, wha
             f"{shown(folder)} holds no readable pictures: expected image files in it or in folders"
             " below it"
         )
-    return ImageSet(
-        Path(folder).name,
-        "test",
-        side,
-        ["any"],
-        [0] * len(files),
-        files,
-        base=folder,
-        skipped=list(broken.items()),
-    )
+    where = dict(base=folder, skipped=list(broken.items()))
+    return ImageSet(Path(folder).name, "test", side, ["any"], [0] * len(files), files, **where)
 
 # %% ../../nbs/87a_published.ipynb #cbd59873
 def _statistics(features):
@@ -356,17 +340,12 @@ def _count(n, where):  # pictures behind statistics; 0 = unknown
         raise SarError(f"{where}: n is no number of pictures: make the statistics again") from None
 
 # %% ../../nbs/87a_published.ipynb #67b2ac30
-def _device_of(net):
-    return next(net.parameters()).device
-
-
 @torch.no_grad()
 def _from_npz(stored, path, net, network):
-    f = (
-        image_features(net, torch.from_numpy(stored["arr_0"]).permute(0, 3, 1, 2).contiguous())
-        if "arr_0" in stored
-        else None
-    )
+    f = None
+    if "arr_0" in stored:
+        pictures = torch.from_numpy(stored["arr_0"]).permute(0, 3, 1, 2)
+        f = image_features(net, pictures.contiguous())
     if "mu" not in stored or "sigma" not in stored:
         if f is None:
             raise SarError(
@@ -376,25 +355,20 @@ def _from_npz(stored, path, net, network):
         return RealPictures(path.name, network, _statistics(f), len(f), f)
     made_with = str(stored.get("network", "FID" if len(stored["mu"]) == 2048 else "FD-EffNet"))
     if made_with != network:
+        do = "pass inception_weights" if made_with == "FID" else "leave inception_weights out"
         raise SarError(
             f"{shown(path)} holds statistics for {made_with}, the network chosen is that of"
-            f" {network}:"
-            f" {'pass inception_weights' if made_with == 'FID' else 'leave inception_weights out'},"
-            " or another reference"
+            f" {network}: {do}, or another reference"
         )
-    features = net(torch.zeros(1, 3, 32, 32, dtype=torch.uint8, device=_device_of(net)))[0]
+    device = next(net.parameters()).device
+    features = net(torch.zeros(1, 3, 32, 32, dtype=torch.uint8, device=device))[0]
     if len(stored["mu"]) != features.shape[1]:
         raise SarError(
             f"{shown(path)} holds statistics of {len(stored['mu'])} features, {network} has"
             f" {features.shape[1]}: pass a reference that was made with the same network"
         )
-    return RealPictures(
-        path.name,
-        network,
-        dict(mu=stored["mu"], sigma=stored["sigma"]),
-        stored["n"],
-        f,
-    )
+    stats = {k: stored[k] for k in ("mu", "sigma")}
+    return RealPictures(path.name, network, stats, stored["n"], f)
 
 # %% ../../nbs/87a_published.ipynb #90ac4722
 def make_reference_stats(
@@ -476,26 +450,16 @@ def judge(
     if team and not team.is_main_process:
         return {}
     score = "IS" if network == "FID" else "IS-EffNet"
-    fd = fid_statistics_to_metric(_statistics(features), reference.stats, verbose=False)[
-        "frechet_inception_distance"
-    ]
-    other = (
-        compare(features, reference.features)
-        if reference.features is not None
-        else dict.fromkeys(("kid", "kid_se", "precision", "recall"), float("nan"))
-    )
+    far = fid_statistics_to_metric(_statistics(features), reference.stats, verbose=False)
     isc, sd = inception_score(logits)
-    return {
-        network: fd,
-        score: isc,
-        f"{score} sd": sd,
-        "KID x1000": other["kid"],
-        "KID se": other["kid_se"],
-        "precision": other["precision"],
-        "recall": other["recall"],
-        "n": len(features),
-        "n_reference": reference.n,
-    }
+    row = {network: far["frechet_inception_distance"], score: isc, f"{score} sd": sd}
+    names = {"KID x1000": "kid", "KID se": "kid_se", "precision": "precision", "recall": "recall"}
+    if reference.features is None:
+        row |= dict.fromkeys(names, float("nan"))
+    else:
+        other = compare(features, reference.features)
+        row |= {name: other[k] for name, k in names.items()}
+    return row | dict(n=len(features), n_reference=reference.n)
 
 # %% ../../nbs/87a_published.ipynb #a6b2e2bd
 def base_record(
@@ -526,12 +490,11 @@ def beside_published(
     judged: dict,  # 'before' and 'after' -> row of `judge`
 ) -> pd.DataFrame:  # Rows (model, status)
     "Measured rows, each with the published one under it; of SAR on VAR there is none."
-    rows, known = [], {q["method"]: q for q in quoted() if q.get("size") == size}
-    for when, method in (("before", "base"), ("after", "sar")):
-        if when not in judged:
-            continue
-        rows.append(dict(model=when, status="measured", **judged[when]))
-        if q := known.get(method):
+    rows, methods = [], dict(before="base", after="sar")
+    known = {q["method"]: q for q in quoted() if q.get("size") == size}
+    for when, row in judged.items():
+        rows.append(dict(model=when, status="measured", **row))
+        if q := known.get(methods.get(when)):
             numbers = {k: q[k] for k in ("FID", "IS") if k in q}
             rows.append(dict(model=q["model"], status="quoted", **numbers, n=50_000))
     return pd.DataFrame(rows).set_index(["model", "status"])
@@ -550,15 +513,14 @@ def var_table(
     results=None,  # Folder of result records; None = results/
 ) -> pd.DataFrame:
     "VAR's published FID, a measured row under each quoted one."
-    columns = ["params", "FID", "N", "settings"]
-    return _with_measured(results, lambda size: size.startswith("var-"))[columns]
+    table = _with_measured(results, lambda size: size.startswith("var-"))
+    return table[["params", "FID", "N", "settings"]]
 
 
 def _with_measured(results, wanted):  # rows of the sizes that are wanted
     rows, folder = [], Path(results or ROOT / "results")
-    for q in quoted():
-        if not wanted(size := q.get("size", "")) or not size:
-            continue
+    for q in filter(lambda q: "size" in q and wanted(q["size"]), quoted()):
+        size = q["size"]
         about = dict(model=q["model"], params=q["params"])
         printed = dict(change=f"{q['change']:+.1f} %") if "change" in q else {}
         numbers = {k: q[k] for k in ("FID", "IS") if k in q} | printed
@@ -567,8 +529,7 @@ def _with_measured(results, wanted):  # rows of the sizes that are wanted
         start = _measured(size, "base", folder)
         for status in ("measured", "trained here")[: 1 + (q["method"] == "sar")]:
             row = _measured(size, q["method"], folder, status)
-            change = _change(row, start) if q["method"] == "sar" else {}
-            rows.append(about | row | change)
+            rows.append(about | row | (_change(row, start) if q["method"] == "sar" else {}))
     table = pd.DataFrame(rows, dtype=object).set_index(["model", "status"])
     return table.fillna("")  # text stands where numbers are missing
 
@@ -639,8 +600,8 @@ def comparison_table(
             if "FID" in found:
                 measured.append(q | found | dict(source=f"results/: {found['settings']}"))
     none = dict(model="FlexVAR, FlexVAR + SAR", status="measured", source=why_no_fid(folder))
-    measured = measured or [none]
-    table = pd.DataFrame(rows + measured + _own_rows(folder)).set_index(["model", "status"])
+    rows += (measured or [none]) + _own_rows(folder)
+    table = pd.DataFrame(rows).set_index(["model", "status"])
     table["steps"] = table.steps.astype("Int64")
     columns = ["kind", "params", "steps", "FID", "IS", "source"]
     return table[columns].astype(object).fillna("")
@@ -672,11 +633,8 @@ def protocol_of(
 ) -> dict:  # {'protocol': 'imagenet256'}, or nothing
     """The mark that puts a record into the paper's table: a published size, Inception's FID, 50
     samples a class."""
-    return (
-        dict(protocol="imagenet256")
-        if size in PUBLISHED and "FID" in row and n == 50 * num_classes
-        else {}
-    )
+    fits = size in PUBLISHED and "FID" in row and n == 50 * num_classes
+    return dict(protocol="imagenet256") if fits else {}
 
 # %% ../../nbs/87a_published.ipynb #c2ef5304
 def _trained(path):  # settings of the training here that made weights; {} for published ones
@@ -714,9 +672,8 @@ def evaluate_published(
     judge_by = load_reference(reference, inception_weights, spec.image_size)
     model, vae = (m.to(default_device()) for m in load_models(size, checkpoint, tokenizer))
     classes = model.cfg.num_classes
-    n, own = n or 50 * classes, lambda given, usual: usual if given is None else given
-    how = dict(guidance=own(guidance, spec.guidance), top_k=own(top_k, spec.top_k))
-    how["top_p"] = own(top_p, spec.top_p)
+    n, chosen = n or 50 * classes, dict(guidance=guidance, top_k=top_k, top_p=top_p)
+    how = {k: getattr(spec, k) if v is None else v for k, v in chosen.items()}
     weights = Path(checkpoint or weights_path(size, "model"))
     folder = folder or WORK / f"runs/samples-{size}-{weights.stem}"
     labels = balanced_labels(classes, -(-n // classes))[:n]
