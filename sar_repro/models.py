@@ -21,7 +21,6 @@ from sar_repro.engine.core import (
     index_uniform, order_rng, shown, sizes_of, stored, with_base
 )
 from .engine.files import PUBLISHED, load_weights, read_weights, shape_of, weights_path
-from .data import to_float
 from .engine.machine import default_device, upload
 from .tokenizer import Batch, Codebook, FlexVAE, STREAMS, TokenData
 from .tokenizer import cached_latents, encoder, encoder_batch
@@ -421,6 +420,8 @@ class ImageModel:
         pictures: torch.Tensor,  # uint8 (n, 3, H, W)
     ) -> torch.Tensor:  # int64 (n, L)
         "The codes of pictures at the model's schedule, as training sees them."
+        from sar_repro.data import to_float
+
         latents = encoder(self.vae, "fp32")(to_float(pictures))
         return self.vae.tokenize(latents.half().float(), self.net.cfg.scales)
 
@@ -530,6 +531,8 @@ class LatentData:
 
     def latent(self, ids, u, device):  # float (B, C, h, w)
         if self.crops:
+            from sar_repro.data import to_float
+
             pictures = to_float(self.fresh(ids, u.roll(-1, 1)))
             parts = pictures.split(encoder_batch(self.side))
             return torch.cat([self.encode(x) for x in parts])

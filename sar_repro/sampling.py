@@ -19,7 +19,6 @@ from .engine.files import TORN_ARRAY, atomic_path, read_array, read_json, save_j
 from .engine.files import weights_hash
 from .engine.machine import mixed_precision
 from .engine.plots import progress
-from .data import to_float
 from .scale_ar import FlexVAR, cast_models, fit_scales, group_size, replay_for, sample
 from .tokenizer import FlexVAE
 
@@ -121,6 +120,8 @@ def _filled(x, hole):  # colours under the mask: means of known neighbours, from
 
 @torch.no_grad()
 def _latents_of(vae, images, redraw=None):  # (n, C, h, w); 64 pictures at a time
+    from sar_repro.data import to_float
+
     device, out = next(vae.parameters()).device, []
     for i in range(0, len(images), 64):
         x = to_float(images[i : i + 64])

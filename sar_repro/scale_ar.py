@@ -19,7 +19,6 @@ from .engine.core import NUMBERS, ModelConfig, Number, SarError, check_number
 from .engine.core import in_short, index_uniform
 from .engine.machine import autocast, can_compile, upload, without_fp16
 from .engine.plots import progress
-from .data import to_uint8
 from .tokenizer import FlexVAE, draw_schedule, split_scales
 from .engine.kernels import KVCache, Prediction, Replay, ScaleMask, attend
 from .engine.kernels import cast_weights, filter_logits, head_loss, inverse_norm, pick
@@ -667,6 +666,8 @@ def sample(
 
 def draw_group(model, vae, coder, scales, y, seed, n=None, **how):  # uint8, where the model is
     "Pictures of labels `y`, the first `n` of them decoded; the decoder works in precision `coder`."
+    from sar_repro.data import to_uint8
+
     tokens = generate(model, vae.quantize, y, seed=seed, scales=scales, **how)
     with autocast(y.device, coder):
         return to_uint8(vae.picture(tokens[:n], scales).float())

@@ -17,8 +17,6 @@ from torch import nn
 from zlib import crc32
 from .engine.core import ModelConfig, TokenizerConfig, index_uniform, order_rng
 from .engine.machine import autocast, full_precision, upload, without_fp16
-from .data import ImageSet, to_float
-from .data import latent_cache
 
 # %% auto #0
 __all__ = ['STREAMS', 'ResBlock', 'AttnBlock', 'Downsample', 'Upsample', 'Level', 'Decoder', 'Encoder', 'Codebook', 'FlexVAE',
@@ -296,6 +294,8 @@ def reconstruct(
     batch_size: int = 64,  # Pictures at a time
 ) -> tuple:  # pictures float (N, 3, p factor, p factor) in [-1, 1], tokens (N, p^2)
     "Encode, quantise at one scale, decode."
+    from sar_repro.data import to_float
+
     device, out, codes = next(vae.parameters()).device, [], []
     for batch in images.split(batch_size):
         latent = vae.encode(to_float(batch).to(device))
@@ -482,7 +482,7 @@ class TokenData:
     def of(
         cls,
         vae: FlexVAE,  # Frozen tokenizer (with `.key`)
-        data: ImageSet,  # Pictures
+        data,  # Pictures: an `ImageSet`
         scales: tuple,  # Schedule
         cache: Path = None,  # Folder for latents; None = none is kept
     ):
@@ -519,7 +519,7 @@ def encoder(
 
 def cached_latents(
     vae: FlexVAE,  # Frozen tokenizer (with `.key`)
-    data: ImageSet,  # Pictures
+    data,  # Pictures: an `ImageSet`
     cache: Path = None,  # Folder; None = none is kept
 ) -> np.ndarray:  # float16 (N, 2, C, h, w)
     """`latent_cache` of a tokenizer, in blocks that fit into memory at the pictures' size. In
@@ -528,6 +528,8 @@ def cached_latents(
     if cache is None:
         with TemporaryDirectory() as folder:
             return np.array(cached_latents(vae, data, folder))
+    from sar_repro.data import latent_cache
+
     key = f"{vae.key} no"  # no mixed precision
     block = encoder_batch(data.size)
     return latent_cache(data, encoder(vae, "fp32"), key, cache, batch_size=block)
