@@ -18,7 +18,7 @@ from pathlib import Path
 from torch.utils.data import DataLoader, Dataset
 from .engine.core import ROOT, SarError, check_choice, order_rng, plain, shown
 from .engine.files import TORN_ARRAY, atomic_path, locked, read_array, read_json, save_json
-from .engine.plots import progress
+from .engine.machine import progress
 from sar_repro.engine.sources import (
     _place,
     _reason,

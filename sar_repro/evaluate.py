@@ -32,8 +32,7 @@ from sar_repro.engine.files import (
     read_weights,
     weights_hash,
 )
-from .engine.machine import default_device, run_record, shared_rows
-from .engine.plots import progress
+from .engine.machine import default_device, progress, run_record, shared_rows
 from .data import ImageSet, load_dataset, spread_ids, to_float, to_uint8
 from .tokenizer import reconstruct
 from .scale_ar import sample

@@ -12,7 +12,7 @@ from fastcore.basics import patch
 from functools import lru_cache
 from torch import nn
 from .engine.core import SarError, check_choice
-from .engine.plots import progress
+from .engine.machine import progress
 from .tokenizer import pooling_windows
 
 # %% auto #0

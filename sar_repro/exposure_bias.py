@@ -23,9 +23,8 @@ from sar_repro.engine.core import (
 )
 from .engine.files import read_json, weights_hash, weights_path
 from .engine.kernels import pick
-from .engine.machine import autocast, default_device
-from .engine.plots import progress
-from .engine.statistics import resample, slope_weights, tidy
+from .engine.machine import autocast, default_device, progress
+from .engine.plots import resample, slope_weights, tidy
 from .data import ImageSet, emoji_table, load_dataset, spread_ids, to_uint8
 from .tokenizer import FlexVAE, TokenData, by_group, next_inputs, token_groups
 from .scale_ar import BaseModel, FlexVAR, generate, token_loss

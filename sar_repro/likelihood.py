@@ -7,7 +7,7 @@ from __future__ import annotations
 import torch
 from .engine.core import index_uniform
 from .engine.kernels import Prediction
-from .engine.plots import progress
+from .engine.machine import progress
 from .scale_ar import token_loss
 from .tokenizer import Batch, Codebook, TokenData, next_inputs
 

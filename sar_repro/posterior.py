@@ -11,7 +11,7 @@ from torch import nn
 from typing import Iterator
 from .engine.core import SarError, TrainConfig, index_uniform
 from .engine.kernels import Prediction
-from .engine.plots import progress
+from .engine.machine import progress
 from .likelihood import proposal, proposal_weights, propose_maps
 from .scale_ar import by_scale, scale_index, token_loss, unwrap
 from .ssr import draw

@@ -17,8 +17,7 @@ from pathlib import Path
 from .engine.core import ModelConfig, Number, SarError, check_number, shown
 from .engine.files import TORN_ARRAY, atomic_path, read_array, read_json, save_json
 from .engine.files import weights_hash
-from .engine.machine import mixed_precision
-from .engine.plots import progress
+from .engine.machine import mixed_precision, progress
 from .scale_ar import FlexVAR, cast_models, fit_scales, group_size, replay_for, sample
 from .tokenizer import FlexVAE
 

@@ -17,8 +17,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from .engine.core import NUMBERS, ModelConfig, Number, SarError, check_number
 from .engine.core import in_short, index_uniform
-from .engine.machine import autocast, can_compile, upload, without_fp16
-from .engine.plots import progress
+from .engine.machine import autocast, can_compile, progress, upload, without_fp16
 from .tokenizer import FlexVAE, draw_schedule, split_scales
 from .engine.kernels import KVCache, Prediction, Replay, ScaleMask, attend
 from .engine.kernels import cast_weights, filter_logits, head_loss, inverse_norm, pick

@@ -8,9 +8,8 @@ import math
 import torch
 from torch import nn
 from .engine.core import SarError, TrainConfig
-from .engine.machine import autocast, without_fp16
+from .engine.machine import autocast, progress, without_fp16
 from .tokenizer import TokenData, by_group, token_groups
-from .engine.plots import progress
 from .scale_ar import FlexVAR, by_scale, token_loss, unwrap
 from .ssr import teacher_pass
 from .strategies import METHODS, hook

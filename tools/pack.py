@@ -16,7 +16,7 @@ from PIL import Image
 
 from sar_repro.engine.core import SarError
 from sar_repro.engine.files import atomic_path
-from sar_repro.engine.plots import progress
+from sar_repro.engine.machine import progress
 from sar_repro.engine.sources import FASHION16, load_fashion_mnist, on_white
 
 EMOJI_SOURCES = {

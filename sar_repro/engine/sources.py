@@ -24,7 +24,7 @@ from http.client import HTTPException
 from pathlib import Path
 from .core import ROOT, SarError, SarWarning, WORK, plain, shown
 from .files import TORN_ARRAY, locked, read_json, save_json
-from .plots import progress
+from .machine import progress
 
 # %% auto #0
 __all__ = ['LONGEST', 'ENDINGS', 'SIDE_FOLDERS', 'SMALL_COPIES', 'HIDDEN', 'SIDE', 'UNREAD', 'TRAIN', 'HELD_OUT', 'FASHION_FILES',

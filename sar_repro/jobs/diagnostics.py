@@ -14,16 +14,9 @@ from pathlib import Path
 from ..engine.core import index_uniform
 from ..engine.files import check_folder, save_json, weights_hash
 from ..engine.kernels import pick
-from ..engine.machine import run_record
-from ..engine.plots import bars, progress
-from sar_repro.engine.statistics import (
-    auc,
-    resample,
-    rows_of,
-    save_table,
-    slope_weights,
-    t_interval,
-)
+from ..engine.machine import progress, run_record
+from ..engine.plots import auc, bars, resample, rows_of, save_table, slope_weights
+from ..engine.plots import t_interval
 from ..tokenizer import Batch, TokenData, by_group, next_inputs, token_groups
 from ..scale_ar import BaseModel, FlexVAR, token_loss
 from ..csfl import csf_loss

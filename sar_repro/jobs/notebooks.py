@@ -316,7 +316,7 @@ def execute_copy(
     import papermill
     from nbclient.exceptions import DeadKernelError
     from sar_repro.engine.files import atomic_path
-    from sar_repro.engine.plots import Lenient
+    from sar_repro.engine.machine import Lenient
 
     _check_notebook(source)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # told to end, as by Ctrl-C

@@ -20,8 +20,8 @@ from sar_repro.engine.core import (
 from sar_repro.engine.files import (
     PUBLISHED, check_folder, load_checkpoint, read_json, save_checkpoint, save_json, save_tensors
 )
-from ..engine.machine import autocast, default_device, without_fp16
-from ..engine.plots import progress, save_grid
+from ..engine.machine import autocast, default_device, progress, without_fp16
+from ..engine.plots import save_grid
 from ..engine.sources import how_many
 from ..data import LOADERS, load_dataset, to_float, to_uint8
 from ..tokenizer import Codebook, FlexVAE, reconstruct

@@ -34,8 +34,7 @@ from sar_repro.engine.files import (
     save_tensors,
     weights_hash,
 )
-from ..engine.machine import available_memory, mixed_precision
-from ..engine.plots import progress
+from ..engine.machine import available_memory, mixed_precision, progress
 from ..scale_ar import FlexVAR
 from ..strategies import METHODS, hook, loss_key
 from ..tokenizer import Batch, Codebook, TokenData

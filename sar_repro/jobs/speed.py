@@ -14,14 +14,8 @@ import time
 import torch
 from torch.profiler import record_function
 from ..engine.core import ModelConfig, ROOT, SarError, TrainConfig, get_size
-from sar_repro.engine.machine import (
-    autocast,
-    default_device,
-    mixed_precision,
-    peak_rss,
-    run_record,
-)
-from ..engine.plots import progress
+from ..engine.machine import autocast, default_device, mixed_precision, peak_rss, progress
+from ..engine.machine import run_record
 from ..tokenizer import Batch
 from ..scale_ar import cast_models, group_size, replay_for, sample
 from ..models import make_book, make_model, start_models

@@ -11,8 +11,7 @@ from functools import cache
 from pathlib import Path
 from ..engine.core import ROOT, SarError, TrainConfig, shown
 from ..engine.files import read_json
-from ..engine.plots import save_figure
-from ..engine.statistics import claim_verdict, in_per_cent, paired
+from ..engine.plots import claim_verdict, in_per_cent, paired, save_figure
 
 # %% auto #0
 __all__ = ['SAMPLINGS', 'STUDIES', 'BASES', 'COLUMNS', 'DISTANCES', 'TOLD', 'ABSENT', 'CLAIMS', 'START', 'DOSE', 'NUMBERS',
