@@ -218,7 +218,7 @@ class FlexVAE(nn.Module):
         "Picture of a quantised latent (B, C, h, w)."
         return self.decoder(self.post_quant_conv(z))
 
-
+# %% ../nbs/02_tokenizer.ipynb #d62f4813
 @patch
 def decode(
     self: FlexVAE,
@@ -240,7 +240,7 @@ def split_scales(
     "Cut a sequence into its scales."
     return x.split([p * p for p in scales], dim=1)
 
-
+# %% ../nbs/02_tokenizer.ipynb #4f78a97d
 def pooling_windows(
     p: int,  # Side of the smaller map
     n: int,  # Side of the latent
