@@ -9,21 +9,26 @@ import json
 import math
 import numpy as np
 import os
+import re
 import torch
 import torch.nn.functional as F
 import zipfile
 import zlib
 from pathlib import Path
-from .engine.core import ModelConfig, Number, SarError, check_number, shown
+from typing import Optional
+from .engine.core import NUMBERS, ModelConfig, Number, SarError, check_number, home
+from .engine.core import meant, shown
 from .engine.files import TORN_ARRAY, atomic_path, read_array, read_json, save_json
-from .engine.files import weights_hash
+from .engine.files import load_facts, weights_hash
 from .engine.machine import mixed_precision, progress
-from .scale_ar import FlexVAR, cast_models, fit_scales, group_size, replay_for, sample
+from .scale_ar import FlexVAR, cast_models, each_scale, fit_scales, group_size
+from .scale_ar import replay_for, sample
 from .tokenizer import FlexVAE
 
 # %% auto #0
-__all__ = ['GROWTH', 'schedule', 'token_mask', 'known_tokens', 'edit', 'on_canvas', 'widen', 'refine', 'class_map', 'read_edit',
-           'ShardSet', 'sample_shards', 'pack_npz']
+__all__ = ['GROWTH', 'LARGEST_PICTURE', 'schedule', 'token_mask', 'known_tokens', 'edit', 'on_canvas', 'widen', 'refine',
+           'class_map', 'read_edit', 'class_labels', 'class_names', 'wanted_setting', 'wanted_schedule', 'wanted_edit',
+           'wanted_classes', 'classes_told', 'draw_wanted', 'ShardSet', 'sample_shards', 'pack_npz']
 
 # %% ../nbs/11b_sampling.ipynb #e987968e
 GROWTH = 1.5  # beyond the trained side, a side is at most so many times the one before
@@ -239,6 +244,159 @@ def read_edit(
     if not redraw.any():
         raise SarError(f"the mask {shown(mask)} has no white: white is what is drawn anew")
     return fit(image)[None], redraw[None]
+
+# %% ../nbs/11b_sampling.ipynb #90d00006
+def class_labels(
+    classes: str,  # 'name,name' or '0,5'
+    names: list,  # Names of all classes, in order
+    whose: str = "",  # What has these classes, for the message
+) -> list:  # Indices
+    "Indices of classes given by name, or by number where no class has that name."
+
+    parts = [c for c in classes.split(",") if c.strip()]
+    if not parts:
+        raise SarError(f"--classes names no class: expected some of {', '.join(names)}")
+
+    def find(text):
+        text = text.strip()
+        for known, wanted in ((names, text), ([n.lower() for n in names], text.lower())):
+            if wanted in known:
+                return known.index(wanted)
+        if re.fullmatch("[0-9]{1,9}", text) and int(text) < len(names):
+            return int(text)
+        some = ", ".join(names[:40]) + ", ..." * (len(names) > 40)
+        raise SarError(
+            f"unknown class {text!r}{whose and f' of {whose}'}:"
+            f" {meant(text, names) or f'expected a number below {len(names)} or one of {some}'}"
+        )
+
+    return [find(c) for c in parts]
+
+
+def class_names(
+    count: int,  # Classes of the model
+    weights=None,  # Its file, whose header may name them
+) -> list:
+    "Names from the weights' header, or of emoji64 where the count fits, or else numbers."
+    path = home() / "data" / "emoji64.parquet"
+    names = load_facts(weights).get("classes") if weights else None
+    if isinstance(names, list) and len(names) == count and all(type(n) is str for n in names):
+        return names
+    if count != 27 or not path.exists():
+        return [str(i) for i in range(count)]
+    import pyarrow.parquet as pq
+
+    return json.loads(pq.read_schema(path).metadata[b"classes"])
+
+# %% ../nbs/11b_sampling.ipynb #90d0000b
+def wanted_setting(
+    name: str,  # 'guidance', 'top_k' or 'top_p'
+    text: Optional[str],  # As typed: '2', or '0,1,2'; None = not given
+    usual,  # The size's own
+    n: int,  # Scales
+):  # A number, or a list of n
+    "What is typed for a setting that may differ from scale to scale."
+    def read(part):
+        try:
+            part = NUMBERS[name].kind(part)
+        except ValueError:
+            pass
+        return check_number(name, part, NUMBERS[name])
+
+    if text is None:
+        return usual
+    values = [read(part) for part in text.split(",")]
+    return each_scale(name, values, n) if len(values) > 1 else values[0]
+
+
+def wanted_schedule(
+    spec,  # A `Size`
+    steps: Optional[int],  # As typed
+    scales: Optional[str],  # As typed
+    pixels: Optional[int],  # As typed
+) -> tuple:
+    "The schedule that --steps, --scales and --pixels ask for."
+    if scales is None:
+        factor = spec.tokenizer.factor
+        if pixels is not None and (pixels < 1 or pixels % factor):
+            raise SarError(
+                f"--pixels {pixels}: expected a multiple of {factor}, the side of a token"
+            )
+        last = None if pixels is None else pixels // factor
+        return schedule(spec.model, steps, last)
+    if steps is not None or pixels is not None:
+        raise SarError(
+            "--scales names the whole schedule: leave --steps and --pixels out, or --scales"
+        )
+    try:
+        sides = [int(p) for p in scales.split(",")]
+    except ValueError:
+        own = ",".join(map(str, spec.model.scales))
+        raise SarError(
+            f"--scales {scales!r}: expected whole numbers with commas between, as in {own}"
+        ) from None
+    return fit_scales(sides, spec.model)
+
+# %% ../nbs/11b_sampling.ipynb #90d0000c
+LARGEST_PICTURE = 10_000  # images in one grid
+
+
+def wanted_edit(
+    spec,  # A `Size`
+    scales: tuple,  # The schedule
+    picture: Optional[Path],  # --edit
+    mask: Optional[Path],  # --mask
+    from_scale: Optional[int],  # --from-scale
+):  # None, or a picture, where it is to be redrawn, and the first scale that is drawn
+    "What --edit, --mask and --from-scale ask for."
+    if picture is None:
+        for name, given in (("--mask", mask), ("--from-scale", from_scale)):
+            if given is not None:
+                raise SarError(f"{name} needs --edit PICTURE, the picture that it is about")
+        return None
+    if mask is None and from_scale is None:
+        raise SarError(
+            "--edit needs --mask PICTURE (what is white is drawn anew), --from-scale K (maps from"
+            " K on are drawn), or both"
+        )
+    first = 1 if from_scale is None else from_scale
+    first = check_number("--from-scale", first, Number(int, 1, len(scales)))
+    image, redraw = read_edit(picture, mask, scales[-1] * spec.tokenizer.factor)
+    return image, redraw | (mask is None), first - 1
+
+
+def wanted_classes(
+    classes: Optional[str],  # As typed
+    count: int,  # Classes of the model
+    weights: Path,  # Its file
+    n: int,  # Pictures of each
+    size: str,  # Name of the model's size, for a message
+) -> list:  # Indices
+    "Classes to draw, the first eight where none is named."
+    names, labels = class_names(count, weights), list(range(min(8, count)))
+    if classes is not None:
+        labels = class_labels(classes, names, f"size {size}")
+    if n * len(labels) > LARGEST_PICTURE:
+        raise SarError(
+            f"{n:,} images of {len(labels)} classes do not fit into one picture: expected at most"
+            f" {LARGEST_PICTURE // len(labels):,} of each"
+        )
+    return labels
+
+
+def classes_told(weights):  # class count in the header of weights, before they are read; or None
+    config = load_facts(weights).get("config")
+    count = config.get("num_classes") if isinstance(config, dict) else None
+    return count if type(count) is int and 0 < count <= 100_000 else None
+
+
+def draw_wanted(model, vae, labels, n, given, how):  # n pictures of each class, or changes of one
+    y = torch.tensor(labels).repeat_interleave(n)
+    if given is None:
+        return sample(model, vae, y, **how)
+    image, redraw, start = given
+    both = (t.expand(len(y), *t.shape[1:]) for t in (image, redraw))
+    return edit(model, vae, *both, y, start=start, **how)
 
 # %% ../nbs/11b_sampling.ipynb #2a9e8f22
 # A shard ends with 16 bytes that numpy does not read: 12 say of which samples it is, 4 sum it up

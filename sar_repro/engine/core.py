@@ -14,10 +14,10 @@ from pathlib import Path
 from unicodedata import category
 
 # %% auto #0
-__all__ = ['ROOT', 'WORK', 'BASES', 'NUMBERS', 'SIZES', 'VARIANTS', 'SarError', 'check_choice', 'plain', 'SarWarning', 'in_short',
-           'check_text', 'Number', 'check_number', 'setting', 'checked', 'stored', 'home', 'work', 'is_test', 'shown',
-           'TokenizerConfig', 'ModelConfig', 'TrainConfig', 'check_numbers', 'Size', 'get_size', 'sizes_of',
-           'with_base', 'index_uniform', 'order_rng']
+__all__ = ['ROOT', 'WORK', 'BASES', 'NUMBERS', 'SIZES', 'VARIANTS', 'SarError', 'meant', 'check_choice', 'plain', 'SarWarning',
+           'in_short', 'check_text', 'Number', 'check_number', 'setting', 'checked', 'stored', 'home', 'work',
+           'is_test', 'shown', 'TokenizerConfig', 'ModelConfig', 'TrainConfig', 'check_numbers', 'Size', 'get_size',
+           'sizes_of', 'with_base', 'index_uniform', 'order_rng']
 
 # %% ../../nbs/00_core.ipynb #8bd22d40
 class SarError(Exception):
@@ -25,6 +25,18 @@ class SarError(Exception):
 
     def __init__(self, message):
         super().__init__(plain(message))
+
+
+def meant(
+    text: str,  # As typed
+    known: list,  # What there is
+) -> str:
+    "A question to go into a message, or nothing."
+    lower = {k.lower(): k for k in reversed(known)}
+    text = text[:60].lower()
+    same = [text] if text in lower else [k for k in lower if len(text) > 2 and text in k][:3]
+    near = same or get_close_matches(text, lower, 3)
+    return f"did you mean {' or '.join(lower[n] for n in near)}?" if near else ""
 
 
 def check_choice(
@@ -36,10 +48,9 @@ def check_choice(
     if any(type(value) is type(c) and value == c for c in choices):
         return value
     known = list(map(str, choices))
-    near = get_close_matches(value[:60], known) if isinstance(value, str) else []
-    meant = f"; did you mean {' or '.join(near)}?" if near else ""
-    said = f"unknown {what} {in_short(value)}: expected one of {', '.join(known)}{meant}"
-    raise SarError(said)
+    near = meant(value, known) if isinstance(value, str) else ""
+    said = f"unknown {what} {in_short(value)}: expected one of {', '.join(known)}"
+    raise SarError(f"{said}; {near}" if near else said)
 
 # %% ../../nbs/00_core.ipynb #d2a0220d
 def plain(text) -> str:  # Anything that may hold words of others: names of files, headers

@@ -19,21 +19,18 @@ import warnings
 from pathlib import Path
 from typing import Annotated, Optional
 from ..engine.core import SarError, check_choice, check_numbers, get_size, home, plain
-from ..engine.core import shown, work
+from ..engine.core import meant, shown, work
 from sar_repro.jobs.notebooks import (
     all_notebooks,
     check_name,
     described,
     execute_in_place,
     find_notebook,
-    meant,
     near,
     ranks,
     run_all,
     run_one,
 )
-from .wanted import by_scale, classes_told, drawn, wanted_classes, wanted_edit
-from .wanted import wanted_schedule
 
 # %% ../../nbs/90_cli.ipynb #c8bd3815
 def join_pairs(
@@ -373,6 +370,8 @@ def sample(
     from sar_repro.engine.files import check_output, check_replace, weights_path
     from sar_repro.models import load_models
     from sar_repro.engine.plots import picture_format, save_grid
+    from sar_repro.sampling import classes_told, draw_wanted, wanted_classes, wanted_edit
+    from sar_repro.sampling import wanted_schedule, wanted_setting
 
     check_output(out)
     picture_format(out)
@@ -381,14 +380,14 @@ def sample(
     sides = wanted_schedule(spec, steps, scales, pixels)
     how = dict(scales=sides, seed=seed)
     for name, text in (("guidance", guidance), ("top_k", top_k), ("top_p", top_p)):
-        how[name] = by_scale(name, text, getattr(spec, name), len(sides))
+        how[name] = wanted_setting(name, text, getattr(spec, name), len(sides))
     given = wanted_edit(spec, sides, edit, mask, from_scale)
     weights = checkpoint or weights_path(spec.name, "model")
     if count := classes_told(weights):
         wanted_classes(classes, count, weights, n, spec.name)
     model, vae = load_models(spec.name, checkpoint, tokenizer)
     labels = wanted_classes(classes, model.cfg.num_classes, weights, n, spec.name)
-    images = drawn(model, vae, labels, n, given, how)
+    images = draw_wanted(model, vae, labels, n, given, how)
     save_grid(out, images, n)
     typer.echo(f"{len(images)} images of {len(labels)} classes: {near(out)}")
 

@@ -17,30 +17,17 @@ import typer
 import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from unittest.mock import patch
-from ..engine.core import SarError, check_choice, get_size, home, work
+from ..engine.core import SarError, check_choice, get_size, home, meant, work
 
 # %% auto #0
-__all__ = ['LOST', 'QUIET', 'PAGE', 'NOTEBOOKS_TABLE', 'meant', 'all_notebooks', 'find_notebook', 'Parameter', 'cells_of',
+__all__ = ['LOST', 'QUIET', 'PAGE', 'NOTEBOOKS_TABLE', 'all_notebooks', 'find_notebook', 'Parameter', 'cells_of',
            'read_parameters', 'described', 'parse_value', 'check_parameters', 'check_name', 'output_path', 'made',
            'near', 'ranks', 'execute_copy', 'from_here', 'run_one', 'pipeline', 'stamp', 'time_left', 'run_all',
            'as_html', 'foldcells_of', 'write_page', 'shrink_pictures', 'execute_in_place']
 
 # %% ../../nbs/90a_notebooks.ipynb #90a00006
-def meant(
-    text: str,  # As typed
-    known: list,  # What there is
-) -> str:
-    "A question to go into a message, or nothing."
-    lower = {k.lower(): k for k in reversed(known)}
-    text = text[:60].lower()
-    same = [text] if text in lower else [k for k in lower if len(text) > 2 and text in k][:3]
-    near = same or get_close_matches(text, lower, 3)
-    return f"did you mean {' or '.join(lower[n] for n in near)}?" if near else ""
-
-
 def all_notebooks() -> list:  # Paths, in reading order
     "The notebooks of the checkout."
     found = sorted((home() / "nbs").glob("[!_.]*.ipynb"))
