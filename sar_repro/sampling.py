@@ -245,7 +245,7 @@ def read_edit(
         raise SarError(f"the mask {shown(mask)} has no white: white is what is drawn anew")
     return fit(image)[None], redraw[None]
 
-# %% ../nbs/11b_sampling.ipynb #90d00006
+
 def class_labels(
     classes: str,  # 'name,name' or '0,5'
     names: list,  # Names of all classes, in order
@@ -288,7 +288,7 @@ def class_names(
 
     return json.loads(pq.read_schema(path).metadata[b"classes"])
 
-# %% ../nbs/11b_sampling.ipynb #90d0000b
+
 def wanted_setting(
     name: str,  # 'guidance', 'top_k' or 'top_p'
     text: Optional[str],  # As typed: '2', or '0,1,2'; None = not given
@@ -337,7 +337,7 @@ def wanted_schedule(
         ) from None
     return fit_scales(sides, spec.model)
 
-# %% ../nbs/11b_sampling.ipynb #90d0000c
+
 LARGEST_PICTURE = 10_000  # images in one grid
 
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from unicodedata import category
 
 # %% auto #0
-__all__ = ['ROOT', 'WORK', 'BASES', 'NUMBERS', 'SIZES', 'VARIANTS', 'SarError', 'meant', 'check_choice', 'plain', 'SarWarning',
-           'in_short', 'check_text', 'Number', 'check_number', 'setting', 'checked', 'stored', 'home', 'work',
-           'is_test', 'shown', 'TokenizerConfig', 'ModelConfig', 'TrainConfig', 'check_numbers', 'Size', 'get_size',
-           'sizes_of', 'with_base', 'index_uniform', 'order_rng']
+__all__ = ['ROOT', 'WORK', 'BASES', 'NUMBERS', 'SIZES', 'VARIANTS', 'SarError', 'check_choice', 'plain', 'SarWarning', 'in_short',
+           'check_text', 'Number', 'check_number', 'meant', 'setting', 'checked', 'stored', 'home', 'work', 'is_test',
+           'shown', 'TokenizerConfig', 'ModelConfig', 'TrainConfig', 'check_numbers', 'Size', 'get_size', 'sizes_of',
+           'with_base', 'index_uniform', 'order_rng']
 
 # %% ../../nbs/00_core.ipynb #8bd22d40
 class SarError(Exception):
@@ -25,18 +25,6 @@ class SarError(Exception):
 
     def __init__(self, message):
         super().__init__(plain(message))
-
-
-def meant(
-    text: str,  # As typed
-    known: list,  # What there is
-) -> str:
-    "A question to go into a message, or nothing."
-    lower = {k.lower(): k for k in reversed(known)}
-    text = text[:60].lower()
-    same = [text] if text in lower else [k for k in lower if len(text) > 2 and text in k][:3]
-    near = same or get_close_matches(text, lower, 3)
-    return f"did you mean {' or '.join(lower[n] for n in near)}?" if near else ""
 
 
 def check_choice(
@@ -128,6 +116,18 @@ def check_number(
         return rule.read(value)
     except (ValueError, TypeError, OverflowError):
         raise SarError(f"{what} is {in_short(value)}: expected {rule}") from None
+
+
+def meant(
+    text: str,  # As typed
+    known: list,  # What there is
+) -> str:
+    "A question to go into a message, or nothing."
+    lower = {k.lower(): k for k in reversed(known)}
+    text = text[:60].lower()
+    same = [text] if text in lower else [k for k in lower if len(text) > 2 and text in k][:3]
+    near = same or get_close_matches(text, lower, 3)
+    return f"did you mean {' or '.join(lower[n] for n in near)}?" if near else ""
 
 # %% ../../nbs/00_core.ipynb #c22a1bb5
 def setting(
