@@ -144,10 +144,6 @@ def put(words, **options): # values after their names, in place of those that st
 
 def bare(place, words): run_sar(place, [*[w for w in words[1:] if w != '--reference'], '--help']) # a name in a sentence: there is such a command
 
-def options(place, words): # named, without their values
-    told = small(place, (words[1], '--help')).stdout
-    assert all(w in told for w in words[2:]), words
-
 def as_it_is(place, words): run_sar(place, words[1:])
 def offline(place, words): run_sar(place, words[1:], offline=True)                    # needs a network or weights: a sentence
 def sample(place, words): run_sar(place, put(words[1:], n='1') if '--classes' in words else put(words[1:], n='1', classes='0'))
@@ -216,7 +212,6 @@ def script(place, words): # of tools/; `test_gpu` runs what can be run
 
 ROWS = [
     (r'sar (run|sample|new|execute|fetch|--help|--version|\{.*\}|run \{.*\}|evaluate --reference)', bare),
-    (r'sar sample --steps --scales --pixels .*', options),
     (r'sar evaluate', evaluate), (r'sar diagnose', diagnose), (r'sar bench', bench), (r'sar parity', parity),
     (r'sar run --all.*', everything),
     (r'sar run \S+ --help', as_it_is),

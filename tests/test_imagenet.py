@@ -1,5 +1,5 @@
 "The ImageNet path on a made-up tree of many classes with broken files: cache, training, shards; killed three times, equal to an undisturbed run."
-import hashlib, json, os, subprocess, sys, textwrap
+import hashlib, json, os, shutil, subprocess, sys, textwrap
 
 import numpy as np
 import pytest
@@ -46,11 +46,12 @@ SCRIPT = textwrap.dedent('''
         assert not over, 'the run ended before it could be killed: the test shows nothing'
         os.kill(pid, signal.SIGKILL); os.waitpid(pid, 0)
 
+    sys.modules['sar_repro.data'].PART = 32 # pictures of a part of the cache
     out = Path(sys.argv[2])
     finish(out/'whole')
     killed = out/'killed'
-    kill_when(lambda: any((killed/'cache').glob('latents-*.json')), killed)
-    assert not any((killed/'cache').glob('*.npy'))
+    kill_when(lambda: any((killed/'cache').glob('latents-*-000000000.npy')), killed)
+    assert not any((killed/'cache').glob('latents-*.sum')) # its parts are not joined yet
     kill_when(lambda: any((killed/'run').glob('state-*.pt')), killed)
     kill_when((killed/'samples/shard-00001.npy').exists, killed)
     finish(killed)
@@ -121,6 +122,8 @@ def test_the_paper_run_measures_the_start_once_and_fills_the_table(tmp_path):
         for c in range(2):
             folder = tmp_path/f'data/imagenet/{split}/n{c:08}'; folder.mkdir(parents=True)
             for i in range(count): Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)).resize((45, 40)).save(folder/f'{i}.JPEG')
+    (tmp_path/'results').mkdir()
+    shutil.copy(ROOT/'results/quoted.csv', tmp_path/'results')
     done = subprocess.run([sys.executable, '-c', PAPER, str(ROOT/'nbs/07_train.ipynb')], capture_output=True, text=True, timeout=500, env=dict(os.environ, SAR_HOME=str(tmp_path), PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1'))
     assert done.returncode == 0, done.stderr[-2000:]
     said, control, _ = done.stdout.split('=' * 9)

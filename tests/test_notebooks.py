@@ -46,5 +46,5 @@ def test_every_numbered_notebook_is_there():
     "A module without its notebook, or a notebook without its module, was renamed by halves."
     exported = {m[1].replace('.', '/') + '.py' for p in NOTEBOOKS for m in [re.search(r'default_exp (\S+?)(?:\\n)?"', p.read_text(encoding='utf-8'))] if m}
     root = ROOT/'sar_repro'
-    modules = {str(p.relative_to(root)) for p in root.rglob('*.py') if p.stem not in ('__init__', '_modidx')}
+    modules = {str(p.relative_to(root)) for p in root.rglob('*.py') if p.stem != '_modidx' and p.stat().st_size}
     assert exported == modules
