@@ -13,15 +13,15 @@ import torch
 import warnings
 import zlib
 from PIL import Image
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from .engine.core import ROOT, SarError, check_choice, order_rng, plain, shown
 from .engine.files import TORN_ARRAY, atomic_path, locked, read_array, read_json, save_json
 from .engine.machine import progress
 from sar_repro.engine.sources import (
     _place,
-    _reason,
     emoji_table,
     load_cifar10,
     load_fashion16,
@@ -34,7 +34,7 @@ from sar_repro.engine.sources import (
 
 # %% auto #0
 __all__ = ['IN_MEMORY', 'READ_WHOLE', 'LOADERS', 'PART', 'CHECKED', 'to_float', 'to_uint8', 'resize_square', 'eval_transform',
-           'ImageSet', 'load_emoji64', 'spread_ids', 'load_dataset', 'encode_block', 'picture_blocks', 'latent_cache']
+           'ImageSet', 'load_emoji64', 'spread_ids', 'load_dataset', 'latent_cache']
 
 # %% ../nbs/01_data.ipynb #94dd541a
 def to_float(
@@ -195,31 +195,13 @@ def _hash_files(h, base, files):
         ) from e
 
 # %% ../nbs/01_data.ipynb #e035349f
-def _packed_pictures(packed):  # PNG files in a table -> uint8 (H, W, 3), all of one small size
-    restore = "restore it with: git checkout data/emoji64.parquet"
-    if not len(packed):
-        raise SarError(f"emoji64.parquet holds no pictures; {restore}")
-    size = None
-    for file in packed:
-        try:
-            with Image.open(io.BytesIO(file)) as image:
-                size = size or image.size
-                if image.size != size or max(size) > 1024:  # told before it is decoded
-                    raise ValueError(f"{image.size[0]}x{image.size[1]} beside {size[0]}x{size[1]}")
-                yield np.asarray(image.convert("RGB"))
-        except (OSError, ValueError, TypeError, Image.DecompressionBombError) as e:
-            raise SarError(
-                f"emoji64.parquet holds a picture that cannot be read ({_reason(e)}); {restore}"
-            ) from e
-
-
 def load_emoji64(
     root,  # Folder of emoji64.parquet; None = the repository's data/
     split: str,  # 'train' or 'test'
 ) -> dict:  # Arguments of `ImageSet`
     "Decode the embedded emoji."
     rows = emoji_table(root, ["image", "label", "split"], split)
-    pixels = np.stack(list(_packed_pictures(rows.image)))
+    pixels = np.stack([np.asarray(Image.open(io.BytesIO(f)).convert("RGB")) for f in rows.image])
     return dict(
         classes=rows.attrs["classes"],
         labels=rows.label.to_numpy().copy(),
@@ -288,65 +270,23 @@ def load_dataset(
     return ImageSet(name, split, size, **_spread(parts, limit), transform=transform)
 
 # %% ../nbs/01_data.ipynb #9a130e42
-def encode_block(
-    dataset: ImageSet,  # Pictures
-    index: range,  # Which of them
-    encode,  # float32 images -> latents
-    flips: bool,  # Also mirrored?
-    pictures: torch.Tensor = None,  # uint8 (B, 3, H, W), if they have been read
-) -> np.ndarray:  # float16 (B, 2 or 1, C, h, w)
-    "Latents of a few pictures and of their mirror images."
-    pictures = dataset.batch(index) if pictures is None else pictures
+def _encode_block(dataset, span, encode, pictures):  # float16 (B, 2, C, h, w): both sides
     x = to_float(pictures.to(getattr(encode, "device", "cpu"), non_blocking=True))
     with torch.no_grad():
-        latents = torch.stack(
-            [encode(v).float().cpu() for v in ([x, x.flip(-1)] if flips else [x])], 1
-        )
-    if not latents.half().isfinite().all():
+        latents = torch.stack([encode(v).float().cpu() for v in (x, x.flip(-1))], 1).half()
+    if not latents.isfinite().all():
         raise SarError(
-            f"{dataset.name}: latents of pictures {index.start} to {index.stop - 1} are not finite"
+            f"{dataset.name}: latents of pictures {span.start} to {span.stop - 1} are not finite"
             " in 16 bits; check the tokenizer"
         )
-    return latents.half().numpy()
-
-
-class _Blocks(Dataset):
-    def __init__(self, dataset, spans):
-        self.dataset, self.spans = dataset, spans
-
-    def __len__(self):
-        return len(self.spans)
-
-    def __getitem__(self, k):
-        try:
-            return self.dataset.batch(self.spans[k])
-        except SarError as e:  # raised by whoever asked, without the traces of a worker
-            return e
-
-
-def picture_blocks(
-    dataset: ImageSet,  # Pictures
-    spans: list,  # Ranges of them
-    workers: int = None,  # Processes that read; None = for some hundred files and more, one a core
-):  # Yields (range, uint8 (B, 3, H, W)) in their order
-    "Read blocks of pictures ahead."
-    if workers is None:
-        few = torch.is_tensor(dataset.source) or sum(map(len, spans)) < 512
-        mates = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # other processes that do the same
-        workers = 0 if few else max(1, min(8, (os.cpu_count() or 1) // mates))
-    pin = bool(workers) and torch.cuda.is_available()
-    how = dict(num_workers=workers, pin_memory=pin, prefetch_factor=2 if workers else None)
-    for span, block in zip(spans, DataLoader(_Blocks(dataset, spans), batch_size=None, **how)):
-        if isinstance(block, SarError):
-            raise block
-        yield span, block
+    return latents.numpy()
 
 # %% ../nbs/01_data.ipynb #2b6fc411
 PART = 2_000  # pictures that are encoded again after a kill, at most
 CHECKED = 2**31  # bytes: larger caches are not read through every time they are opened
 
 
-def _fill_cache(path, dataset, encode, flips, batch_size):
+def _fill_cache(path, dataset, encode, batch_size):
     n = len(dataset)
     starts = range(0, n, PART)
     parts = {path.with_name(f"{path.stem}-{i:09}.npy"): range(i, min(i + PART, n)) for i in starts}
@@ -356,17 +296,20 @@ def _fill_cache(path, dataset, encode, flips, batch_size):
         for part in order[first:] + order[:first]:
             with locked(path.parent, f".{part.stem}.lock"):
                 if not part.is_file() and not path.is_file():  # nor has another process joined them
-                    _write_part(part, parts[part], dataset, encode, flips, batch_size)
+                    _write_part(part, parts[part], dataset, encode, batch_size)
             bar.update(len(parts[part]))
     with locked(path.parent, f".{path.stem}.lock"):
         if not path.is_file():
             _join(path, parts, n)
 
 
-def _write_part(part, rows, dataset, encode, flips, batch_size):
+def _write_part(part, rows, dataset, encode, batch_size):
     starts = range(rows.start, rows.stop, batch_size)
-    blocks = picture_blocks(dataset, [range(i, min(i + batch_size, rows.stop)) for i in starts])
-    latents = [encode_block(dataset, span, encode, flips, found) for span, found in blocks]
+    spans = [range(i, min(i + batch_size, rows.stop)) for i in starts]
+    mates = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # other processes that do the same
+    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // mates)) as readers:
+        blocks = zip(spans, readers.map(dataset.batch, spans))
+        latents = [_encode_block(dataset, span, encode, found) for span, found in blocks]
     with atomic_path(part) as tmp, open(tmp, "wb") as f:
         np.save(f, np.concatenate(latents))
 
@@ -387,26 +330,25 @@ def latent_cache(
     encode,  # float32 images (B, 3, H, W) in [-1, 1] -> latents (B, C, h, w)
     key: str,  # What identifies `encode`, e.g. a hash of the tokenizer's weights
     root,  # Folder for the cache
-    flips: bool = True,  # Also of the mirrored pictures?
     batch_size: int = 64,  # Pictures a block
-) -> np.memmap:  # float16 (N, 2 or 1, C, h, w), read-only
+) -> np.memmap:  # float16 (N, 2, C, h, w), read-only: a picture, its mirror image
     "Latents of a whole set, computed once; a run that was killed goes on with the part it was at."
     if dataset.transform:
         raise SarError(
             f"{dataset.name} is drawn anew on every access: load it without transform to cache its"
             " latents"
         )
-    facts = [str(key), dataset.fingerprint, bool(flips)]
+    facts = [str(key), dataset.fingerprint, True]
     name = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
     path = Path(root) / f"latents-{name}.npy"
     if not path.is_file():
-        _fill_cache(path, dataset, encode, flips, batch_size)
-    found, fault = _open_cache(path, (len(dataset), 1 + flips))
+        _fill_cache(path, dataset, encode, batch_size)
+    found, fault = _open_cache(path, (len(dataset), 2))
     if fault:  # torn or foreign: set aside, and made again
         warnings.warn(f"{_place(path)} {fault}: set aside, computed again", stacklevel=2)
         path.replace(path.with_suffix(".skipped"))
-        _fill_cache(path, dataset, encode, flips, batch_size)
-        found, fault = _open_cache(path, (len(dataset), 1 + flips))
+        _fill_cache(path, dataset, encode, batch_size)
+        found, fault = _open_cache(path, (len(dataset), 2))
     for old in (*path.parent.glob(f"{path.stem}-*"), *path.parent.glob(f".{path.stem}-*")):
         old.unlink(missing_ok=True)  # parts that it was put together from
     return found

@@ -192,12 +192,8 @@ def image_features(
     both = shared_rows(len(images), batch_size, rows, team)
     if not logits:
         return both
-    return both.split([width := _width(net, get), both.shape[1] - width], 1)
-
-
-@torch.no_grad()
-def _width(net, get):  # number of features
-    return net(get(torch.zeros(1, dtype=torch.long)).to(next(net.parameters()).device))[0].shape[1]
+    width = net(get(torch.zeros(1, dtype=torch.long)).to(device))[0].shape[1]
+    return both.split([width, both.shape[1] - width], 1)
 
 # %% ../nbs/08_evaluate.ipynb #cd14bdcc
 REFERENCES = ("training", "training, reconstructed", "held-out")

@@ -22,14 +22,14 @@ from sar_repro.engine.core import (
 )
 from .engine.files import PUBLISHED, load_weights, read_weights, shape_of, weights_path
 from .engine.machine import default_device, upload
-from .tokenizer import Batch, Codebook, FlexVAE, STREAMS, TokenData
+from .tokenizer import Batch, FlexVAE, STREAMS, TokenData
 from .tokenizer import cached_latents, encoder, encoder_batch
 from .scale_ar import FlexVAR, sample
 
 # %% auto #0
-__all__ = ['TOLD', 'of_base', 'make_model', 'make_tokenizer', 'make_book', 'tokenizer_config', 'load_tokenizer', 'model_meta',
-           'model_config', 'find_size', 'load_model', 'find_tokenizer', 'load_models', 'start_models', 'ImageModel',
-           'load', 'seeded', 'name_seeded', 'seeded_crop', 'LatentData']
+__all__ = ['TOLD', 'of_base', 'make_model', 'make_tokenizer', 'tokenizer_config', 'load_tokenizer', 'model_meta', 'model_config',
+           'find_size', 'load_model', 'find_tokenizer', 'load_models', 'start_models', 'ImageModel', 'load', 'seeded',
+           'name_seeded', 'seeded_crop', 'LatentData']
 
 # %% ../nbs/84a_models.ipynb #a479ac37
 def of_base(
@@ -52,15 +52,6 @@ def make_tokenizer(cfg: TokenizerConfig) -> FlexVAE:  # Sizes
     from sar_repro.var import VarVAE
 
     return VarVAE(cfg)
-
-
-def make_book(cfg: TokenizerConfig) -> Codebook:  # Sizes
-    "The codebook of such a tokenizer, of random codes."
-    if cfg.kind == "flexvae":
-        return Codebook(cfg.vocab_size, cfg.latent_channels)
-    from sar_repro.var import ResidualCodebook
-
-    return ResidualCodebook(cfg)
 
 # %% ../nbs/84a_models.ipynb #8cc8f175
 def tokenizer_config(

@@ -17,7 +17,7 @@ import warnings
 import zipfile
 import zlib
 from argparse import Namespace
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from filelock import FileLock, Timeout
 from pathlib import Path
@@ -38,16 +38,12 @@ __all__ = ['KINDS', 'TEMPORARY', 'NO_LOCKS', 'TORN_ARRAY', 'NESTS', 'PUBLISHED',
 # %% ../../nbs/81a_files.ipynb #70cca755
 # the new name, too, is on disk only when its folder is; not every system can do it
 def _sync_folder(folder):
-    try:
+    with suppress(OSError):
         fd = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(fd)
-    except OSError:
-        pass
-    finally:
-        os.close(fd)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
 # %% ../../nbs/81a_files.ipynb #1745decb
 def check_output(
@@ -450,11 +446,6 @@ def read_weights(
     return tensors, {}
 
 # %% ../../nbs/81a_files.ipynb #eed2e059
-def _plain_floats(t):  # weights that a model can compute with as they are
-    known = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-    return t.layout == torch.strided and t.dtype in known
-
-
 def load_weights(
     model: torch.nn.Module,  # Model to fill
     tensors: dict,  # Name -> tensor
@@ -476,13 +467,6 @@ def load_weights(
         raise SarError(
             f'{what}: {len(missing)} tensors missing ({", ".join(sorted(missing)[:3])}),'
             f' {len(extra)} unknown ({", ".join(sorted(extra)[:3])}); {cause}'
-        )
-    odd = [k for k in own if own[k].is_floating_point() and not _plain_floats(tensors[k])]
-    if odd:
-        kind = f"{tensors[odd[0]].dtype}, {tensors[odd[0]].layout}".replace("torch.", "")
-        raise SarError(
-            f"{what}: {odd[0]} is {kind}: expected dense weights in 16, 32 or 64 bits of floating"
-            " point"
         )
     bad = [k for k in own if tensors[k].is_floating_point() and not tensors[k].isfinite().all()]
     if bad:

@@ -18,7 +18,7 @@ import zlib
 from PIL import Image, UnidentifiedImageError
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from functools import lru_cache
 from http.client import HTTPException
 from pathlib import Path
@@ -416,19 +416,14 @@ def fetch(
     download,  # Called without arguments; downloads
     what: str,  # Name of the data set
     hint: str,  # What to do without a network
-    # Folders that the download makes, outer ones first; empty ones do not stay behind
-    folders: list = (),
     seconds: float = 10,  # Longest wait for an answer
 ):
     "Run a download that fails soon and says what to do instead."
-    before, new = socket.getdefaulttimeout(), [d for d in folders if not d.exists()]
+    before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:
         return download()
     except (OSError, RuntimeError, HTTPException) as e:
-        for d in reversed(new):
-            with suppress(OSError):
-                d.rmdir()
         reason = next(iter(str(e).strip().splitlines()[::-1]), type(e).__name__)
         raise SarError(f"{what} is not here and cannot be downloaded ({reason}); {hint}") from e
     finally:
@@ -471,7 +466,6 @@ def load_fashion_mnist(
             "fashion_mnist",
             'run "apt-get install dataset-fashion-mnist", or put the four *-ubyte.gz files of'
             f" Fashion-MNIST into {_place(raw)}",
-            [root, raw.parent, raw],
         )
     images, labels = (torch.from_numpy(read_idx(f).copy()) for f in _fashion_files(root, split))
     return dict(
@@ -547,7 +541,6 @@ def load_cifar10(
             "cifar10",
             f"put cifar-10-python.tar.gz from www.cs.toronto.edu/~kriz into {_place(root)} and run"
             " again",
-            [root],
         )
     return dict(
         classes=data.classes,

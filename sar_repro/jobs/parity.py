@@ -177,33 +177,27 @@ def check_tokenizer(
     "FlexVAE: latent, tokens, next-scale inputs, reconstruction."
     config = golden_config(config, tensors)
     vae = name_seeded(FlexVAE(_config(TokenizerConfig, config))).eval().to(device)
-    scales = config["patch_nums"]
-    latent = vae.encode(tensors["image"])
-    tokens = vae.tokenize(latent, scales)
-    made = dict(
-        latent=latent,
-        tokens=tokens,
-        tf_input=next_inputs(vae.quantize, tensors.get("tokens", tokens), scales),
-    )
-    if "recon" in tensors:
-        made["recon"] = _reconstruction(vae, tensors, latent, tokens, scales)
-    return _tokenizer_rows(made, tensors)
+    return _tokenizer_rows(vae, tensors, config["patch_nums"])
 
 # %% ../../nbs/80_parity.ipynb #e77e27c8
-def _tokenizer_rows(made, tensors):
+def _tokenizer_rows(vae, tensors, scales):
+    made = dict(latent=vae.encode(tensors["image"]))
+    latent = tensors.get("latent", made["latent"])
+    made["tokens"] = vae.tokenize(latent, scales)
+    tokens = tensors.get("tokens", made["tokens"])
+    made["tf_input"] = next_inputs(vae.quantize, tokens, scales)
+    if vae.quantize.residual:
+        made["recon"] = vae.picture(tokens, scales)
+    elif "recon" in tensors:
+        made["recon"] = _reconstruction(vae, latent, tensors["recon"].shape[-2:])
     wide = dict.fromkeys(("latent", "recon"), TOLERANCE_TOKENIZER)
     return [_row(k, v, tensors[k], wide.get(k, TOLERANCE)) for k, v in made.items() if k in tensors]
 
 
-# of the whole latent, quantised; where the schedule ends at its side, that is the last scale
-def _reconstruction(vae, tensors, latent, tokens, scales):
-    h, w = (n // vae.cfg.factor for n in tensors["recon"].shape[-2:])
-    if h == w == scales[-1]:
-        codes = tensors.get("tokens", tokens)[:, -h * w :]
-    else:
-        codes = vae.quantize.nearest(
-            F.interpolate(tensors.get("latent", latent), size=(h, w), mode="area").flatten(2).mT
-        )
+def _reconstruction(vae, latent, size):  # of the latent, quantised at the size of the picture
+    h, w = (n // vae.cfg.factor for n in size)
+    pooled = F.interpolate(latent, size=(h, w), mode="area").flatten(2).mT
+    codes = vae.quantize.nearest(pooled)
     return vae.decode_latent(vae.quantize.lookup(codes).mT.unflatten(-1, (h, w)))
 
 # %% ../../nbs/80_parity.ipynb #af5cee62
@@ -269,15 +263,6 @@ def sampled_step(
     )
     yield "csf", cfg.gamma * loss.mean(), by_scale(loss.detach(), batch.scales[-1:])
 
-# %% ../../nbs/80_parity.ipynb #3477e7ec
-def _golden_batch(tensors, config, device):  # model and batch of a loss file
-    model, book = _model(config, device)
-    scales, none = model.cfg.scales, model.cfg.num_classes
-    tokens = _tokens(book, tensors["latent"], scales)
-    return model, Batch(
-        tokens, tensors["label"], torch.arange(len(tokens)), scales, book, none
-    )
-
 # %% ../../nbs/80_parity.ipynb #9c8f6652
 def check_losses(
     tensors: dict,  # Latent and labels
@@ -287,7 +272,10 @@ def check_losses(
 ) -> list:  # Rows
     "One training step: losses and gradient norms."
     config, rows = golden_config(config, tensors), []
-    model, batch = _golden_batch(tensors, config, device)
+    model, book = _model(config, device)
+    scales, labels = model.cfg.scales, tensors["label"]
+    tokens, index = _tokens(book, tensors["latent"], scales), torch.arange(len(labels))
+    batch = Batch(tokens, labels, index, scales, book, model.cfg.num_classes)
     cfg = TrainConfig(
         cond_drop=0.0,
         rollout="argmax",
@@ -329,12 +317,15 @@ def _number_row(name, ours, golden):
     return _row(name, torch.tensor(ours), torch.tensor(float(golden)))
 
 
-def _teacher_rows(model, expected, logits, tokens, counted, config):
-    "The one step that files of other bases have."
-    loss = mean_loss(token_loss(logits, tokens, config.get("label_smoothing", 0.0)), counted)
-    step = [("tf", loss, None)]
-    others = [_missed(f"{k} (not compared)") for k in expected if k != "teacher_forcing"]
-    return _step_rows("teacher_forcing", model, step, expected["teacher_forcing"]) + others
+def _teacher_rows(made, tensors, expected, model, counted, config):
+    "What was made beside what a file of another base has, and the one step that is expected."
+    rows = [_row(k, v.detach(), tensors[k]) for k, v in made.items() if k in tensors]
+    if expected is None:
+        return rows
+    tokens, smoothing = tensors.get("tokens", made["tokens"]), config.get("label_smoothing", 0.0)
+    loss = mean_loss(token_loss(made["tf.logits"], tokens, smoothing), counted)
+    rows += _step_rows("teacher_forcing", model, [("tf", loss, None)], expected["teacher_forcing"])
+    return rows + [_missed(f"{k} (not compared)") for k in expected if k != "teacher_forcing"]
 
 # %% ../../nbs/80_parity.ipynb #426e096a
 def check_hybrid(
@@ -347,27 +338,20 @@ def check_hybrid(
     config = golden_config(config, tensors)
     cfg = _sizes(config, base="hybrid")
     model, book = name_seeded(Hybrid(cfg)).eval().to(device), _book(cfg, device)
-    labels, scales, made = tensors["label"], cfg.scales, {}
-    n = scales[0] ** 2
-    if "latent" in tensors:
-        made["tokens"] = _tokens(book, tensors["latent"], scales)
-    tokens = tensors.get("tokens", made.get("tokens"))
-    if tokens is not None:
-        made["sf.input"] = next_inputs(book, tokens, scales)
-        made["tf.input"] = torch.cat([book.lookup(tokens[:, :n]), made["sf.input"]], 1)
-    inputs, context = (tensors.get(k, made.get(k)) for k in ("tf.input", "sf.input"))
-    if inputs is not None and ("tf.logits" in tensors or "tf.loss_mask" in tensors or expected):
-        masked = _masked(tensors, config, n)
-        logits = model(labels, inputs[:, n:], scales, first=inputs[:, :n], masked=masked)
-        made["tf.logits"] = logits.detach()
-        later = torch.ones(len(labels), cfg.seq_len - n, dtype=torch.bool, device=masked.device)
-        made["tf.loss_mask"] = counted = torch.cat([masked, later], 1)
-    if context is not None:
-        with torch.no_grad():
-            made["sf.logits"] = model(labels, context, scales)
-    rows = [_row(k, v, tensors[k]) for k, v in made.items() if k in tensors]
-    if expected is not None:
-        rows += _teacher_rows(model, expected, logits, tokens, counted, config)
+    labels, scales, n = tensors["label"], cfg.scales, cfg.scales[0] ** 2
+    made = dict(tokens=_tokens(book, tensors["latent"], scales))
+    tokens = tensors.get("tokens", made["tokens"])
+    made["sf.input"] = next_inputs(book, tokens, scales)
+    made["tf.input"] = torch.cat([book.lookup(tokens[:, :n]), made["sf.input"]], 1)
+    inputs, context = (tensors.get(k, made[k]) for k in ("tf.input", "sf.input"))
+    masked = _masked(tensors, config, n)
+    fed = dict(first=inputs[:, :n], masked=masked)
+    made["tf.logits"] = model(labels, inputs[:, n:], scales, **fed)
+    later = torch.ones(len(labels), cfg.seq_len - n, dtype=torch.bool, device=masked.device)
+    made["tf.loss_mask"] = counted = torch.cat([masked, later], 1)
+    with torch.no_grad():
+        made["sf.logits"] = model(labels, context, scales)
+    rows = _teacher_rows(made, tensors, expected, model, counted, config)
     first = dict(orders=tensors.get("orders"), rounds=config.get("steps", 8))
     return rows + _drawn_rows(tensors, model, book, labels, config, **first)
 
@@ -398,20 +382,13 @@ def check_var(
     sizes = dict(vocab_size=cfg.vocab_size, latent_channels=cfg.latent_channels)
     book = _book(cfg, device, ResidualCodebook(TokenizerConfig(**sizes, **_phis(config))))
     model = name_seeded(VAR(cfg), keep=("scale_mul_1H11", "zero_k_bias")).eval().to(device)
-    labels, scales, made = tensors["label"], cfg.scales, {}
-    if "latent" in tensors:
-        made["tokens"] = book.tokenize(tensors["latent"], scales)
-    tokens = tensors.get("tokens", made.get("tokens"))
-    if tokens is not None:
-        made["f_hat"] = torch.stack(book.sums(tokens, scales), 1)
-        made["tf.input"] = next_inputs(book, tokens, scales)
-    inputs = tensors.get("tf.input", made.get("tf.input"))
-    if inputs is not None and ("tf.logits" in tensors or expected):
-        logits = model(labels, inputs, scales)
-        made["tf.logits"] = logits.detach()
-    rows = [_row(k, v, tensors[k]) for k, v in made.items() if k in tensors]
-    if expected is not None:
-        rows += _teacher_rows(model, expected, logits, tokens, None, config)
+    labels, scales = tensors["label"], cfg.scales
+    made = dict(tokens=book.tokenize(tensors["latent"], scales))
+    tokens = tensors.get("tokens", made["tokens"])
+    made["f_hat"] = torch.stack(book.sums(tokens, scales), 1)
+    made["tf.input"] = next_inputs(book, tokens, scales)
+    made["tf.logits"] = model(labels, tensors.get("tf.input", made["tf.input"]), scales)
+    rows = _teacher_rows(made, tensors, expected, model, None, config)
     return rows + _drawn_rows(tensors, model, book, labels, config)
 
 # %% ../../nbs/80_parity.ipynb #12a5f751
@@ -438,16 +415,8 @@ def check_var_vae(
     config = golden_config(config, tensors)
     usual = dict(ch=160, z_channels=config.get("latent_channels", 32), vocab_size=4096)
     cfg = _config(TokenizerConfig, usual | config | _phis(config))
-    vae, scales = published_seeds(VarVAE(cfg)).eval().to(device), config["patch_nums"]
-    made = dict(latent=vae.encode(tensors["image"]))
-    latent = tensors.get("latent", made["latent"])
-    made["tokens"] = vae.tokenize(latent, scales)
-    tokens = tensors.get("tokens", made["tokens"])
-    made["tf_input"] = next_inputs(vae.quantize, tokens, scales)
-    made["f_hat"] = torch.stack(vae.quantize.sums(tokens, scales), 1)
-    if "recon" in tensors:
-        made["recon"] = vae.picture(tokens, scales)
-    return _tokenizer_rows(made, tensors)
+    vae = published_seeds(VarVAE(cfg)).eval().to(device)
+    return _tokenizer_rows(vae, tensors, config["patch_nums"])
 
 # %% ../../nbs/80_parity.ipynb #4acc0c84
 # by the word `kind` in a file's configuration: the check, and what it reads without comparing it

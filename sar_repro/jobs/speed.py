@@ -18,7 +18,7 @@ from ..engine.machine import autocast, default_device, mixed_precision, peak_rss
 from ..engine.machine import run_record
 from ..tokenizer import Batch
 from ..scale_ar import cast_models, group_size, replay_for, sample
-from ..models import make_book, make_model, start_models
+from ..models import make_model, make_tokenizer, start_models
 from ..strategies import get_loss
 from ..train import param_groups
 
@@ -123,7 +123,7 @@ class Stand:
         self.model = make_model(self.cfg).to(self.device).train()
         if compile:
             self.model.compile_blocks()
-        book, shape = make_book(spec.tokenizer), (self.batch, -1)
+        book, shape = make_tokenizer(spec.tokenizer).quantize, (self.batch, -1)
         self.book, n = book.to(self.device).requires_grad_(False), self.batch * self.cfg.seq_len
         self.tokens = torch.randint(self.cfg.vocab_size, (n,), device=self.device).view(shape)
         self.labels = torch.randint(self.cfg.num_classes, (self.batch,), device=self.device)
