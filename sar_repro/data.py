@@ -131,7 +131,13 @@ class ImageSet(Dataset):
     @cached_property
     def fingerprint(self) -> str:
         "Hex sha256 of what the pixels are."
-        return _hash_pixels(self)
+        h = hashlib.sha256(json.dumps([self.size, len(self)]).encode())
+        if torch.is_tensor(self.source):
+            h.update(self.source.contiguous().numpy().data)
+        else:
+            _hash_files(h, self.base, self.source)
+        h.update(self.labels.numpy().data)
+        return h.hexdigest()
 
     def raw(self, i: int) -> torch.Tensor:
         "Picture `i` as it is stored, uint8 (3, H, W)."
@@ -170,16 +176,6 @@ def _checked_labels(name, labels, classes, pictures):  # int64 (N,), or what is 
 
 
 READ_WHOLE = 2**28  # Bytes of files up to which a fingerprint is made of all of them
-
-
-def _hash_pixels(data):
-    h = hashlib.sha256(json.dumps([data.size, len(data)]).encode())
-    if torch.is_tensor(data.source):
-        h.update(data.source.contiguous().numpy().data)
-    else:
-        _hash_files(h, data.base, data.source)
-    h.update(data.labels.numpy().data)
-    return h.hexdigest()
 
 
 def _hash_files(h, base, files):

@@ -10,6 +10,7 @@ import os
 import time
 import torch
 import torch.nn.functional as F
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from torch import nn
@@ -248,28 +249,20 @@ class Reference:
             self.features[split + ", reconstructed"] = self._cached(f"{key} {vae.key}", shown)
 
     def _cached(self, key, images):
+        from accelerate.utils import gather_object
+
         name = hashlib.sha256(f"{key} {self.key} both sides".encode()).hexdigest()[:16]
         path, known = self.cache / f"features-{name}.npy", None
-        if path.is_file():
-            try:
-                known = torch.from_numpy(read_array(path))
-            except TORN_ARRAY:  # compute it again
-                pass
-        if self._all_have(known):
+        with suppress(*TORN_ARRAY):  # none, or torn: computed
+            known = torch.from_numpy(read_array(path))
+        there = [known is not None]
+        if all(gather_object(there) if self.team else there):  # in the cache of every process
             return known
         f = image_features(self.net, images, team=self.team)
         if not self.team or self.team.is_main_process:
-            with atomic_path(path) as tmp:
-                with open(tmp, "wb") as out:
-                    np.save(out, f.numpy())
+            with atomic_path(path) as tmp, open(tmp, "wb") as out:
+                np.save(out, f.numpy())
         return f
-
-    def _all_have(self, known):  # does every process of the team find it in its cache?
-        if not self.team or self.team.num_processes == 1:
-            return known is not None
-        found = [None] * self.team.num_processes
-        torch.distributed.all_gather_object(found, known is not None)
-        return all(found)
 
     def pairs(self, name):  # see `kid_pairs`; once for all sets that are compared
         if name not in self._pairs:

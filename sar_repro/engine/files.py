@@ -180,33 +180,17 @@ def read_json(
     whole = isinstance(found, dict) and all(type(found.get(k)) is t for k, t in kinds.items())
     return found if whole else None
 
-# %% ../../nbs/81a_files.ipynb #bbc6f2d1
-def _alive(pid):  # is a process of this number running?
-    if os.name == "nt":  # where signal 0 is Ctrl-C
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    # somebody else's, or not to be known
-    except (OSError, OverflowError):
-        pass
-    return True
-
 # %% ../../nbs/81a_files.ipynb #2ad0b34e
-TEMPORARY = r"\..+\.(\d+)-[0-9a-f]{8}\.tmp"  # name that `atomic_path` gives
+TEMPORARY = r"\..+\.\d+-[0-9a-f]{8}\.tmp"  # name that `atomic_path` gives
 
 
 def remove_stale(
-    folder,  # Folder that this process alone writes into, and is not writing into now
-) -> list:  # Names of the files that were removed
+    folder,  # Folder that this process holds, see `locked`, and is not writing into now
+):
     "Remove the temporary files that killed writers of `atomic_path` left behind."
-    found = [(p, re.fullmatch(TEMPORARY, p.name)) for p in Path(folder).glob(".*.tmp")]
-    # a container gives a new process its predecessor's number
-    stale = [p for p, m in found if m and (int(m[1]) == os.getpid() or not _alive(int(m[1])))]
-    for p in stale:
-        p.unlink(missing_ok=True)
-    return sorted(p.name for p in stale)
+    for path in Path(folder).glob(".*.tmp"):
+        if re.fullmatch(TEMPORARY, path.name):
+            path.unlink(missing_ok=True)
 
 # %% ../../nbs/81a_files.ipynb #ca65017a
 NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}

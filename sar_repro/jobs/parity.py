@@ -308,13 +308,9 @@ def _step_rows(name, model, parts, want):  # one step: what it gives beside what
     ours |= {f"|grad {k}|": v.item() for k, v in norms.items()}
     golden = {k: v for k, v in want.items() if "loss" in k or k in ours}
     golden |= {f"|grad {k}|": v for k, v in (want.get("grad_norms") or {}).items()}
-    return [_number_row(f"{name}: {k}", ours.get(k), v) for k, v in golden.items()]
-
-
-def _number_row(name, ours, golden):
-    if ours is None:
-        return _missed(f"{name} (not compared)")
-    return _row(name, torch.tensor(ours), torch.tensor(float(golden)))
+    number = lambda k, v: _row(f"{name}: {k}", torch.tensor(ours[k]), torch.tensor(float(v)))
+    lacking = lambda k: _missed(f"{name}: {k} (not compared)")
+    return [number(k, v) if k in ours else lacking(k) for k, v in golden.items()]
 
 
 def _teacher_rows(made, tensors, expected, model, counted, config):
