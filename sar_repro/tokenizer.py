@@ -21,8 +21,8 @@ from .engine.machine import autocast, full_precision, upload, without_fp16
 # %% auto #0
 __all__ = ['STREAMS', 'ResBlock', 'AttnBlock', 'Downsample', 'Upsample', 'Level', 'Decoder', 'Encoder', 'Codebook', 'FlexVAE',
            'split_scales', 'pooling_windows', 'copies', 'token_groups', 'by_group', 'reconstruct', 'psnr',
-           'upsample_codes', 'next_inputs', 'Batch', 'drop_labels', 'path_factors', 'draw_schedule', 'TokenData',
-           'encoder', 'cached_latents', 'encoder_batch']
+           'upsample_codes', 'next_inputs', 'Batch', 'path_factors', 'draw_schedule', 'TokenData', 'encoder',
+           'cached_latents', 'encoder_batch']
 
 # %% ../nbs/02_tokenizer.ipynb #e7166141
 class ResBlock(nn.Module):
@@ -393,16 +393,6 @@ class Batch:
         return upload(rows, self.tokens.device)
 
 
-def drop_labels(
-    labels: torch.Tensor,  # int64 (B,)
-    rate: float,  # Share to drop
-    none: int,  # Index of 'no condition'
-    noise: torch.Tensor,  # (B,) uniforms in [0, 1)
-) -> torch.Tensor:  # int64 (B,)
-    "Withhold the class of some samples."
-    return torch.where(noise.to(labels.device) < rate, none, labels)
-
-
 def path_factors(
     cfg: ModelConfig,  # Gives depth and drop-path rate
     noise: torch.Tensor,  # (B, 2 depth) uniforms
@@ -426,10 +416,10 @@ def first(self: Batch, n):  # a batch of the first n pictures
 
 
 @patch
-def condition(self: Batch, rate, stream="cond"):  # classes, some withheld
+def condition(self: Batch, rate, stream="cond"):  # classes, some withheld: `none` stands for them
     if not rate:
         return self.labels
-    return drop_labels(self.labels, rate, self.none, self.noise(stream, 1)[:, 0])
+    return torch.where(self.noise(stream, 1)[:, 0] < rate, self.none, self.labels)
 
 
 @patch

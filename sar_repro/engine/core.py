@@ -465,41 +465,6 @@ VARIANTS = {  # the sizes above with another base model
     **{s.name: s for s in map(_published_var, (16, 20, 24, 30))},
 }
 
-# %% ../../nbs/00_core.ipynb #91fb15f9
-# multipliers and steps of the key, from Philox4x64 with ten rounds
-_TIMES = np.array([[0xD2E7470EE14C6C93], [0xCA5A826395121157]], dtype=np.uint64)
-_KEY_STEP = np.array([[[0x9E3779B97F4A7C15]], [[0xBB67AE8584CAA73B]]], dtype=np.uint64)
-_LOW, _HALF = np.uint64(2**32 - 1), np.uint64(32)
-
-
-def _products(a, b):  # uint64, twice -> upper and lower 64 bits of the product
-    a_low, a_high, b_low, b_high = a & _LOW, a >> _HALF, b & _LOW, b >> _HALF
-    left, right = a_low * b_high, a_high * b_low
-    carry = ((a_low * b_low) >> _HALF) + (left & _LOW) + (right & _LOW)
-    return a_high * b_high + (left >> _HALF) + (right >> _HALF) + (carry >> _HALF), a * b
-
-
-def _philox(stream_key, index, n, high=0):  # float32 (B, n): what numpy's generators give
-    blocks = -(-n // 8)
-    key = np.empty((2, len(index), 1), dtype=np.uint64)
-    key[0], key[1, :, 0] = stream_key, index
-    even = np.zeros((2, len(index), blocks), dtype=np.uint64)  # words 0 and 2 of each counter
-    even[0], odd = np.arange(1, blocks + 1, dtype=np.uint64), np.zeros_like(even)
-    odd[1] = high
-    for _ in range(10):
-        upper, lower = _products(even, _TIMES[..., None])
-        even, odd, key = upper[::-1] ^ odd ^ key, lower[::-1], key + _KEY_STEP
-    words = np.stack([even[0], odd[0], even[1], odd[1]], -1)
-    halves = np.stack([words & _LOW, words >> _HALF], -1).reshape(len(index), -1)[:, :n]
-    return (halves >> np.uint64(8)).astype(np.float32) * np.float32(2**-24)
-
-
-def _one_by_one(stream_key, index, n, high=0):  # the same by numpy's own generators
-    keys = [np.array([stream_key, i], dtype=np.uint64) for i in index]
-    start = np.array([0, 0, 0, high], dtype=np.uint64)
-    rows = [np.random.Generator(np.random.Philox(key=k, counter=start)) for k in keys]
-    return np.stack([row.random(n, dtype=np.float32) for row in rows])
-
 # %% ../../nbs/00_core.ipynb #2a4fd7ee
 def index_uniform(
     seed: int,  # Seed of the run, any of 64 bits
@@ -514,11 +479,14 @@ def index_uniform(
     # 48 bits of it go into the key, the rest into the place where the numbers begin
     key, high = (seed << 16 | stream) & (2**64 - 1), (seed >> 48) & 0xFFFF
     index = np.array([int(i) for i in index], dtype=np.int64).astype(np.uint64)
-    if not len(index):
-        return torch.empty(0, n)
-    # a generator costs 15 microseconds to make, but runs faster once it is there
-    all_at_once = len(index) >= 24 and n <= 256
-    return torch.from_numpy((_philox if all_at_once else _one_by_one)(key, index, n, high))
+    rows, source = np.empty((len(index), n), dtype=np.float32), np.random.Philox(key=key)
+    draw, begin = np.random.Generator(source), source.state
+    begin["state"]["counter"][3] = high
+    for row, i in zip(rows, index):  # each begins anew, for a new generator would cost more
+        begin["state"]["key"][1] = i
+        source.state = begin
+        draw.random(dtype=np.float32, out=row)
+    return torch.from_numpy(rows)
 
 
 def order_rng(
