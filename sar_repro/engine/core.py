@@ -488,7 +488,7 @@ def index_uniform(
         draw.random(dtype=np.float32, out=row)
     return torch.from_numpy(rows)
 
-
+# %% ../../nbs/00_core.ipynb #5c0e7d1a
 def order_rng(
     seed: int,  # Seed of the run
     use: int,  # Epoch or step, plus a number of its own for each use
