@@ -12,10 +12,10 @@ import pages
 # Where a goal of tools/count.py is not reached yet, the bar stands at what is there. Bars are only ever lowered.
 BARS = {
     'minutes: path': 150, 'minutes: method': 60, 'minutes: verdict': 12, 'minutes: README': 15, # goal 9
-    'notebooks: path': 10, 'notebooks: all': 41, # goal 34
-    'lines: modules': 15_600, 'lines: largest': 750, # goals 14,500 and 700
+    'notebooks: path': 10, 'notebooks: all': 39, # goal 34
+    'lines: modules': 15_300, 'lines: largest': 700, # goal 14,500
     'imports that run back': 0, 'declarations of gamma': 1, '% of lines that check, 05 and 06': 10}
-LOADED = {'train_run': (6_500, ['train_run']), 'sampling': (5_100, ['load_models', 'sample'])} # goal 4,000
+LOADED = {'train_run': (6_500, ['train_run']), 'sampling': (4_000, ['load_models', 'sample'])}
 
 @pytest.mark.parametrize('row', BARS)
 def test_bars(row):
