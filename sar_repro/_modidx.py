@@ -719,7 +719,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/sar_repro', 'doc_host': ''
                                        'sar_repro.jobs.parity._config': ('parity.html#_config', 'sar_repro/jobs/parity.py'),
                                        'sar_repro.jobs.parity._drawn_rows': ('parity.html#_drawn_rows', 'sar_repro/jobs/parity.py'),
                                        'sar_repro.jobs.parity._kind': ('parity.html#_kind', 'sar_repro/jobs/parity.py'),
-                                       'sar_repro.jobs.parity._masked': ('parity.html#_masked', 'sar_repro/jobs/parity.py'),
                                        'sar_repro.jobs.parity._missed': ('parity.html#_missed', 'sar_repro/jobs/parity.py'),
                                        'sar_repro.jobs.parity._model': ('parity.html#_model', 'sar_repro/jobs/parity.py'),
                                        'sar_repro.jobs.parity._phis': ('parity.html#_phis', 'sar_repro/jobs/parity.py'),

@@ -38,11 +38,9 @@ def _place(path):  # for messages: short inside the repository, else as the user
 
 
 def _reason(error):
-    return (
-        "not an image"
-        if isinstance(error, UnidentifiedImageError)
-        else getattr(error, "strerror", None) or str(error) or type(error).__name__
-    )
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image"
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 # %% ../../nbs/82a_sources.ipynb #8dbfa806
 def on_white(

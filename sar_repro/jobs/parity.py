@@ -219,27 +219,14 @@ def released_rollout(
     if "seed" in config:
         rng.manual_seed(config["seed"])
     if strength > 1:
-        logits = rollout_guide(
-            logits,
-            model(torch.full_like(batch.labels, batch.none), batch.inputs, batch.scales),
-            strength,
-            batch.scales,
-        )
-    probs = [
-        filter_logits(
-            part, int(config.get("sf_top_k", 900)), config.get("sf_top_p", 0.96)
-        ).softmax(-1)
-        for part in split_scales(logits.cpu(), batch.scales)
-    ]
-    return torch.cat(
-        [
-            torch.multinomial(p.flatten(0, 1), 1, replacement=True, generator=rng).view(
-                len(logits), -1
-            )
-            for p in probs
-        ],
-        1,
-    ).to(logits.device)
+        free = model(torch.full_like(batch.labels, batch.none), batch.inputs, batch.scales)
+        logits = rollout_guide(logits, free, strength, batch.scales)
+    cut, drawn = (int(config.get("sf_top_k", 900)), config.get("sf_top_p", 0.96)), []
+    for part in split_scales(logits.cpu(), batch.scales):
+        probs = filter_logits(part, *cut).softmax(-1).flatten(0, 1)
+        codes = torch.multinomial(probs, 1, replacement=True, generator=rng)
+        drawn.append(codes.view(len(logits), -1))
+    return torch.cat(drawn, 1).to(logits.device)
 
 # %% ../../nbs/80_parity.ipynb #b25a4332
 def sampled_step(
@@ -256,11 +243,8 @@ def sampled_step(
     if len(batch.scales) < 2:
         return
     f_s = student_pass(model, batch, codes, cfg)
-    loss = token_loss(
-        f_s.logits(),
-        (batch.tokens if cfg.target == "truth" else codes)[:, -f_s.shape[1] :],
-        cfg.label_smoothing,
-    )
+    goal = (batch.tokens if cfg.target == "truth" else codes)[:, -f_s.shape[1] :]
+    loss = token_loss(f_s.logits(), goal, cfg.label_smoothing)
     yield "csf", cfg.gamma * loss.mean(), by_scale(loss.detach(), batch.scales[-1:])
 
 # %% ../../nbs/80_parity.ipynb #9c8f6652
@@ -340,7 +324,7 @@ def check_hybrid(
     made["sf.input"] = next_inputs(book, tokens, scales)
     made["tf.input"] = torch.cat([book.lookup(tokens[:, :n]), made["sf.input"]], 1)
     inputs, context = (tensors.get(k, made[k]) for k in ("tf.input", "sf.input"))
-    masked = _masked(tensors, config, n)
+    masked = tensors["orders"] < int(n * config["mask_ratio"])  # hidden tokens of map 1
     fed = dict(first=inputs[:, :n], masked=masked)
     made["tf.logits"] = model(labels, inputs[:, n:], scales, **fed)
     later = torch.ones(len(labels), cfg.seq_len - n, dtype=torch.bool, device=masked.device)
@@ -348,14 +332,8 @@ def check_hybrid(
     with torch.no_grad():
         made["sf.logits"] = model(labels, context, scales)
     rows = _teacher_rows(made, tensors, expected, model, counted, config)
-    first = dict(orders=tensors.get("orders"), rounds=config.get("steps", 8))
+    first = dict(orders=tensors["orders"], rounds=config.get("steps", 8))
     return rows + _drawn_rows(tensors, model, book, labels, config, **first)
-
-
-def _masked(tensors, config, n):  # bool (B, n): hidden tokens of map 1
-    if "mask_ratio" in config and "orders" in tensors:
-        return tensors["orders"] < int(n * config["mask_ratio"])
-    return tensors["tf.loss_mask"][:, :n].bool()
 
 # %% ../../nbs/80_parity.ipynb #fa060404
 def _phis(config):  # the convolutions of a residual codebook, as `TokenizerConfig` names them
