@@ -194,8 +194,9 @@ def fork_verdict(
         "*Measured*: changes against teacher forcing from the same fork, 10,000 samples (emoji:"
         " the mean of four draws of 5,000), 95 %"
         " intervals over the trainings (of nats: and over pictures). A distance is better if it is"
-        f" smaller. *Guided* is guidance 0.5 with top_p 0.95. Over all {both.seed.nunique()} starts"
-        f" of six studies, SAR's distance to reconstructions changes by {pooled['unguided']}"
+        f" smaller. *Guided* is guidance 0.5 with top_p 0.95. Over all {both.seed.nunique()}"
+        " trainings of six studies, SAR's distance to reconstructions changes by"
+        f" {pooled['unguided']}"
         f" unguided and by {pooled['guided']} guided."
     )
 
