@@ -12,7 +12,7 @@ from sar_repro.csfl import sar_loss, tf_loss, true_target
 from sar_repro.engine.files import PUBLISHED, load_tensors, save_tensors, weights_path
 from sar_repro.models import find_size, load_model, load_tokenizer, make_model, make_tokenizer, model_meta, tokenizer_config
 from sar_repro.jobs.parity import check_file
-from sar_repro.jobs.published import beside_published, var_table
+from sar_repro.jobs.published import beside_published, paper_table
 from sar_repro.jobs.plan import plan_job
 from sar_repro.hybrid import apart_mask, draw_hybrid_schedule, left_normal, markov_mask, masked_tokens, round_ends
 from sar_repro.scale_ar import causal_mask, generate, sample
@@ -259,7 +259,7 @@ def test_loaders_know_vars_tokenizer(tmp_path):
     with pytest.raises(SarError, match='expected a FlexVAR'): load_model('var-tiny', tmp_path/'m.pth')
 
 def test_quoted_numbers_of_var(tmp_path):
-    table = var_table(tmp_path)
+    table = paper_table(tmp_path, var=True)
     assert table.xs('quoted', level='status').FID.tolist() == [3.55, 2.95, 2.33, 1.97]
     assert (table.xs('measured', level='status').settings == 'not measured here').all()
 

@@ -67,7 +67,7 @@ import accelerate.commands.accelerate_cli
 from accelerate.commands.launch import launch_command_parser
 from torch.distributed.run import get_args_parser
 data.load_dataset.__defaults__ = (*data.load_dataset.__defaults__[:-1], 60) # pictures of each split
-speed.bench.__defaults__, speed.matmul_rate.__defaults__ = ('mini', None, 2, 1, False), (None, 256, None, 3, 1.0) # one round, no processes for memory
+speed.bench.__defaults__, speed.matmul_rate.__defaults__ = ('mini', None, 2, 1, False), (None, 256, None, 3) # one round, no processes for memory
 for budget in own.STEPS: own.STEPS[budget] = 2, 2, 1 # of `sar new`
 
 def cells_of(source, out, values, cwd, what=None):

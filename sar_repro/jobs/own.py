@@ -25,6 +25,7 @@ from ..engine.plots import save_grid
 from ..engine.sources import how_many
 from ..data import LOADERS, load_dataset, to_float, to_uint8
 from ..tokenizer import Codebook, FlexVAE, reconstruct
+from ..train import param_groups
 from ..var import VarVAE
 from ..models import ImageModel, load_models, load_tokenizer, make_tokenizer
 from ..evaluate import effnet_lite0, evaluate_model, imagenet_input
@@ -34,8 +35,7 @@ from .plan import train_size
 # %% auto #0
 __all__ = ['STEPS', 'LEAST', 'SEED', 'NAMES', 'REPORT', 'own_data', 'whole_epochs', 'train_arms', 'TokenizerJob',
            'plan_tokenizer', 'own_tokenizer', 'own_pictures', 'kept', 'quantize_st', 'low_features', 'perceptual',
-           'TokenizerTrainConfig', 'tokenizer_loss', 'residual_loss', 'revive_codes', 'tokenizer_optimizer',
-           'usual_scales', 'train_tokenizer']
+           'TokenizerTrainConfig', 'tokenizer_loss', 'residual_loss', 'revive_codes', 'usual_scales', 'train_tokenizer']
 
 # %% ../../nbs/86b_own_pictures.ipynb #b63bbb08
 STEPS = dict(full=(2600, 2400, 240), smoke=(12, 2, 1))  # tokenizer, start, SAR and control
@@ -246,19 +246,15 @@ def _grids(out, made, held, size, seed):  # caption -> file
     both = torch.cat([real, to_uint8(reconstruct(vae, real)[0])])
     save_grid(out / "reconstructions.png", both, len(real))
     caption = "Held-out pictures, and below them what the tokenizer keeps of them"
-    files = {caption: "reconstructions.png"}
+    files, rows = {caption: "reconstructions.png"}, ", ".join(map(str, held.classes[:8]))
+    rows += f" (the first 8 of {len(held.classes)})" if len(held.classes) > 8 else ""
     for name, weights in made.items():
         model = ImageModel(*load_models(size, weights), get_size(size), held.classes)
         pictures = model.sample(shown_classes.repeat_interleave(8), seed)
         file = f"samples-{name}.png"
         save_grid(out / file, pictures, 8)
-        files[f"{NAMES[name]}: a row a class, from the top {_few_names(held.classes)}"] = file
+        files[f"{NAMES[name]}: a row a class, from the top {rows}"] = file
     return files
-
-
-def _few_names(classes):  # of the rows of a grid
-    more = f" (the first 8 of {len(classes)})" if len(classes) > 8 else ""
-    return ", ".join(map(str, classes[:8])) + more
 
 # %% ../../nbs/86b_own_pictures.ipynb #fbf30881
 REPORT = """{% if smoke %}<p><b>A smoke run: nothing was learned, so no picture and no number means
@@ -280,12 +276,6 @@ def _said(table, few):  # what the numbers can say and what not
         " seed cannot rank methods."
     )
     return f"{told} {few}".strip()
-
-
-def _report(out, folder, facts, table, few, files, smoke):
-    numbers = dict(table=_to_html(table), said=_said(table, few))
-    values = dict(facts=facts, files=files, smoke=smoke, commands=_next_steps(out, folder))
-    return write_page(out / "report.html", facts["folder"], REPORT, **values, **numbers)
 
 
 def _to_html(table):  # without the empty second row of its head
@@ -332,7 +322,9 @@ def own_pictures(
     facts["steps"] = "tokenizer {:,}, start {:,}, SAR and control {:,} each".format(*made_of)
     facts["samples"] = f"{n:,} of each model"
     files = _grids(out, made, held, size, seed)
-    return _report(out, folder, facts, table, few, files, budget == "smoke")
+    values = dict(facts=facts, files=files, smoke=budget == "smoke", said=_said(table, few))
+    values |= dict(table=_to_html(table), commands=_next_steps(out, folder))
+    return write_page(out / "report.html", facts["folder"], REPORT, **values)
 
 # %% ../../nbs/86b_own_pictures.ipynb #86b0ce01
 def _place_of(folder, out):  # where a job goes
@@ -383,13 +375,11 @@ def quantize_st(
 def low_features(
     net: nn.Module,  # From `effnet_lite0`
     images: torch.Tensor,  # (B, 3, H, W) in [-1, 1]
-    side: int = 64,  # Side the network sees
-    blocks: int = 3,  # Blocks to run
-) -> list:  # Feature maps
+) -> list:  # Feature maps of the first layer and of three blocks, at a side of 64
     "Early feature maps: edges, corners, small textures."
-    x = net._swish(net._bn0(net._conv_stem(imagenet_input(images, side))))
+    x = net._swish(net._bn0(net._conv_stem(imagenet_input(images, 64))))
     maps = [x]
-    for block in net._blocks[:blocks]:
+    for block in net._blocks[:3]:
         maps.append(x := block(x))
     return maps
 
@@ -507,23 +497,12 @@ def _lr_at(step, cfg, warmup=200):
     warm = min(1.0, (step + 1) / min(warmup, cfg.steps))
     return cfg.lr * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / cfg.steps)))
 
-
-def tokenizer_optimizer(vae, cfg):
-    "AdamW; decay on matrices and filters, none on the codebook and on vectors."
-    decay = [p for n, p in vae.named_parameters() if p.ndim > 1 and "embedding" not in n]
-    rest = [p for n, p in vae.named_parameters() if p.ndim <= 1 or "embedding" in n]
-    return torch.optim.AdamW(
-        [dict(params=decay, weight_decay=cfg.weight_decay), dict(params=rest, weight_decay=0.0)],
-        lr=cfg.lr,
-        betas=(0.9, 0.95),
-        fused=True,
-    )
-
 # %% ../../nbs/86b_own_pictures.ipynb #c30a8277
 def _start(cfg, tcfg, path, device):  # tokenizer, optimizer, run: from scratch or from `path`
     torch.manual_seed(tcfg.seed)
     vae = make_tokenizer(cfg).to(device)
-    opt = tokenizer_optimizer(vae, tcfg)
+    groups = param_groups(vae, tcfg.weight_decay)  # none on the codebook and on vectors
+    opt = torch.optim.AdamW(groups, lr=tcfg.lr, betas=(0.9, 0.95), fused=True)
     run = dict(step=0, log=[], ema={k: v.clone() for k, v in vae.state_dict().items()})
     run.update(hits=torch.zeros(cfg.vocab_size, dtype=torch.long), used=0)
     if path.exists():
@@ -577,16 +556,6 @@ def _follow(vae, run, seen, gen, step, tcfg):  # averaged weights, hits, idle co
             run["ema"]["quantize.embedding.weight"].copy_(codes)
         run["hits"].zero_()
 
-
-def _log_row(run, sums, step, n, since):  # means over the last n steps
-    return dict(
-        step=step + 1,
-        psnr=10 * math.log10(4 * n / sums["mse"]),
-        distance=sums["distance"] / n,
-        codes_used=run["used"],
-        seconds=round(time.time() - since, 1),
-    )
-
 # %% ../../nbs/86b_own_pictures.ipynb #75799b80
 def usual_scales(side) -> tuple:  # of a latent  # Sides of the published schedule up to it
     return (*(p for p in ModelConfig().scales if p < side), side)
@@ -613,7 +582,10 @@ def train_tokenizer(
         _follow(vae, run, seen, gen, step, tcfg)
         sums = {k: sums.get(k, 0.0) + v for k, v in terms.items()}
         if (step + 1) % every == 0 or step + 1 == tcfg.steps:
-            run["log"].append(_log_row(run, sums, step, (step % every) + 1, t0))
+            n, seconds = step % every + 1, round(time.time() - t0, 1)  # means over the last n steps
+            row = dict(step=step + 1, psnr=10 * math.log10(4 * n / sums["mse"]))
+            row |= dict(distance=sums["distance"] / n, codes_used=run["used"], seconds=seconds)
+            run["log"].append(row)
             run["step"], sums = step + 1, {}
             save_checkpoint(path, dict(run, model=vae.state_dict(), opt=opt.state_dict()))
     kept = {k: v.half() for k, v in run["ema"].items()}

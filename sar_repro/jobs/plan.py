@@ -311,7 +311,7 @@ def load_job(
     classes, demo = job.train_set.num_classes, job.kind == "DEMONSTRATION"
     how = dict(random=demo, tokenizer=job.asked.tokenizer)
     job.model, job.vae = start_models(job.size.name, job.init, classes, job.seed, **how)
-    _check_classes(job)
+    _check_classes(job.model, job.train_set, demo)
     job.start = weights_hash(job.model)
     _load_tokens(job)
     _choose_samples(job)
@@ -327,12 +327,12 @@ def _limits(job):  # training and held-out pictures; None = all
     return (32, 16) if job.smoke else (None, 5000 if job.kind == "PAPER" else None)
 
 
-def _check_classes(job):
-    known, given = job.model.cfg.num_classes, job.train_set.num_classes
-    if not (given <= known if job.kind == "DEMONSTRATION" else given == known):
+def _check_classes(model, data, demo=False):
+    known, given = model.cfg.num_classes, data.num_classes
+    if not (given <= known if demo else given == known):
         raise SarError(
-            f"the model knows {known} classes, {job.train_set.name} has {given}: pass -p init"
-            " scratch, or a model trained on these data"
+            f"the model knows {known} classes, {data.name} has {given}: pass init scratch, or a"
+            " model trained on these data"
         )
 
 
@@ -407,11 +407,7 @@ def train_size(
     train_set = load_dataset(dataset, spec.image_size, "train", data_dir, limit=limit)
     test_set = load_dataset(dataset, spec.image_size, "test", data_dir, limit=n)
     model, vae = start_models(size, init, train_set.num_classes, cfg.seed, tokenizer=tokenizer)
-    if train_set.num_classes != model.cfg.num_classes:
-        raise SarError(
-            f"the model knows {model.cfg.num_classes} classes, {train_set.name} has"
-            f" {train_set.num_classes}: pass init='scratch', or a model trained on these data"
-        )
+    _check_classes(model, train_set)
     if published and "compile" not in changes:
         cfg = replace(cfg, compile=_compile_pays(cfg, train_set))
     kind, how = LatentData if published else TokenData.of, (model.cfg.scales, WORK / "cache")

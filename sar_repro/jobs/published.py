@@ -30,7 +30,7 @@ __all__ = ['ADM_REFERENCE', 'ADM_URL', 'INCEPTION', 'INCEPTION_URL', 'PRETRAINED
            'requirements', 'find_inception', 'reference_path', 'regime', 'banner', 'published_recipe', 'beside_paper',
            'free_memory', 'fitting_micro_batch', 'RealPictures', 'load_reference', 'make_reference_stats',
            'paper_reference', 'judge', 'base_record', 'known_base', 'quoted', 'beside_published', 'paper_table',
-           'var_table', 'why_no_fid', 'comparison_table', 'protocol_of', 'method_of', 'evaluate_published']
+           'why_no_fid', 'comparison_table', 'protocol_of', 'method_of', 'evaluate_published']
 
 # %% ../../nbs/87a_published.ipynb #9cc22054
 def imagenet_folder(
@@ -243,7 +243,8 @@ class RealPictures:
     features: torch.Tensor = None  # (M, D), or None if only statistics are known
 
 # %% ../../nbs/87a_published.ipynb #34c48907
-def _folder_pictures(folder, side):  # all readable pictures under a folder, whatever their classes
+# readable pictures under a folder, whatever their classes; of `team`, this process's share
+def _folder_pictures(folder, side, team=None):
     files, _ = list_images(folder)
     broken = find_broken(folder, files, WORK / "cache" if len(files) > 10_000 else None)
     files = [f for f in files if f not in broken]
@@ -252,6 +253,8 @@ def _folder_pictures(folder, side):  # all readable pictures under a folder, wha
             f"{shown(folder)} holds no readable pictures: expected image files in it or in folders"
             " below it"
         )
+    if team:
+        files = files[team.process_index :: team.num_processes]
     where = dict(base=folder, skipped=list(broken.items()))
     return ImageSet(Path(folder).name, "test", side, ["any"], [0] * len(files), files, **where)
 
@@ -394,25 +397,13 @@ def _shared_reference(folder, inception_weights, side, team):
     from accelerate.utils import reduce
 
     net, network = feature_extractor(inception_weights)
-    pictures = _folder_pictures(folder, side)
-    mine = _EveryNth(pictures, team.process_index, team.num_processes)
-    f = image_features(net, mine).double()
+    pictures = _folder_pictures(folder, side, team)
+    f = image_features(net, pictures).double()
     sums = torch.cat([f.sum(0), (f.T @ f).flatten(), f.new_tensor([len(f)])]).to(team.device)
     sums, D = reduce(sums, "sum").cpu(), f.shape[1]
     n, mu = int(sums[-1]), sums[:D] / sums[-1]
     sigma = (sums[D:-1].view(D, D) - n * torch.outer(mu, mu)) / (n - 1)
     return RealPictures(pictures.name, network, dict(mu=mu.numpy(), sigma=sigma.numpy()), n)
-
-
-class _EveryNth:  # the pictures of one of several processes
-    def __init__(self, data, first, step):
-        self.data, self.ids = data, range(first, len(data), step)
-
-    def __len__(self):
-        return len(self.ids)
-
-    def batch(self, ids):
-        return self.data.batch([self.ids[int(i)] for i in ids])
 
 # %% ../../nbs/87a_published.ipynb #0ed2b741
 def paper_reference(
@@ -502,24 +493,12 @@ def beside_published(
 # %% ../../nbs/87a_published.ipynb #48055bed
 def paper_table(
     results=None,  # Folder of result records; None = results/
+    var: bool = False,  # Of VAR's sizes?
 ) -> pd.DataFrame:
     """The published table, measured rows under each quoted one: the authors' SAR and SAR trained
-    here apart. A change is between rows of the same reference and settings."""
-    columns = ["params", "FID", "IS", "change", "N", "settings"]
-    return _with_measured(results, lambda size: not size.startswith("var-"))[columns]
-
-
-def var_table(
-    results=None,  # Folder of result records; None = results/
-) -> pd.DataFrame:
-    "VAR's published FID, a measured row under each quoted one."
-    table = _with_measured(results, lambda size: size.startswith("var-"))
-    return table[["params", "FID", "N", "settings"]]
-
-
-def _with_measured(results, wanted):  # rows of the sizes that are wanted
+    here apart. A change is between rows of the same reference and settings; VAR has none."""
     rows, folder = [], Path(results or ROOT / "results")
-    for q in filter(lambda q: "size" in q and wanted(q["size"]), quoted()):
+    for q in (q for q in quoted() if q.get("size", "").startswith("var-" if var else "d")):
         size = q["size"]
         about = dict(model=q["model"], params=q["params"])
         printed = dict(change=f"{q['change']:+.1f} %") if "change" in q else {}
@@ -530,7 +509,9 @@ def _with_measured(results, wanted):  # rows of the sizes that are wanted
         for status in ("measured", "trained here")[: 1 + (q["method"] == "sar")]:
             row = _measured(size, q["method"], folder, status)
             rows.append(about | row | (_change(row, start) if q["method"] == "sar" else {}))
-    table = pd.DataFrame(rows, dtype=object).set_index(["model", "status"])
+    columns = ["params", "FID", "N", "settings"]
+    columns[2:2] = [] if var else ["IS", "change"]
+    table = pd.DataFrame(rows, dtype=object).set_index(["model", "status"])[columns]
     return table.fillna("")  # text stands where numbers are missing
 
 
@@ -544,9 +525,6 @@ def _change(row, start):  # of a measured row against its start, where the two c
     return dict(change=f"{100 * (row['FID'] / start['FID'] - 1):+.1f} %")
 
 # %% ../../nbs/87a_published.ipynb #b954e248
-_LIKE = ("reference", "n", "guidance", "top_k", "top_p")  # what two rows must share
-
-
 # the newest record of the published protocol, those at the size's own settings before others
 def _measured(size, method, folder, status="measured"):
     kinds = dict(protocol=str, reference=str, n=int)  # others are of other kinds, or torn
@@ -560,7 +538,8 @@ def _measured(size, method, folder, status="measured"):
     as_usual = lambda r: all(r.get(k) == v for k, v in usual.items())
     r = max(found, key=lambda r: (as_usual(r), str(r.get("date", ""))))  # ISO days sort as text
     settings = f"{_how(r)}, against {r['reference']}, commit {r.get('commit', '?')}"
-    like = tuple(r.get(k) for k in _LIKE)
+    # what two rows must share
+    like = tuple(r.get(k) for k in ("reference", "n", "guidance", "top_k", "top_p"))
     return dict(status=status, FID=r["FID"], IS=r["IS"], N=r["n"], settings=settings, like=like)
 
 

@@ -38,7 +38,7 @@ from ..engine.machine import available_memory, mixed_precision, progress
 from ..scale_ar import FlexVAR
 from ..strategies import METHODS, hook, loss_key
 from ..tokenizer import Batch, Codebook, TokenData
-from ..train import check_loss, heldout_loss, lr_at, param_groups, token_mean
+from ..train import check_loss, heldout_loss, lr_at, optimizer, token_mean
 
 # %% auto #0
 __all__ = ['MACHINE', 'STATE', 'ToyTokens', 'toy_model', 'RunFolder', 'check_run_folder', 'possible_folder', 'resolved_precision',
@@ -476,7 +476,11 @@ class Run:
         self.loss_fn = hook(loss_fn, "prepare")(model, data)
         self.steps = math.ceil(len(data) / cfg.batch_size)
         self.total, self.epoch = self.steps * cfg.epochs, None
-        state = _from_first(self._found() if acc.is_main_process else None, acc)
+        state = None
+        if acc.is_main_process:
+            start = dict(step=0, log=[], sums={}, seconds=0.0)
+            state = folder.resume() or dict(start, model=model.state_dict())
+        state = _from_first(state, acc)
         model.load_state_dict(state["model"])
         if "loss" in state:
             self.loss_fn.load_state_dict(state["loss"])
@@ -488,10 +492,6 @@ class Run:
         # until then no state is written; who writes one, and is writing it
         self.resting, self.writer, self.writing = 0.0, None, None
 
-    def _found(self):
-        start = dict(step=0, log=[], sums={}, seconds=0.0)
-        return self.folder.resume() or dict(start, model=self.model.state_dict())
-
     def _prepare(self, opt_state):
         cfg, model = self.cfg, self.model.train().requires_grad_(True)
         model.recompute = cfg.recompute
@@ -500,8 +500,7 @@ class Run:
         model.compile_blocks(cfg.compile and not wants_shards(self.acc), **lengths)
         shards = wants_shards(self.acc)
         net = sharded(model, self.acc) if shards else model
-        groups = param_groups(net, cfg.weight_decay, cfg.decay_class)
-        opt = torch.optim.AdamW(groups, lr=cfg.lr, betas=cfg.betas, fused=True)
+        opt = optimizer(net, cfg)
         self.wrapped, self.opt = (net, opt) if shards else self.acc.prepare(model, opt)
         if opt_state:
             load_moments(self.wrapped, self.opt, opt_state)
@@ -643,7 +642,9 @@ def train_run(
     cfg = replace(cfg, precision=resolved_precision(cfg.precision))
     acc = _accelerator(cfg, out_dir, tracker)
     _check_shards(cfg, acc)
-    alone = _alone(out_dir) if acc.is_main_process else nullcontext()
+    where = shown(check_run_folder(out_dir))
+    busy = f"another process is training in {where}: wait for it, or pass another out_dir"
+    alone = locked(out_dir, busy=busy) if acc.is_main_process else nullcontext()
     with alone, ThreadPoolExecutor(1) as writer:  # which is waited for, whatever happens
         folder = RunFolder(out_dir, _facts(model, data, loss_fn, cfg), acc.is_main_process)
         run = Run(model, data, loss_fn, cfg, acc, folder)
@@ -654,12 +655,6 @@ def train_run(
             acc.unwrap_model(run.wrapped, keep_fp32_wrapper=False)
             model.__dict__.pop("forward", None)
     return run.frame()
-
-
-def _alone(out_dir):  # while another process trains there, this one does not
-    where = shown(check_run_folder(out_dir))
-    busy = f"another process is training in {where}: wait for it, or pass another out_dir"
-    return locked(out_dir, busy=busy)
 
 
 def _go_on(run, held, live, save_every, keep, tracker):
