@@ -25,7 +25,7 @@ from ..engine.core import SarError, check_choice, get_size, home, meant, work
 __all__ = ['LOST', 'QUIET', 'PAGE', 'NOTEBOOKS_TABLE', 'all_notebooks', 'find_notebook', 'Parameter', 'cells_of',
            'read_parameters', 'described', 'parse_value', 'check_parameters', 'check_name', 'output_path', 'made',
            'near', 'ranks', 'execute_copy', 'from_here', 'run_one', 'pipeline', 'stamp', 'time_left', 'run_all',
-           'as_html', 'foldcells_of', 'write_page', 'shrink_pictures', 'execute_in_place']
+           'as_html', 'fold_sources', 'write_page', 'shrink_pictures', 'execute_in_place']
 
 # %% ../../nbs/90a_notebooks.ipynb #90a00006
 def all_notebooks() -> list:  # Paths, in reading order
@@ -449,9 +449,8 @@ def stamp(
     text = "".join("".join(c["source"]) for c in cells_of(source))
     files = sorted((root / "sar_repro").rglob("*.py"))
     files += sorted((root / "pretrained" / values.get("size", "tiny")).glob("*.safetensors"))
-    for name, records in (("strategies", "strategies"), ("fork", "fork")):
-        if name in source.stem:
-            files += sorted((root / "results" / records).glob("*.json"))
+    if "fork" in source.stem:
+        files += sorted((root / "results/fork").glob("*.json"))
     h = hashlib.sha256(f"{text} {sorted(values.items())}".encode())
     for f in files:
         h.update(f.name.encode())
@@ -536,12 +535,12 @@ def as_html(
     exporter = HTMLExporter(embed_images=True)
     remove = TagRemovePreprocessor(enabled=True, remove_input_tags={"folded"})
     exporter.register_preprocessor(remove, enabled=True)
-    page, _ = exporter.from_notebook_node(foldcells_of(nbformat.read(notebook, as_version=4)))
+    page, _ = exporter.from_notebook_node(fold_sources(nbformat.read(notebook, as_version=4)))
     with atomic_path(out) as tmp:
         tmp.write_text(page, encoding="utf-8")
 
 
-def foldcells_of(nb):  # A notebook, changed in place  # The same notebook
+def fold_sources(nb):  # A notebook, changed in place  # The same notebook
     "Source that JupyterLab hides goes into a fold above the cell's output."
     from html import escape
     import nbformat
@@ -636,8 +635,6 @@ def execute_in_place(
     path: Path,  # A notebook, replaced only if all of it ran
 ):
     "Execute, strip, clean, replace."
-    import json
-    import time
     import nbformat
     from execnb.nbio import write_nb
     from nbclient import NotebookClient
