@@ -196,6 +196,7 @@ class FlexVAE(nn.Module):
 
     scales = None  # The schedule, where a picture needs all of its maps (03c)
     key = None  # Hash of its weight file, by which models name it
+    no_decay = ("embedding",)  # As in `BaseModel`
 
     def __init__(self, cfg: TokenizerConfig):  # Sizes
         super().__init__()

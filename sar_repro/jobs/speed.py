@@ -56,32 +56,18 @@ def matmul_rate(
     n: int = None,  # Side of the matrices; None = 2,048, on a GPU 8,192: less is launch time
     dtype: torch.dtype = None,  # None = what `precision='auto'` resolves to here
     reps: int = 15,  # Products
-    longest: float = 2.0,  # Seconds that all products may take: a probe decides how many there are
 ) -> float:  # Operations a second
     "R: how fast this processor multiplies (median)."
     device = torch.device(device or default_device())
     if dtype is None:
         dtype = torch.bfloat16 if mixed_precision("auto", device) == "bf16" else torch.float32
-    side = n or (8192 if device.type == "cuda" else 2048)
-    n, reps = _within(device, dtype, side, reps, longest)
+    n = n or (8192 if device.type == "cuda" else 2048)
     a, times = torch.randn(n, n, device=device).to(dtype), []
     for _ in range(reps + 3):
         start = _now(device)
         a @ a
         times.append(_now(device) - start)
     return 2 * n**3 / statistics.median(times[3:])
-
-# %% ../../nbs/88_speed.ipynb #cfc4e24d
-# side and number of products that end in time, told by a small one
-def _within(device, dtype, n, reps, longest):
-    a, side = torch.randn(512, 512, device=device).to(dtype), min(n, 512)
-    a @ a
-    start = _now(device)
-    a @ a
-    probe = _now(device) - start
-    while n > side and 4 * probe * (n / 512) ** 3 > longest:
-        n //= 2
-    return n, max(1, min(reps, int(longest / max(1e-9, probe * (n / 512) ** 3)) - 3))
 
 # %% ../../nbs/88_speed.ipynb #cae60395
 def _now(device):
@@ -179,12 +165,10 @@ def step_times(
                 dict(round=r, kind=k, passes=a, seconds=a + b, R=rate, ratio=(a + b) / unit)
                 for k, (a, b) in took.items()
             ]
-    return pd.DataFrame(rows).assign(
-        **{
-            "TFLOP/R": lambda t: t.seconds * t.R / 1e12,
-            "passes, TFLOP/R": lambda t: t.passes * t.R / 1e12,
-        }
-    )
+    times = pd.DataFrame(rows)
+    times["TFLOP/R"] = times.seconds * times.R / 1e12
+    times["passes, TFLOP/R"] = times.passes * times.R / 1e12
+    return times
 
 # %% ../../nbs/88_speed.ipynb #f5275730
 # GB: peak, and what was held before the steps (program, weights)
@@ -259,16 +243,10 @@ def bench(
     stand = Stand(size, batch, device)
     kinds = tuple(k for k in KINDS if k != "sar last, as released" or stand.cfg.vocab_size > 900)
     times = step_times(stand, kinds, reps)
-    rows = {
-        k: {
-            "seconds": round(r.seconds, 4),
-            "passes seconds": round(r.passes, 4),
-            "ratio": round(r.ratio, 3),
-            "TFLOP_R": round(r["TFLOP/R"], 3),
-            "passes TFLOP_R": round(r["passes, TFLOP/R"], 3),
-        }
-        for k, r in times.drop(columns="round").groupby("kind", sort=False).median().iterrows()
-    }
+    digits = {"seconds": 4, "passes": 4, "ratio": 3, "TFLOP/R": 3, "passes, TFLOP/R": 3}
+    table = times.groupby("kind", sort=False)[[*digits]].median().round(digits)
+    table.columns = ["seconds", "passes seconds", "ratio", "TFLOP_R", "passes TFLOP_R"]
+    rows = table.to_dict("index")
     # the hybrid's maps see less than `flops` counts
     for k in PASSES if stand.cfg.base != "hybrid" else ():
         rows[k]["share of R"] = round(
