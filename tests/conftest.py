@@ -34,6 +34,8 @@ def python(*args, cwd=ROOT, env=None, timeout=600):
 SERVER = """
 import json, os, signal, sys, traceback
 exec(sys.argv[1], globals())
+import pandas, scipy.stats, torch._dynamo # what runs import on their way: here once for all forks
+import sar_repro.jobs.findings, sar_repro.evaluate, sar_repro.jobs.published
 for line in sys.stdin:
     code, args, out, err = json.loads(line)
     if not (pid := os.fork()):
