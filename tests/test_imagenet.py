@@ -8,7 +8,7 @@ from PIL import Image
 
 CLASSES = 60
 SCRIPT = textwrap.dedent('''
-    import os, signal, sys, time, torch
+    import os, pandas, signal, sys, time, torch, torch._dynamo # what a run imports on its way, too: once for all forks
     from dataclasses import replace
     from pathlib import Path
     from sar_repro.engine.core import SIZES, TrainConfig
@@ -98,7 +98,7 @@ PAPER = textwrap.dedent('''
         torch.save(dict(trainer=dict(var_wo_ddp=FlexVAR(d16.model).state_dict())), weights_path('d16', 'model'))
     real = metrics.feature_extractor
     metrics.feature_extractor = lambda weights=None: (real()[0], 'FID') # Inception's weights cannot be had here; before others import it
-    import sar_repro.jobs.findings # before the forks
+    import pandas, torch._dynamo, sar_repro.exposure_bias, sar_repro.jobs.findings, sar_repro.jobs.published # before the forks
     IPython.display.display = lambda *shown, **how: SimpleNamespace(update=lambda figure: None) # there is no front end
     def run(method):
         space = {}

@@ -17,7 +17,7 @@ SCRIPT = textwrap.dedent('''
     from sar_repro.tokenizer import TokenData
     from sar_repro.jobs.runs import train_run
     from sar_repro.strategies import get_loss
-    import accelerate, pandas, torch._dynamo, sar_repro.models # what a run imports on its way
+    import accelerate, sar_repro.models
     from tqdm.std import tqdm
     torch.set_num_threads(1)
     tqdm.monitor_interval = 0; tqdm.set_lock(threading.RLock()) # the usual lock is shared by forks: one killed while holding it would stop all others
