@@ -29,7 +29,7 @@ train: $(READY)
 	@$(BIN)/sar run 07_train -p size $(SIZE) $(ARGS)
 
 test: $(READY)
-	@$(BIN)/python -m pytest tests
+	@$(BIN)/python -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder
 
 lab: $(READY)
 	@$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/nbs/index.ipynb $$([ $$(id -u) != 0 ] || echo --allow-root)

@@ -8,24 +8,10 @@ os.environ.setdefault('OMP_NUM_THREADS', '1') # notebooks are tested beside: mor
 os.environ.setdefault('SAR_PRECISION', 'fp32') # so on every processor; a test of bf16 says so, and SAR_PRECISION=bf16 runs all in bf16
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT/'nbs').glob('*.ipynb'))
-LAST = 'test_notebooks' # nbdev_test runs beside the other tests, and is waited for at the end
+FIRST = 'test_notebooks' # one of two processes waits for nbdev_test, which runs it all in a third; the other begins with the rest
 
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: item.path.stem == LAST)
-
-def pytest_collection_finish(session):
-    "Start nbdev_test, if its outcome is asked for."
-    asked = [item for item in session.items if 'outcome' in getattr(item, 'fixturenames', ())]
-    if not asked or session.config.option.collectonly: return
-    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'MPLBACKEND': 'Agg'} # one thread a worker: more only get in each other's way
-    workers = 1 if len(asked) < len(session.items)/2 else 2
-    command = [str(Path(sys.executable).parent/'nbdev_test'), '--do_print', '--n_workers', str(workers)]
-    log = tempfile.NamedTemporaryFile('w+', encoding='utf-8')
-    session.config.notebooks = subprocess.Popen(command, cwd=ROOT, env=env, text=True, stdout=log, stderr=subprocess.STDOUT, start_new_session=True), log
-
-def pytest_sessionfinish(session):
-    process, _ = getattr(session.config, 'notebooks', (None, None))
-    if process and process.poll() is None: os.killpg(process.pid, signal.SIGKILL) # the tests were interrupted
+    items.sort(key=lambda item: item.path.stem != FIRST)
 
 def python(*args, cwd=ROOT, env=None, timeout=600):
     "Run this interpreter and return the finished process, output as text."

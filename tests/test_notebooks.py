@@ -1,24 +1,15 @@
 "nbdev_test over every notebook. It skips some in silence (leading underscore, skip_exec, .notest); here that is a failure."
-import json, re, time
+import json, os, re, subprocess, sys
 from pathlib import Path
 import pytest
 from conftest import NOTEBOOKS, ROOT
 
 @pytest.fixture(scope='module')
-def outcome(request):
-    "Wait for nbdev_test (see conftest), showing each notebook as it ends; returns the notebooks that were run to their end, and the output."
-    show = request.config.pluginmanager.getplugin('capturemanager').global_and_fixture_disabled
-    process, log = request.config.notebooks
-    text, shown = '', 0
-    while True:
-        ended = process.poll() is not None
-        text = Path(log.name).read_text(encoding='utf-8')
-        done = re.findall(r'- Completed .*?([^/\n]+)\.ipynb', text)
-        with show():
-            for name in done[shown:]: print(f'\nnbdev_test: {name} ended', end='', flush=True)
-        shown = len(done)
-        if ended: return process.returncode, set(done), text
-        time.sleep(0.5)
+def outcome():
+    "Run nbdev_test; returns its status, the notebooks that were run to their end, and what it said."
+    command = [Path(sys.executable).parent/'nbdev_test', '--do_print', '--n_workers', '1']
+    ran = subprocess.run(command, cwd=ROOT, env={**os.environ, 'MPLBACKEND': 'Agg'}, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return ran.returncode, set(re.findall(r'- Completed .*?([^/\n]+)\.ipynb', ran.stdout)), ran.stdout
 
 def failures(text): return set(re.findall(r'^\t(\S+)\.ipynb$', text.partition('Failed On The Following')[2], flags=re.M))
 
