@@ -396,6 +396,28 @@ class ImageModel:
         "Draw a picture of each of these classes."
         return sample(self.net, self.vae, self.numbers(labels), seed, **self.usual | settings)
 
+    def sheet(
+        self,
+        path,  # .png, .jpg, .webp or .gif
+        labels=None,  # Classes by number or by name; None = the first eight
+        n: int = 8,  # Pictures of each
+        seed: int = 0,  # Of the noise
+        enlarge: int = None,  # Times; None = so that a picture has 128 pixels
+        film: bool = False,  # From coarse to fine: frames of a GIF, else columns
+        **settings,  # As for `sample`
+    ) -> torch.Tensor:  # uint8 (n classes, 3, H, W); of a film (n classes, scales, 3, H, W)
+        "Draw n pictures of each class, and write them as one file, a row a class with its name."
+        from sar_repro.sampling import Sheet
+
+        labels = range(min(8, len(self.classes))) if labels is None else labels
+        labels, how = self.numbers(labels), dict(self.usual, seed=seed, **settings)
+        scales = how.get("scales") or self.net.cfg.scales
+        made = Sheet(path, scales, self.vae.cfg.factor, n, enlarge, film)
+        made.check(len(labels))
+        pictures = made.draw(self.net, self.vae, labels, **how)
+        made.save(pictures, [self.classes[y] for y in labels])
+        return pictures
+
     @property
     def usual(self) -> dict:
         "guidance, top_k and top_p of its size."

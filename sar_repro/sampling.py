@@ -14,6 +14,9 @@ import torch
 import torch.nn.functional as F
 import zipfile
 import zlib
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Optional
 from .engine.core import NUMBERS, ModelConfig, Number, SarError, check_number, home
@@ -21,14 +24,15 @@ from .engine.core import meant, shown
 from .engine.files import TORN_ARRAY, atomic_path, read_array, read_json, save_json
 from .engine.files import load_facts, weights_hash
 from .engine.machine import mixed_precision, progress
+from .engine.plots import check_sheet, picture_format, save_grid, usual_enlargement
 from .scale_ar import FlexVAR, cast_models, each_scale, fit_scales, group_size
 from .scale_ar import replay_for, sample
-from .tokenizer import FlexVAE
+from .tokenizer import FlexVAE, split_scales
 
 # %% auto #0
 __all__ = ['GROWTH', 'LARGEST_PICTURE', 'schedule', 'token_mask', 'known_tokens', 'edit', 'on_canvas', 'widen', 'refine',
            'class_map', 'read_edit', 'class_labels', 'class_names', 'wanted_setting', 'wanted_schedule', 'wanted_edit',
-           'wanted_classes', 'classes_told', 'draw_wanted', 'ShardSet', 'sample_shards', 'pack_npz']
+           'wanted_classes', 'classes_told', 'draw_wanted', 'filmed', 'Sheet', 'ShardSet', 'sample_shards', 'pack_npz']
 
 # %% ../nbs/11b_sampling.ipynb #e987968e
 GROWTH = 1.5  # beyond the trained side, a side is at most so many times the one before
@@ -391,12 +395,66 @@ def classes_told(weights):  # class count in the header of weights, before they 
 
 
 def draw_wanted(model, vae, labels, n, given, how):  # n pictures of each class, or changes of one
-    y = torch.tensor(labels).repeat_interleave(n)
+    y = torch.as_tensor(labels).repeat_interleave(n)
     if given is None:
         return sample(model, vae, y, **how)
     image, redraw, start = given
     both = (t.expand(len(y), *t.shape[1:]) for t in (image, redraw))
     return edit(model, vae, *both, y, start=start, **how)
+
+
+def _stages(vae, tokens, scales):  # (B, K, 3, H, W): what each map says, as large as the last
+    if vae.quantize.residual:
+        sums = vae.quantize.sums(tokens, tuple(scales))
+        return torch.stack([vae.decode_latent(f).clamp(-1, 1).float() for f in sums], 1)
+    found = [vae.decode(t).float() for t in split_scales(tokens, scales)]
+    side = found[-1].shape[-1]
+    return torch.stack([F.interpolate(x, size=side, mode="nearest") for x in found], 1)
+
+
+@contextmanager
+def filmed(vae: FlexVAE):  # Tokenizer of a model
+    "While this lasts, `sample` and `edit` give every map as a picture: (n, K, 3, H, W)."
+    vae.picture = partial(_stages, vae)
+    try:
+        yield
+    finally:
+        del vae.picture
+
+
+@dataclass
+class Sheet:
+    "A file of pictures, a row a class, and its name above."
+
+    path: Path  # .png, .jpg, .webp or .gif
+    scales: tuple  # Schedule
+    factor: int  # Pixels a token
+    n: int = 8  # Pictures of each class
+    enlarge: int = None  # Times; None = so that a picture has 128 pixels
+    film: bool = False  # From coarse to fine: frames of a GIF, else columns
+    bare: bool = False  # No names, and no enlargement unless one is asked for
+
+    def check(self, classes: int):  # Rows
+        "One sentence about what would not fit, before anything is drawn."
+        side = self.scales[-1] * self.factor
+        side *= self.enlarge or (1 if self.bare else usual_enlargement(side))
+        maps, gif = len(self.scales), picture_format(self.path)["format"] == "GIF"
+        shape = (maps, self.n * classes, 1) if self.film and not gif else (self.n, classes, maps)
+        check_sheet(self.path, side, *shape[:2], shape[2] if self.film else 1)
+
+    def draw(self, model, vae, labels, given=None, **how):  # See `draw_wanted`
+        "Pictures, or with `film` all maps of each."
+        fast = dict(fast=False) if self.film else {}
+        with filmed(vae) if self.film else nullcontext():
+            return draw_wanted(model, vae, labels, self.n, given, how | fast)
+
+    def save(self, images, names: list):  # From `draw`; of the rows
+        "Write the file."
+        if self.bare:
+            return save_grid(self.path, images, self.n, enlarge=self.enlarge or 1)
+        rows = [f"class {name}" if name.isdecimal() else name for name in names]
+        titles = [f"{p}x{p}" for p in self.scales] if self.film else ()
+        save_grid(self.path, images, self.n, rows, titles, self.enlarge)
 
 # %% ../nbs/11b_sampling.ipynb #2a9e8f22
 # A shard ends with 16 bytes that numpy does not read: 12 say of which samples it is, 4 sum it up

@@ -74,7 +74,7 @@ CASES = {
     'a folder as picture': (['sample', '--out', 'empty'], 'it is a folder'),
     'results into a folder': (['evaluate', '--out', 'empty'], 'it is a folder'),
     'executed copy without its ending': (['run', '07', '--out', 'copy.txt'], 'ends in .ipynb'),
-    'an ending of no picture': (['sample', '--out', 'food.gif'], 'ends in .png'),
+    'an ending of no picture': (['sample', '--out', 'food.bmp'], 'ends in .png'),
     'a name of 300 bytes': (['sample', '--out', 'n' * 296 + '.png'], 'is a name of 300 bytes'),
     'a data set of such a name': (['evaluate', '--dataset', 'n' * 300], 'is a name of 300 bytes'),
     'parameters of such a name': (['run', '07', '-p', 'dataset', 'n' * 300], 'is a name of 300 bytes'),

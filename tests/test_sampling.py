@@ -206,13 +206,41 @@ def files(tmp_path):
     (['--edit', 'picture.png', '--mask', 'mask.png'], 32), (['--edit', 'picture.png', '--from-scale', '5'], 32),
     (['--edit', 'picture.png', '--mask', 'mask.png', '--from-scale', '3', '--pixels', '16', '--steps', '4'], 16)], ids=lambda v: ' '.join(v) if isinstance(v, list) else None)
 def test_sar_sample(files, args, side):
-    done = sar('sample', '--classes', '1,2', '--n', '2', *args, cwd=files)
+    done = sar('sample', '--classes', '1,2', '--n', '2', *args, '--plain', cwd=files)
     assert done.returncode == 0, done.stderr
     assert Image.open(files/'samples.png').size == (2*(side + 2) + 2,)*2
     assert done.stdout.startswith('4 images of 2 classes')
 
+def drawn(files, name, *args):
+    done = sar('sample', '--size', 'mini', '--classes', 'Bag,1', '--n', '2', '--out', name, *args, cwd=files)
+    assert done.returncode == 0, done.stderr
+    picture = Image.open(files/name)
+    return [np.array(picture.convert('RGB')) for k in range(getattr(picture, 'n_frames', 1)) if picture.seek(k) is None]
+
+def test_a_sheet_is_large_and_named_and_a_film_ends_in_it(files):
+    (plain,), (sheet,), (strip,) = drawn(files, 'a.png', '--plain'), drawn(files, 'b.png'), drawn(files, 'c.png', '--film')
+    film, larger = drawn(files, 'c.gif', '--film'), drawn(files, 'd.jpg', '--enlarge', '10')[0]
+    assert plain.shape == (38, 38, 3) and larger.shape[1] == 2*162 + 2
+    first = plain[2:18, 2:18].repeat(8, 0).repeat(8, 1) # enlarged pixel by pixel, below a line with its name
+    assert (sheet[30:158, 2:130] == first).all() and (sheet[:28] < 99).any() and sheet.shape[1] == 262
+    assert (strip[58:186, 262:390] == first).all() # names, scales, and a column for each of three maps
+    assert len(film) == 3 and film[0].shape == (sheet.shape[0] + 28, *sheet.shape[1:]) and abs(film[2][58:186, 2:130].astype(int) - first).mean() < 3
+    for name in ('a.webp', 'b.jpeg'): assert drawn(files, name)[0].shape == sheet.shape
+
+@pytest.mark.parametrize('size', ['var-mini', 'hybrid-mini'])
+def test_a_film_of_every_base_ends_in_its_sample(size):
+    from sar_repro.engine.core import get_size
+    from sar_repro.models import make_model, make_tokenizer
+    from sar_repro.sampling import Sheet
+    spec = get_size(size)
+    torch.manual_seed(0)
+    model, vae = make_model(spec.model).eval().requires_grad_(False), make_tokenizer(spec.tokenizer).eval().requires_grad_(False)
+    film, plain = (Sheet('a.gif', spec.model.scales, spec.tokenizer.factor, 2, film=f).draw(model, vae, [0, 1], precision='fp32') for f in (True, False))
+    assert film.shape == (4, len(spec.model.scales), *plain.shape[1:]) and torch.equal(film[:, -1], plain)
+    assert 'picture' not in vae.__dict__
+
 def test_sar_sample_keeps_what_is_not_masked(files):
-    assert sar('sample', '--classes', '1', '--n', '1', '--edit', 'picture.png', '--mask', 'mask.png', cwd=files).returncode == 0
+    assert sar('sample', '--classes', '1', '--n', '1', '--edit', 'picture.png', '--mask', 'mask.png', '--plain', cwd=files).returncode == 0
     got = torch.tensor(np.array(Image.open(files/'samples.png'))).permute(2, 0, 1)[None]
     want = load_dataset('emoji64', 32, 'test', limit=1).images[:1]
     kept = ~box(1, a=4, b=28)
@@ -222,6 +250,9 @@ CASES = {
     'too many steps': (['--steps', '99'], 'the number of steps is 99: expected a whole number from 2 to 8'),
     'one step': (['--steps', '1'], 'the number of steps is 1'),
     'steps and schedule': (['--steps', '3', '--scales', '1,2'], 'names the whole schedule'),
+    'a webp too wide': (['--n', '200', '--out', 'a.webp'], '200 by 8 pictures of 128 pixels do not fit into one WEBP file'),
+    'enlarged beyond reason': (['--enlarge', '9000'], 'pictures of 288,000 pixels do not fit into one PNG file'),
+    'a film of too many': (['--n', '600', '--out', 'a.gif', '--film'], 'do not fit into one GIF file'),
     'words as schedule': (['--scales', '1,two'], "--scales '1,two': expected whole numbers with commas between, as in 1,2,3,4,6,8"),
     'falling schedule': (['--scales', '1,4,2'], 'does not rise'),
     'schedule beyond the table': (['--scales', '1,2,40'], 'ends at side 40'),

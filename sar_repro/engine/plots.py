@@ -10,14 +10,15 @@ import torch
 from functools import lru_cache
 from pathlib import Path
 from PIL import Image
-from .core import SarError, WORK, is_test, shown
+from .core import SarError, WORK, is_test, plain, shown
 from .files import atomic_path, save_json
 from .machine import run_record
 
 # %% auto #0
-__all__ = ['NO_DIFFERENCE', 'plot_style', 'bars', 'to_grid', 'picture_format', 'save_grid', 'show_images', 'save_figure',
-           'resample', 'interval', 'slope_weights', 't_interval', 'tidy', 'over_batches', 'with_interval', 'rows_of',
-           'look_up', 'save_table', 'auc', 'claim_verdict', 'claim_row', 'in_per_cent', 'paired', 'verdict']
+__all__ = ['LEAST_SIDE', 'MOST_PIXELS', 'NO_DIFFERENCE', 'plot_style', 'bars', 'to_grid', 'show_images', 'picture_format',
+           'usual_enlargement', 'check_sheet', 'to_sheet', 'save_grid', 'save_figure', 'resample', 'interval',
+           'slope_weights', 't_interval', 'tidy', 'over_batches', 'with_interval', 'rows_of', 'look_up', 'save_table',
+           'auc', 'claim_verdict', 'claim_row', 'in_per_cent', 'paired', 'verdict']
 
 # %% ../../nbs/81c_plots.ipynb #548a3cf0
 def plot_style():
@@ -79,35 +80,6 @@ def to_grid(
         grid[top : top + step_y - pad, left : left + step_x - pad] = picture
     return grid
 
-
-# how each kind of picture file is written: what is not lossless, at a quality that shows no blocks
-_FORMATS = {".png": dict(format="PNG"), ".webp": dict(format="WEBP", lossless=True)}
-_FORMATS |= dict.fromkeys((".jpg", ".jpeg"), dict(format="JPEG", quality=95, subsampling=0))
-
-
-def picture_format(
-    path,  # File to write
-) -> dict:  # What PIL's `save` takes
-    "The format that a file's name asks for."
-    ending = Path(path).suffix.lower()
-    if ending not in _FORMATS:
-        raise SarError(
-            f"{shown(path)} is to be a picture: expected a name that ends in"
-            f" {', '.join(_FORMATS)}"
-        )
-    return _FORMATS[ending]
-
-
-def save_grid(
-    path,  # Picture to write, in the format of its name
-    images: torch.Tensor,  # As for `to_grid`
-    ncol: int = 8,  # Pictures a row
-):
-    "Pictures on white as one file."
-    how = picture_format(path)
-    with atomic_path(path) as temporary:
-        Image.fromarray(to_grid(images, ncol)).save(temporary, **how)
-
 # %% ../../nbs/81c_plots.ipynb #a67b7d54
 def show_images(
     images: torch.Tensor,  # uint8, or float in [-1, 1] (N, 3, H, W)
@@ -132,6 +104,121 @@ def show_images(
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     return ax
+
+# %% ../../nbs/81c_plots.ipynb #7b427d1a
+# how each kind of picture file is written: what is not lossless, at a quality that shows no blocks
+_FORMATS = {".png": dict(format="PNG"), ".webp": dict(format="WEBP", lossless=True)}
+_FORMATS |= dict.fromkeys((".jpg", ".jpeg"), dict(format="JPEG", quality=95, subsampling=0))
+_FORMATS |= {".gif": dict(format="GIF")}
+_LONGEST = dict(WEBP=16_383, JPEG=65_500, GIF=65_535)  # pixels of a side
+LEAST_SIDE = 128  # pixels of a picture that people are to look at
+MOST_PIXELS = 700_000_000  # of all frames, each three bytes
+
+
+def picture_format(
+    path,  # File to write
+) -> dict:  # What PIL's `save` takes
+    "The format that a file's name asks for."
+    ending = Path(path).suffix.lower()
+    if ending not in _FORMATS:
+        raise SarError(
+            f"{shown(path)} is to be a picture: expected a name that ends in"
+            f" {', '.join(_FORMATS)}"
+        )
+    return _FORMATS[ending]
+
+
+def usual_enlargement(
+    side: int,  # Of a picture in pixels
+) -> int:
+    "So many times as large a picture has at least 128 pixels a side."
+    return max(1, -(-LEAST_SIDE // side))
+
+
+def check_sheet(
+    path,  # File to write
+    side: int,  # Of a picture, enlarged, in pixels
+    ncol: int,  # Pictures a row
+    rows: int,  # Rows
+    frames: int = 1,  # Sheets in one file
+):
+    "One sentence about what does not fit into a file of this kind."
+    kind, w, h = picture_format(path)["format"], ncol * (side + 2), rows * (side + 2)
+    if max(w, h) > _LONGEST.get(kind, w + h) or w * h * frames > MOST_PIXELS:
+        raise SarError(
+            f"{ncol:,} by {rows:,} pictures of {side:,} pixels do not fit into one {kind} file"
+            f" ({shown(path)}): expected fewer pictures, or smaller ones (--enlarge)"
+        )
+
+
+def _line(text, width, side):  # uint8 (h, w, 3): text beside nothing, at least `width` wide
+    import matplotlib
+    from PIL import ImageDraw, ImageFont
+
+    size = max(14, side // 8)
+    font = Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"
+    font, text, most = ImageFont.truetype(str(font), size), plain(text), max(width, 40 * size)
+    while font.getlength(text) > most - 6:
+        text = text.rstrip("…")[:-1] + "…"
+    width = max(width, math.ceil(font.getlength(text)) + 6)
+    line = Image.new("RGB", (width, size * 7 // 4), "white")
+    ImageDraw.Draw(line).text((3, size // 4), text, "black", font)
+    return np.asarray(line)
+
+
+def to_sheet(
+    images: torch.Tensor,  # As for `to_grid`
+    ncol: int = 8,  # Pictures a row
+    rows: list = (),  # What stands above each row; '' = nothing
+    titles: list = (),  # What stands above each column
+    enlarge: int = 1,  # Times, pixel by pixel; None = `usual_enlargement`
+) -> np.ndarray:  # uint8 (H, W, 3)
+    "Pictures on white, as large as people need them, with names."
+    times = enlarge or usual_enlargement(min(images.shape[-2:]))
+    images = images.repeat_interleave(times, -1).repeat_interleave(times, -2)
+    if not any(rows) and not titles:
+        return to_grid(images, ncol)
+    side, parts = images.shape[-1], []
+    if titles:
+        heads = [_line(t, side + 2, side)[:, : side + 2] for t in titles]
+        parts.append(np.concatenate(heads, 1))
+    for i, some in enumerate(images.split(ncol)):
+        grid = to_grid(some, ncol)
+        name = rows[i] if i < len(rows) else ""
+        parts += [_line(name, grid.shape[1], side), grid] if name else [grid]
+    width = max(p.shape[1] for p in parts)
+    white = lambda p: np.pad(p, ((0, 0), (0, width - p.shape[1]), (0, 0)), constant_values=255)
+    return np.concatenate([white(p) for p in parts])
+
+
+def save_grid(
+    path,  # Picture to write, in the format of its name
+    images: torch.Tensor,  # As for `to_grid`; or (N, K, 3, H, W), K stages of each picture
+    ncol: int = 8,  # Pictures a row
+    rows: list = (),  # See `to_sheet`
+    titles: list = (),  # Of the columns; of the K stages, where there are stages
+    enlarge: int = 1,  # See `to_sheet`
+):
+    "A sheet as one file; stages are frames of a GIF, else columns, a row a picture."
+    how, stages = picture_format(path), images.shape[1] if images.ndim == 5 else 0
+    if stages and how["format"] == "GIF":
+        heads = [[t] for t in titles] or [()] * stages
+        sheets = [to_sheet(images[:, k], ncol, rows, heads[k], enlarge) for k in range(stages)]
+        how = how | dict(duration=[600] * (stages - 1) + [2400], loop=0)
+    elif stages:
+        above = [r for name in rows for r in (name, *[""] * (ncol - 1))]
+        sheets = [to_sheet(images.flatten(0, 1), stages, above, titles, enlarge)]
+    else:
+        sheets = [to_sheet(images, ncol, rows, titles, enlarge)]
+    first, *later = [_colours(Image.fromarray(s), how["format"]) for s in sheets]
+    if later:
+        how = how | dict(save_all=True, append_images=later)
+    with atomic_path(path) as temporary:
+        first.save(temporary, **how)
+
+
+def _colours(image, kind):  # a GIF has 256 of them
+    return image.quantize(256, dither=Image.Dither.NONE) if kind == "GIF" else image
 
 # %% ../../nbs/81c_plots.ipynb #fb0c89ab
 def save_figure(

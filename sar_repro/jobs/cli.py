@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['app', 'FORCE_SAID', 'Force', 'NOTEBOOK', 'PARAM', 'ALL', 'SIZES_SAID', 'MODEL', 'DATA_SAID', 'Checkpoint', 'SizeName',
            'FoundSize', 'Guidance', 'TopK', 'TopP', 'DataDir', 'Tokenizer', 'STEPS', 'SCALES', 'PIXELS', 'EDIT', 'MASK',
-           'FROM', 'SEED', 'GuidanceByScale', 'TopKByScale', 'TopPByScale', 'SizeOrPixels', 'PROTOCOL', 'WRITTEN',
-           'REFERENCE', 'REFERENCE_SAID', 'INCEPTION_SAID', 'TRAINED_SAID', 'AFTER', 'CONTROL', 'join_pairs',
-           'Commands', 'about', 'run', 'check_ranks', 'lonely', 'launch_again', 'join_team', 'execute', 'size_of',
-           'sample', 'evaluate', 'new', 'diagnose', 'bench', 'parity', 'fetch', 'main']
+           'SHEET', 'ENLARGE', 'FILM', 'PLAIN', 'FROM', 'SEED', 'GuidanceByScale', 'TopKByScale', 'TopPByScale',
+           'SizeOrPixels', 'PROTOCOL', 'WRITTEN', 'REFERENCE', 'REFERENCE_SAID', 'INCEPTION_SAID', 'TRAINED_SAID',
+           'AFTER', 'CONTROL', 'join_pairs', 'Commands', 'about', 'run', 'check_ranks', 'lonely', 'launch_again',
+           'join_team', 'execute', 'size_of', 'sample', 'evaluate', 'new', 'diagnose', 'bench', 'parity', 'fetch',
+           'main']
 
 # %% ../../nbs/90_cli.ipynb #9735667b
 import os
@@ -315,6 +316,10 @@ SCALES = "The schedule itself, as in 1,2,4,8."
 PIXELS = "Side of the pictures; `--size` with a number means the same. Default as trained."
 EDIT = "A picture to start from; with --mask, --from-scale or both. --classes says what is drawn."
 MASK = "As large as the picture of --edit; what is white in it is drawn anew."
+SHEET = "A .png, .jpg, .webp or .gif to write: a row a class, its name above."
+ENLARGE = "Times as large, pixel by pixel; default what makes 128 pixels a picture."
+FILM = "From coarse to fine: a frame a scale in a .gif, else a column a scale, a row a picture."
+PLAIN = "Without names and as large as drawn: for --edit, or for another program."
 FROM = "First scale to draw, 1 being the coarsest: those before are the picture's own."
 SEED = (
     "Each image's own seed is made from this and its index. In float32 the number of images drawn"
@@ -336,7 +341,9 @@ SizeOrPixels = _option(
 @_command(
     "sample --size mini --n 4",
     'sample --classes "Food & Drink / noto" --n 4 --out food.png',
-    "sample --edit food.png --from-scale 3 --classes 5 --n 4",
+    "sample --size mini --classes Bag --film --out bag.gif",
+    "sample --classes 5 --n 1 --plain --out one.png",
+    "sample --edit one.png --from-scale 3 --classes 5 --n 4",
 )
 def sample(
     checkpoint: Checkpoint = None,
@@ -356,7 +363,10 @@ def sample(
     from_scale: _option(Optional[int], metavar="K", help=FROM) = None,
     seed: _option(int, help=SEED) = 0,
     tokenizer: Tokenizer = None,
-    out: _option(Path, help="A .png, .jpg or .webp to write, a row a class.") = Path("samples.png"),
+    out: _option(Path, help=SHEET) = Path("samples.png"),
+    enlarge: _option(Optional[int], min=1, metavar="N", help=ENLARGE) = None,
+    film: _option(bool, "--film", help=FILM) = False,
+    bare: _option(bool, "--plain", help=PLAIN) = False,
     force: Force = False,
 ):
     "Draw images and write them as one picture."
@@ -369,8 +379,8 @@ def sample(
         get_size(size)
     from sar_repro.engine.files import check_output, check_replace, weights_path
     from sar_repro.models import load_models
-    from sar_repro.engine.plots import picture_format, save_grid
-    from sar_repro.sampling import classes_told, draw_wanted, wanted_classes, wanted_edit
+    from sar_repro.engine.plots import picture_format
+    from sar_repro.sampling import Sheet, class_names, classes_told, wanted_classes, wanted_edit
     from sar_repro.sampling import wanted_schedule, wanted_setting
 
     check_output(out)
@@ -383,12 +393,15 @@ def sample(
         how[name] = wanted_setting(name, text, getattr(spec, name), len(sides))
     given = wanted_edit(spec, sides, edit, mask, from_scale)
     weights = checkpoint or weights_path(spec.name, "model")
+    sheet = Sheet(out, sides, spec.tokenizer.factor, n, enlarge, film, bare)
     if count := classes_told(weights):
-        wanted_classes(classes, count, weights, n, spec.name)
+        sheet.check(len(wanted_classes(classes, count, weights, n, spec.name)))
     model, vae = load_models(spec.name, checkpoint, tokenizer)
     labels = wanted_classes(classes, model.cfg.num_classes, weights, n, spec.name)
-    images = draw_wanted(model, vae, labels, n, given, how)
-    save_grid(out, images, n)
+    sheet.check(len(labels))
+    images = sheet.draw(model, vae, labels, given, **how)
+    names = class_names(model.cfg.num_classes, weights)
+    sheet.save(images, [names[y] for y in labels])
     typer.echo(f"{len(images)} images of {len(labels)} classes: {near(out)}")
 
 # %% ../../nbs/90_cli.ipynb #9d6e9de2
