@@ -15,9 +15,9 @@ from unicodedata import category
 
 # %% auto #0
 __all__ = ['ROOT', 'WORK', 'BASES', 'NUMBERS', 'SIZES', 'VARIANTS', 'SarError', 'check_choice', 'plain', 'SarWarning', 'in_short',
-           'check_text', 'Number', 'check_number', 'meant', 'setting', 'checked', 'stored', 'home', 'work', 'is_test',
-           'shown', 'TokenizerConfig', 'ModelConfig', 'TrainConfig', 'check_numbers', 'Size', 'get_size', 'sizes_of',
-           'with_base', 'index_uniform', 'order_rng']
+           'check_text', 'Number', 'check_number', 'meant', 'setting', 'is_open', 'explained', 'checked', 'stored',
+           'home', 'work', 'is_test', 'shown', 'TokenizerConfig', 'ModelConfig', 'TrainConfig', 'check_numbers', 'Size',
+           'get_size', 'sizes_of', 'with_base', 'index_uniform', 'order_rng']
 
 # %% ../../nbs/00_core.ipynb #8bd22d40
 class SarError(Exception):
@@ -142,6 +142,27 @@ def setting(
     "A field of a dataclass of settings, with all that is known of it."
     about = dict(help=help, rule=rule, recipes=recipes, none=none, later=later, asked=asked)
     return field(default=default, metadata=about)
+
+
+def is_open(f) -> bool:  # A field made by `setting`
+    "May it be left to the size, the recipe or the machine?"
+    return f.metadata["recipes"] is not None or bool(f.metadata["none"])
+
+
+def explained(
+    f,  # A field made by `setting`
+) -> str:
+    "What a parameter is, what it may be, and what happens where nobody sets it."
+    rule, recipes = f.metadata["rule"], f.metadata["recipes"] or {}
+    text = f.metadata["help"]
+    if isinstance(rule, tuple) and rule[0] is not True:
+        text += f": {', '.join(rule)}"
+    if not is_open(f):
+        return text
+    usual = recipes.get("ours", f.default)
+    others = {v: [k for k in recipes if recipes[k] == v] for v in recipes.values() if v != usual}
+    said = "; ".join(f"{', '.join(names)}: {v}" for v, names in others.items())
+    return f"{text}; None: {f.metadata['none'] or (f'{usual} ({said})' if said else usual)}"
 
 
 def checked(

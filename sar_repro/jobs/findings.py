@@ -10,24 +10,25 @@ import time
 import torch
 from datetime import date
 from pathlib import Path
-from ..engine.core import ROOT, WORK, get_size, shown, stored
+from ..engine.core import ROOT, SarError, WORK, get_size, shown, stored
 from ..engine.files import read_json, save_json, weights_hash, weights_path
 from ..engine.machine import run_record, shared_rows
 from ..evaluate import Reference, compare, distance_table, feature_extractor, few_held_out
 from ..evaluate import image_features, judge_of, told_kid
 from ..exposure_bias import Probe, gap, one_step, picture_groups
-from .plan import Job, short_name, usual_recipe
+from .plan import Job, as_control, load_job, plan_job, short_name, usual_recipe
 from .published import base_record, beside_paper, beside_published, judge
 from .published import protocol_of, reference_path
+from .runs import train_run
 from ..sampling import sample_shards
 from ..scale_ar import FlexVAR, group_size, sample
-from ..strategies import loss_name
+from ..strategies import get_loss, loss_name
 from ..tokenizer import token_groups
-from ..train import token_mean
+from ..train import heldout_loss, token_mean
 
 # %% auto #0
-__all__ = ['draw_job', 'few_of', 'exposure', 'judge_job', 'record_job', 'findings', 'stored_findings', 'control_of', 'gauge',
-           'outlook', 'outcome']
+__all__ = ['JUDGED', 'draw_job', 'few_of', 'exposure', 'judge_job', 'record_job', 'findings', 'stored_findings', 'control_of',
+           'gauge', 'outlook', 'outcome', 'measured', 'run_job', 'post_train', 'arms_table']
 
 # %% ../../nbs/86d_findings.ipynb #86d00006
 def draw_job(
@@ -40,7 +41,7 @@ def draw_job(
     if when == "before" and job.base:
         return None
     ranks = dict(process=job.team.process_index, processes=job.team.num_processes)
-    folder = job.out / f"samples-{when}"
+    folder = (job.begun or job.out if when == "before" else job.out) / f"samples-{when}"
     shards = sample_shards(job.model, job.vae, job.labels, folder, **ranks, **job.sampling)
     job.team.wait_for_everyone()
     return shards
@@ -111,7 +112,8 @@ def _quick_distances(job, sets):  # of a smoke run: one reference, to see that i
     if not job.team.is_main_process:
         return "the first process has the table"
     found = {w: compare(f, real) for w, f in zip(sets, drawn)}
-    return pd.DataFrame(found).T.rename_axis("pictures")
+    names = dict(fd=job.features, kid="KID x1000", kid_se="KID se")
+    return pd.DataFrame(found).T.rename_axis("pictures").rename(columns=names)
 
 
 def _judge_paper(job, sets):
@@ -349,3 +351,95 @@ def outcome(
     if record is not None:
         lines += [findings(record, control_of(job)).replace("**", "")]
     return "\n".join(lines)
+
+# %% ../../nbs/86d_findings.ipynb #86d00031
+def measured(
+    job: Job,  # Loaded
+    when: str,  # 'before' or 'after'
+) -> dict:  # heldout (G,), gaps (DataFrame or None), samples
+    "All that is measured of a model: held-out loss, what its own context costs, samples."
+    how = dict(precision=job.train.precision, copies_apart=True)
+    found = dict(heldout=heldout_loss(job.model, job.held, **how), gaps=exposure(job, when))
+    return found | dict(samples=draw_job(job, when))
+
+
+def _finished(job):  # the record of a run that is done, if it was measured in the same way
+    record = _record(job.out, job.name) or _record(WORK / "results", job.name)
+    same = {k: v for k, v in job.sampling.items() if k not in ("seed", "precision")}
+    same |= dict(start=job.start, n=job.n_samples)
+    whole = record and (job.out / "model.safetensors").is_file()
+    return record if whole and all(record.get(k) == v for k, v in same.items()) else None
+
+
+def run_job(
+    job: Job,  # Loaded
+    start: dict,  # From `measured`, before
+) -> dict:  # Its record
+    "Train and measure again, as the cells of 07 do; run again to go on."
+    how = dict(keep=job.kind != "DEMONSTRATION", tracker=job.asked.tracker)
+    log = train_run(
+        job.model, job.data, get_loss(job.train.method), job.train, job.out, job.held, **how
+    )
+    both = dict(before=start, after=measured(job, "after"))
+    each = lambda k: {when: found[k] for when, found in both.items()}
+    gaps = [g for g in each("gaps").values() if g is not None]
+    table = judge_job(job, each("samples"))
+    return record_job(job, log, each("heldout"), pd.concat(gaps) if gaps else None, table)
+
+# %% ../../nbs/86d_findings.ipynb #86d00032
+def post_train(
+    given: dict,  # See `plan_job`
+    control: bool = False,  # Teacher forcing for as long beside it?
+    say=print,  # Called with a line for each run
+) -> tuple:  # Table (DataFrame), jobs: the method's and its control's
+    "What a method makes of a checkpoint, in one table; run again to go on."
+    jobs, start, records = [plan_job(given)], None, {}
+    jobs += [plan_job(as_control(given))] if control else []
+    if control and jobs[0].train.method == "tf":
+        raise SarError("method tf is the control itself: leave --control out")
+    for job in jobs:
+        _check_whole(job)
+        say(outlook(job))
+        load_job(job).begun = jobs[0].out
+        record = _finished(job)
+        if record is None:
+            start = start or measured(job, "before")
+            record = run_job(job, start)
+        records[loss_name(job.train.method)] = record
+        del job.model, job.vae, job.data, job.held  # the next one needs the memory
+    return arms_table(records), jobs
+
+
+def _check_whole(job):  # a few steps on embedded pictures are no post-training
+    if job.kind == "DEMONSTRATION" and not job.smoke:
+        raise SarError(
+            f"size {job.size.name} is trained on ImageNet: pass as --data its folder with train/"
+            " and val/ (the notebook 87a says what else it needs), or --budget smoke to see a few"
+            " steps"
+        )
+
+# %% ../../nbs/86d_findings.ipynb #86d00033
+JUDGED = ("FID", "FD-EffNet", "FD-class", "KID x1000", "KID se", "IS", "precision", "recall")
+
+
+def arms_table(
+    records: dict,  # Method -> record of `record_job`, all from the same start
+) -> pd.DataFrame:  # A row for the start and for each method
+    "The start and what each method made of it: held-out loss, own context, distances."
+    first = next(iter(records.values()))
+    rows = {"start": _numbers(first, "before")}
+    rows |= {f"+ {name}": _numbers(record, "after") for name, record in records.items()}
+    return pd.DataFrame(rows).T.rename_axis("model")
+
+
+def _numbers(record, when):  # distances are those to training pictures, reconstructed
+    row = {"nats a token": record["heldout_mean"][when]}
+    if gaps := record.get("gap_KL_bits"):
+        finest = [g for g in gaps if not g.endswith("copies")][-1]
+        row["own context, bits"] = gaps[finest][when]
+    usual = dict(pictures=when, against="training, reconstructed")
+    fits = lambda r: all(r.get(k, v) == v for k, v in usual.items())
+    rows = [r for r in record.get("distances", []) if fits(r)]
+    paper = record.get("before", {}) if when == "before" else record
+    judged = rows[0] if rows else paper
+    return row | {k: judged[k] for k in JUDGED if k in judged}

@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from hashlib import sha256
 from pathlib import Path
 from ..engine.core import BASES, NUMBERS, Number, SarError, SarWarning, Size
-from ..engine.core import TrainConfig, WORK, check_choice, checked, get_size, setting
-from ..engine.core import with_base
+from ..engine.core import TrainConfig, WORK, check_choice, checked, explained, get_size
+from ..engine.core import is_open, setting, with_base
 from ..engine.files import PUBLISHED, weights_hash
 from ..engine.machine import can_compile, team
 from ..data import load_dataset
@@ -31,14 +31,15 @@ from sar_repro.jobs.published import (
     reference_path,
     regime,
 )
-from .runs import check_run_folder, possible_folder, resolved_precision, train_run
+from .runs import check_run, check_run_folder, possible_folder
+from .runs import resolved_precision, train_run
 from ..models import LatentData, of_base, start_models
 from ..strategies import METHODS, get_loss, hook, loss_name
 from ..tokenizer import TokenData
 
 # %% auto #0
-__all__ = ['SETTINGS', 'PARAMETERS', 'RECIPES', 'PICTURES', 'Asked', 'recipe_table', 'described', 'parameters_cell', 'cleared',
-           'Job', 'plan_job', 'usual_recipe', 'short_name', 'usual_share', 'load_job', 'train_size']
+__all__ = ['SETTINGS', 'PARAMETERS', 'RECIPES', 'PICTURES', 'Asked', 'recipe_table', 'parameters_cell', 'cleared', 'Job',
+           'plan_job', 'as_control', 'usual_recipe', 'short_name', 'usual_share', 'load_job', 'train_size']
 
 # %% ../../nbs/86c_plan.ipynb #86c00006
 _names = ("ours", "paper", "released")
@@ -106,37 +107,17 @@ def recipe_table() -> "pandas.DataFrame":
     return table[table.astype(str).nunique(axis=1) > 1]
 
 # %% ../../nbs/86c_plan.ipynb #86c0000b
-def _open(f):  # may it be left to the size, the recipe or the machine?
-    return f.metadata["recipes"] is not None or bool(f.metadata["none"])
-
-
-def described(
-    f,  # A field of `PARAMETERS`
-) -> str:
-    "What a parameter is, what it may be, and what happens where nobody sets it."
-    rule, recipes = f.metadata["rule"], f.metadata["recipes"] or {}
-    text = f.metadata["help"]
-    if isinstance(rule, tuple) and rule[0] is not True:
-        text += f": {', '.join(rule)}"
-    if not _open(f):
-        return text
-    usual = recipes.get("ours", f.default)
-    others = {v: [k for k in recipes if recipes[k] == v] for v in recipes.values() if v != usual}
-    said = "; ".join(f"{', '.join(names)}: {v}" for v, names in others.items())
-    return f"{text}; None: {f.metadata['none'] or (f'{usual} ({said})' if said else usual)}"
-
-
 def parameters_cell() -> str:
     "The source of 07's cell of parameters."
-    usual = lambda f: None if _open(f) else f.default
+    usual = lambda f: None if is_open(f) else f.default
     literal = lambda v: json.dumps(v) if isinstance(v, str) else repr(v)
     lines = [(f"{k}: {f.type} = {literal(usual(f))}", f) for k, f in PARAMETERS.items()]
-    return "\n".join(f"{line}  # {described(f)}" for line, f in lines)
+    return "\n".join(f"{line}  # {explained(f)}" for line, f in lines)
 
 
 def _old(f, value):  # what stood for None before
-    if not _open(f) or isinstance(value, str):
-        return _open(f) and value in ("auto", "")
+    if not is_open(f) or isinstance(value, str):
+        return is_open(f) and value in ("auto", "")
     if type(value) not in (int, float):
         return False
     return value < 0 if f.name == "guidance" else value == (0 if f.metadata["none"] else -1)
@@ -167,6 +148,7 @@ class Job:
     sampling: dict  # seed, guidance, top_k, top_p, precision
     out: Path  # Folder of the run
     base = judged = None  # An earlier measurement of the start; of this run
+    begun = None  # Folder with samples of the same start; None = the run's own
     few_held_out = ""  # See `few_held_out`
 
     def __post_init__(self):
@@ -223,6 +205,17 @@ def plan_job(
     out = possible_folder(asked.out_dir) if asked.out_dir else WORK / "runs" / name
     how = _sampling(asked, train)
     return Job(name, kind, get_size(size), asked, train, given.get("compile"), pictures, how, out)
+
+
+def as_control(
+    given: dict,  # See `plan_job`
+) -> dict:
+    "The same by teacher forcing, for as long; what only pass 2 knows is left out."
+    only = ("gamma", "target", "cond_shared", "sf_", "rollout")
+    kept = {k: v for k, v in given.items() if not k.startswith(only)} | dict(method="tf")
+    if given.get("out_dir"):
+        kept |= dict(out_dir=str(Path(given["out_dir"]) / "control"))
+    return kept
 
 
 def usual_recipe(kind):  # recipe of a run of that kind
@@ -316,6 +309,8 @@ def load_job(
     _load_tokens(job)
     _choose_samples(job)
     _fit_machine(job)
+    loss_fn = get_loss(job.train.method)
+    check_run(job.model, job.data, loss_fn, job.train, job.out, job.asked.tracker)
     if job.kind == "PAPER":
         _load_reference(job)
     return job

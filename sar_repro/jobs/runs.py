@@ -43,7 +43,7 @@ from ..train import check_loss, heldout_loss, lr_at, optimizer, token_mean
 # %% auto #0
 __all__ = ['MACHINE', 'STATE', 'ToyTokens', 'toy_model', 'RunFolder', 'check_run_folder', 'possible_folder', 'resolved_precision',
            'losses_of', 'wants_shards', 'is_sharded', 'sharded', 'tracker_name', 'whole_state', 'load_moments',
-           'snapshot', 'Run', 'train_run']
+           'snapshot', 'Run', 'train_run', 'check_run']
 
 # %% ../../nbs/86_runs.ipynb #bfd663dc
 class ToyTokens(TokenData):
@@ -655,6 +655,13 @@ def train_run(
             acc.unwrap_model(run.wrapped, keep_fp32_wrapper=False)
             model.__dict__.pop("forward", None)
     return run.frame()
+
+
+def check_run(model, data, loss_fn, cfg, out_dir, tracker=""):  # Arguments of `train_run`
+    "What `train_run` refuses, asked before anything is drawn for the run."
+    check_loss(loss_fn, cfg)
+    tracker_name(tracker)
+    RunFolder(out_dir, _facts(model, data, loss_fn, cfg), write=False)
 
 
 def _go_on(run, held, live, save_every, keep, tracker):
