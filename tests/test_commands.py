@@ -31,7 +31,7 @@ def strings(source):
             yield ''.join(v.value if isinstance(v, ast.Constant) else '{%s}' % ast.unparse(v.value) for v in node.values)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str): yield node.value
 
-BARE = re.compile(r'^(?:.*: )?((?:sar (?:run|sample|new|evaluate|diagnose|fetch)|accelerate launch|torchrun|python -m|python tools/\w+\.py) [^`]*?)(?: writes them)?$')
+BARE = re.compile(r'^(?:.*: )?((?:sar (?:run|train|sample|new|evaluate|diagnose|fetch)|accelerate launch|torchrun|python -m|python tools/\w+\.py) [^`]*?)(?: writes them)?$')
 
 def printed():
     "(where, command line) of everything that is printed."
@@ -52,7 +52,13 @@ def whole(command): # not a piece of one, cut within quotes, that a test looks f
     try: return shlex.split(command)
     except ValueError: return []
 
-PRINTED = sorted({command for _, command in printed() if whole(command)})
+def examples():
+    "What `--help` shows, of every command."
+    import typer
+    from sar_repro.jobs import cli
+    for name, command in typer.main.get_command(cli.app).commands.items(): yield from ((f'sar {name} --help', line.strip()) for line in (command.epilog or '').splitlines() if line.startswith('  '))
+
+PRINTED = sorted({command for _, command in [*printed(), *examples()] if whole(command)})
 SETUP = '''
 import io, os, shlex, shutil, sys
 from pathlib import Path
@@ -124,7 +130,7 @@ def run_sar(place, words, offline=False):
     assert 'Traceback' not in done.stderr, (words, done.stderr[-1500:])
 
 WEIGHTS = 'runs/mini-fashion16-sar-s0/model.safetensors'
-FILL = {'{size}': 'mini', 'FOLDER': 'photos', 'CHECKPOINT': WEIGHTS, '{weights}': WEIGHTS, '{place}': 'runs/mini-fashion16-sar-s0/tokenizer.safetensors',
+FILL = {'{size}': 'mini', 'pretrained/mini/model.safetensors': WEIGHTS, 'FOLDER': 'photos', 'CHECKPOINT': WEIGHTS, '{weights}': WEIGHTS, '{place}': 'runs/mini-fashion16-sar-s0/tokenizer.safetensors',
         '$RANK': '0', '$HEAD': '127.0.0.1', 'VALUE': 'smoke', 'FILE...': str(ROOT/'data/golden/losses_small.safetensors'), '../photos300': 'photos', '{path.stem}': '07_train', '{words[0]}': 'sample'}
 
 def words_of(command):
@@ -152,8 +158,12 @@ def new(place, words): run_sar(place, ['new', 'photos', '--size', 'mini', '--bud
 def evaluate(place, words): run_sar(place, put(words[1:], n='10', size='mini') if len(words) < 4 or words[2] == '--n' else put(words[1:], n='10'))
 def diagnose(place, words): run_sar(place, put(words[1:], n='20', size='mini', out='diagnosis') if '--dataset' not in words else put(words[1:], n='20', out='diagnosis-own'))
 def bench(place, words): run_sar(place, ['bench', '--size', 'mini', '--batch', '2'])
+def execute(place, words): # the notebooks of nbs/ stay as they are
+    done = forks('from sar_repro.jobs import cli; cli.execute_in_place = print; ' + RUN, place, *words[1:])
+    assert done.returncode == 0 and words[2] in done.stdout, done.stderr
 def parity(place, words): run_sar(place, ['parity', *([str(ROOT/w) for w in words[2:]] or [FILL['FILE...']])])
 def job(place, words): run_sar(place, [*words[1:], '-p', 'budget', 'smoke', *([] if 'size' in words else ['-p', 'size', 'mini'])])
+def train(place, words): run_sar(place, put(words[1:], budget='smoke'))
 def lacking(place, words): run_sar(place, [*words[1:], '-p', 'budget', 'smoke'], offline=True) # weights that do not ship
 def tokenizer(place, words): run_sar(place, [*(w if w != 'tiny' else 'mini' for w in words[1:]), '-p', 'budget', 'smoke'])
 
@@ -211,13 +221,14 @@ def script(place, words): # of tools/; `test_gpu` runs what can be run
     assert done.returncode == 0 and (ROOT/words[1]).is_file()
 
 ROWS = [
-    (r'sar (run|sample|new|execute|fetch|--help|--version|\{.*\}|run \{.*\}|evaluate --reference)', bare),
-    (r'sar evaluate', evaluate), (r'sar diagnose', diagnose), (r'sar bench', bench), (r'sar parity', parity),
+    (r'sar (run|train|sample|new|execute|fetch|--help|--version|\{.*\}|run \{.*\}|evaluate --reference)', bare),
+    (r'sar evaluate', evaluate), (r'sar diagnose', diagnose), (r'sar bench.*', bench), (r'sar execute .*', execute), (r'sar parity', parity),
     (r'sar run --all.*', everything),
     (r'sar run \S+ --help', as_it_is),
     (r'sar run 02\w* .*', tokenizer),
     (r'sar run 07_train .*-p base var .*', lacking),
     (r'sar run 07_train.*', job),
+    (r'sar train .*', train),
     (r'sar run 89_studies .*', as_it_is),
     (r'sar sample --size var-d16', offline),
     (r'sar evaluate (--size var-d16|pretrained/).*', offline),

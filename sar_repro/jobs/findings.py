@@ -6,6 +6,7 @@
 from __future__ import annotations
 import math
 import pandas as pd
+import shlex
 import time
 import torch
 from datetime import date
@@ -17,9 +18,11 @@ from ..evaluate import Reference, compare, distance_table, feature_extractor, fe
 from ..evaluate import image_features, judge_of, told_kid
 from ..exposure_bias import Probe, gap, one_step, picture_groups
 from .plan import Job, as_control, load_job, plan_job, short_name, usual_recipe
+from .notebooks import from_here, near, ranks
 from .published import base_record, beside_paper, beside_published, judge
-from .published import protocol_of, reference_path
+from .published import protocol_of, reference_path, requirements
 from .runs import train_run
+from ..models import find_size
 from ..sampling import sample_shards
 from ..scale_ar import FlexVAR, group_size, sample
 from ..strategies import get_loss, loss_name
@@ -28,7 +31,7 @@ from ..train import heldout_loss, token_mean
 
 # %% auto #0
 __all__ = ['JUDGED', 'draw_job', 'few_of', 'exposure', 'judge_job', 'record_job', 'findings', 'stored_findings', 'control_of',
-           'gauge', 'outlook', 'outcome', 'measured', 'run_job', 'post_train', 'arms_table']
+           'gauge', 'outlook', 'outcome', 'planned', 'measured', 'run_job', 'post_train', 'arms_table']
 
 # %% ../../nbs/86d_findings.ipynb #86d00006
 def draw_job(
@@ -352,6 +355,20 @@ def outcome(
         lines += [findings(record, control_of(job)).replace("**", "")]
     return "\n".join(lines)
 
+
+def planned(
+    stem: str,  # '02_tokenizer' or '07_train'
+    values: dict,  # Their parameters
+) -> tuple:  # [Name] of its copy, what it will do, and a function that says what came of it
+    "What `sar run` says of a notebook that trains, before and after."
+    if stem == "02_tokenizer":
+        from sar_repro.jobs.own import plan_tokenizer
+
+        job = plan_tokenizer(**values)
+        return ([job.out.name], job.outlook(), job.outcome) if job else ([], None, None)
+    job = plan_job(values)
+    return [job.name], outlook(job), lambda: outcome(job)
+
 # %% ../../nbs/86d_findings.ipynb #86d00031
 def measured(
     job: Job,  # Loaded
@@ -388,18 +405,20 @@ def run_job(
 
 # %% ../../nbs/86d_findings.ipynb #86d00032
 def post_train(
-    given: dict,  # See `plan_job`
+    given: dict,  # See `plan_job`; `init` is the path of weights
     control: bool = False,  # Teacher forcing for as long beside it?
-    say=print,  # Called with a line for each run
-) -> tuple:  # Table (DataFrame), jobs: the method's and its control's
-    "What a method makes of a checkpoint, in one table; run again to go on."
-    jobs, start, records = [plan_job(given)], None, {}
-    jobs += [plan_job(as_control(given))] if control else []
+    say=print,  # Called with a line for each run, by the first process
+) -> str:  # A table, and what it says; '' for all processes but the first
+    "What a method makes of a checkpoint; run again to go on."
+    given = dict(size=find_size(given["init"])) | given
+    jobs, start, records = [plan_job(from_here(given))], None, {}
     if control and jobs[0].train.method == "tf":
         raise SarError("method tf is the control itself: leave --control out")
+    jobs += [plan_job(from_here(as_control(given)))] if control else []
     for job in jobs:
         _check_whole(job)
-        say(outlook(job))
+        if ranks()[0] == 0:
+            say(outlook(job))
         load_job(job).begun = jobs[0].out
         record = _finished(job)
         if record is None:
@@ -407,16 +426,31 @@ def post_train(
             record = run_job(job, start)
         records[loss_name(job.train.method)] = record
         del job.model, job.vae, job.data, job.held  # the next one needs the memory
-    return arms_table(records), jobs
+    return _ending(jobs, records) if jobs[0].team.is_main_process else ""
 
 
 def _check_whole(job):  # a few steps on embedded pictures are no post-training
     if job.kind == "DEMONSTRATION" and not job.smoke:
+        needs = requirements(job.size.name, job.asked.data_dir or "")
+        lacking = needs[(needs["needed for"] == "the run") & ~needs.found].file
         raise SarError(
-            f"size {job.size.name} is trained on ImageNet: pass as --data its folder with train/"
-            " and val/ (the notebook 87a says what else it needs), or --budget smoke to see a few"
-            " steps"
+            f"size {job.size.name} is trained on ImageNet, and there is no"
+            f" {', no '.join(lacking) or 'other data set for it'}: get what is missing, or pass"
+            " --budget smoke to see a few steps"
         )
+
+
+def _ending(jobs, records):  # table, where things lie, sentences, what goes on
+    table = arms_table(records)
+    table.to_csv(jobs[0].out / "table.csv")
+    places = ", ".join(f"{near(job.out)}" for job in jobs)
+    said = findings(*records.values()).replace("**", "")
+    later = ("--after", "--control")
+    words = ["sar", "diagnose", near(jobs[0].init)]
+    for option, job in zip(later, jobs):
+        words += [option, near(job.out / "model.safetensors")]
+    lines = [table.round(3).to_string(), f"weights, log, record and table.csv: {places}", said]
+    return "\n".join([*lines, f"look closer: {shlex.join(map(str, words))}"])
 
 # %% ../../nbs/86d_findings.ipynb #86d00033
 JUDGED = ("FID", "FD-EffNet", "FD-class", "KID x1000", "KID se", "IS", "precision", "recall")

@@ -23,9 +23,9 @@ from ..engine.core import SarError, check_choice, get_size, home, meant, work
 
 # %% auto #0
 __all__ = ['LOST', 'QUIET', 'PAGE', 'NOTEBOOKS_TABLE', 'all_notebooks', 'find_notebook', 'Parameter', 'cells_of',
-           'read_parameters', 'described', 'parse_value', 'check_parameters', 'check_name', 'output_path', 'made',
-           'near', 'ranks', 'execute_copy', 'from_here', 'run_one', 'pipeline', 'stamp', 'time_left', 'run_all',
-           'as_html', 'fold_sources', 'write_page', 'shrink_pictures', 'execute_in_place']
+           'read_parameters', 'described', 'parse_value', 'check_parameters', 'given_parameters', 'check_name',
+           'output_path', 'made', 'near', 'ranks', 'execute_copy', 'from_here', 'run_one', 'pipeline', 'stamp',
+           'time_left', 'run_all', 'as_html', 'fold_sources', 'write_page', 'shrink_pictures', 'execute_in_place']
 
 # %% ../../nbs/90a_notebooks.ipynb #90a00006
 def all_notebooks() -> list:  # Paths, in reading order
@@ -165,6 +165,18 @@ def check_parameters(
                 f" {known[name].default!r}"
             )
     return {k: _typed(f"parameter {k} of {notebook}", text, known[k]) for k, text in given.items()}
+
+
+def given_parameters(
+    source: Path,  # A notebook
+    param: list,  # 'name=value', as typed
+) -> dict:  # name -> value
+    "What was given with -p, checked."
+    known = read_parameters(source, needed=bool(param))
+    pairs = [p.partition("=") for p in param]
+    if bare := next((name for name, sign, _ in pairs if not sign), None):
+        raise SarError(f"-p {bare} needs a value: -p {bare} VALUE")
+    return check_parameters({k: text for k, _, text in pairs}, known, source.stem)
 
 
 def _typed(what, text, parameter):
@@ -408,10 +420,7 @@ def run_one(
 ):
     "Run a notebook, its parameters checked."
     known = read_parameters(source, needed=bool(param))
-    pairs = [p.partition("=") for p in param]
-    if bare := next((name for name, sign, _ in pairs if not sign), None):
-        raise SarError(f"-p {bare} needs a value: -p {bare} VALUE")
-    values = check_parameters({k: text for k, _, text in pairs}, known, source.stem)
+    values = given_parameters(source, param)
     if cwd and not cwd.is_dir():
         raise SarError(f"--cwd {cwd} is no folder")
     values = values if cwd else from_here(values)

@@ -33,7 +33,7 @@ from ..csfl import sar_loss, tf_loss
 # %% auto #0
 __all__ = ['TOLERANCE', 'TOLERANCE_TOKENIZER', 'NOTHING', 'FIXED', 'FIXED_VAR', 'LOSSES', 'KINDS', 'golden_config', 'check_model',
            'check_tokenizer', 'released_rollout', 'sampled_step', 'check_losses', 'check_hybrid', 'check_var',
-           'published_seeds', 'check_var_vae', 'check_file']
+           'published_seeds', 'check_var_vae', 'check_file', 'as_lines', 'check_files']
 
 # %% ../../nbs/80_parity.ipynb #43acc632
 # largest error relative to the largest value: ten times what rounding leaves, on a CPU or a GPU
@@ -450,3 +450,36 @@ def check_file(
         _missed(f"{k} (not compared)")
         for k in sorted(tensors.keys() - {r["name"] for r in rows} - {*inputs})
     ]
+
+# %% ../../nbs/80_parity.ipynb #9a0c1004
+def as_lines(
+    rows: list,  # From `check_file`
+) -> str:
+    "A line a tensor."
+    width = max(40, *(len(r["name"]) for r in rows))
+    lines = [f"{'tensor':{width}s} {'max abs':>10s} {'max rel':>10s} {'exact':>6s}"]
+    for r in rows:
+        lines.append(
+            f"{r['name']:{width}s} {r['abs']:10.1e} {r['rel']:10.1e}"
+            f" {'yes' if r['exact'] else 'no':>6s}  {'pass' if r['ok'] else 'FALLS SHORT'}"
+        )
+    return "\n".join(lines)
+
+
+def check_files(
+    files: list,  # Paths of golden tensors
+    device: str = "cpu",  # Where to compute
+    say=print,  # Called with the lines of each file
+) -> tuple:  # How many tensors fall short, and a sentence for each file that cannot be read
+    "Compare with all that can be read."
+    short, unread = 0, []
+    for f in files:
+        try:
+            rows = check_file(f, device)
+        except SarError as e:
+            unread.append(f"{f}: {e}")
+            say(f"{f}\n    not compared: {e}\n")
+            continue
+        short += sum(not r["ok"] for r in rows)
+        say(f"{f}\n{as_lines(rows)}\n")
+    return short, unread

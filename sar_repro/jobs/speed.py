@@ -24,7 +24,7 @@ from ..train import param_groups
 
 # %% auto #0
 __all__ = ['PASSES', 'KINDS', 'BATCH', 'flops', 'matmul_rate', 'Stand', 'step_times', 'two_steps', 'peak_memory', 'sampling_time',
-           'bench']
+           'bench', 'bench_lines']
 
 # %% ../../nbs/88_speed.ipynb #f1d14c5f
 def flops(
@@ -269,3 +269,18 @@ def bench(
         steps=rows,
         sampling=dict(seconds=round(cost, 4), TFLOP_R=round(tflop, 4)),
     )
+
+# %% ../../nbs/88_speed.ipynb #9a0c1005
+def bench_lines(
+    record: dict,  # From `bench`
+) -> str:
+    "What was measured, a line a step."
+    rate, n = f"R = {record['R_TFLOPs']} TFLOP/s", record["batch"]
+    lines = [f"{rate}, {record['precision']}, {n} pictures a step"]
+    for k, r in record["steps"].items():
+        memory = f" {r['memory GB']:6.2f} GB" if "memory GB" in r else ""
+        times = f"{r['seconds']:8.3f} s {r['ratio']:6.2f} x tf {r['TFLOP_R']:8.3f} TFLOP/R"
+        lines.append(f"{k:24s} {times}{memory}")
+    cost = record["sampling"]
+    times = f"{cost['seconds']:8.3f} s {'':12s} {cost['TFLOP_R']:8.3f} TFLOP/R"
+    return "\n".join([*lines, f"{'a sample':24s} {times}"])
