@@ -6,32 +6,25 @@
 __all__ = ['app', 'FORCE_SAID', 'Force', 'NOTEBOOK', 'PARAM', 'ALL', 'SIZES_SAID', 'MODEL', 'DATA_SAID', 'Checkpoint', 'SizeName',
            'FoundSize', 'Guidance', 'TopK', 'TopP', 'DataDir', 'Tokenizer', 'STEPS', 'SCALES', 'PIXELS', 'EDIT', 'MASK',
            'SHEET', 'ENLARGE', 'FILM', 'PLAIN', 'FROM', 'SEED', 'GuidanceByScale', 'TopKByScale', 'TopPByScale',
-           'SizeOrPixels', 'PROTOCOL', 'WRITTEN', 'REFERENCE', 'REFERENCE_SAID', 'INCEPTION_SAID', 'TRAINED_SAID',
-           'AFTER', 'CONTROL', 'join_pairs', 'Commands', 'about', 'run', 'check_ranks', 'lonely', 'launch_again',
-           'join_team', 'execute', 'size_of', 'sample', 'evaluate', 'new', 'diagnose', 'bench', 'parity', 'fetch',
-           'main']
+           'SizeOrPixels', 'PROTOCOL', 'WRITTEN', 'REFERENCE', 'REFERENCE_SAID', 'INCEPTION_SAID', 'PICTURES_SAID',
+           'BESIDE', 'REST', 'PLACE', 'TRAINED_SAID', 'AFTER', 'CONTROL', 'join_pairs', 'Commands', 'about', 'run',
+           'check_ranks', 'lonely', 'launch_again', 'join_team', 'execute', 'size_of', 'sample', 'evaluate', 'train',
+           'new', 'diagnose', 'bench', 'parity', 'fetch', 'main']
 
 # %% ../../nbs/90_cli.ipynb #9735667b
+import inspect
 import os
 import re
 import sys
 import typer
 import warnings
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Optional
-from ..engine.core import SarError, check_choice, check_numbers, get_size, home, plain
-from ..engine.core import meant, shown, work
-from sar_repro.jobs.notebooks import (
-    all_notebooks,
-    check_name,
-    described,
-    execute_in_place,
-    find_notebook,
-    near,
-    ranks,
-    run_all,
-    run_one,
-)
+from ..engine.core import SarError, TrainConfig, check_choice, check_numbers, explained
+from ..engine.core import get_size, home, meant, plain, shown, work
+from .notebooks import all_notebooks, check_name, described, execute_in_place
+from .notebooks import find_notebook, given_parameters, near, ranks, run_all, run_one
 
 # %% ../../nbs/90_cli.ipynb #c8bd3815
 def join_pairs(
@@ -68,8 +61,7 @@ def _instead(name, commands):  # of a command that there is not
     target = home() / "Makefile"
     ours = [l.partition(":")[0] for l in target.open()] if target.is_file() else []
     if name in ours:
-        make = f"make {name}" + (", or sar run 07_train" if name == "train" else "")
-        return f"did you mean {make}?"
+        return f"did you mean make {name}?"
     hits = [p.stem for p in all_notebooks() if name in (p.stem, p.stem.split("_")[0])]
     if hits:
         return f"did you mean sar run {hits[0]}?"
@@ -188,32 +180,24 @@ def run(
     run_one(find_notebook(notebook), [*(param or []), *short], out, cwd, force, _training)
 
 
-# of a copy that trains: its name in a list, what it will do, and, called later, what came of it
-def _training(source, values):
-    if source.stem == "02_tokenizer":
-        from sar_repro.jobs.own import plan_tokenizer
-
-        job = plan_tokenizer(**values)
-        return ([job.out.name], job.outlook(), job.outcome) if job else ([], None, None)
-    if source.stem != "07_train":
+def _training(source, values):  # see `planned`
+    if source.stem not in ("02_tokenizer", "07_train"):
         return [], None, None
-    from sar_repro.jobs.findings import outcome, outlook
-    from sar_repro.jobs.plan import plan_job
+    from sar_repro.jobs.findings import planned
 
-    job = plan_job(values)
-    return [job.name], outlook(job), lambda: outcome(job)
+    return planned(source.stem, values)
 
 # %% ../../nbs/90_cli.ipynb #83d65e1d
 def check_ranks(
     words: list,  # Arguments of `sar`
 ):
     "Refuse to do several times what processes do not share."
-    shared = ("run", "evaluate")  # and what only prints
+    shared = ("run", "train", "evaluate")  # and what only prints
     if ranks()[1] == 1 or not words or words[0].startswith("-") or words[0] in shared:
         return
     raise SarError(
         f"{ranks()[1]} processes would each do `sar {words[0]}` as a whole: start it once, without"
-        " a launcher; `sar run 07_train` and `sar evaluate --reference` are shared"
+        " a launcher; `sar run 07_train`, `sar train` and `sar evaluate --reference` are shared"
     )
 
 
@@ -478,6 +462,58 @@ def _by_protocol(reference, n, samples, how):  # record (None on all processes b
     said = lambda v: f"{v:.4g}" if isinstance(v, float) else f"{v}"
     return record, "\n".join(f"{k:12s} {said(v)}" for k, v in single.items())
 
+# %% ../../nbs/90_cli.ipynb #9a0c1002
+def _with_settings(command):  # an option for each setting of a training, in place of **settings
+    asked = [f for f in fields(TrainConfig) if f.metadata["asked"]]
+    kinds = dict(str=str, int=int, float=float, bool=bool)
+    said = lambda f: explained(f).replace("None:", "default")
+    option = lambda f: _option(Optional[kinds[f.type]], help=said(f))
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    more = [inspect.Parameter(f.name, keyword, default=None, annotation=option(f)) for f in asked]
+    *usual, _ = inspect.signature(command).parameters.values()
+    command.__signature__ = inspect.Signature([*usual, *more])
+    command.__annotations__.pop("settings", None)
+    return command
+
+# %% ../../nbs/90_cli.ipynb #9a0c1003
+PICTURES_SAID = "The name of a data set, or a folder of class folders; default the size's own."
+BESIDE = "Train as long by teacher forcing beside it, and judge both."
+REST = "Any other parameter of 07_train; may be repeated. `sar run 07_train --help` lists them."
+PLACE = "Where the run is kept, the control in control/ of it; default a folder of runs/."
+
+
+@_command(
+    "train pretrained/mini/model.safetensors --data fashion16 --epochs 2 --control",
+    "train pretrained/mini/model.safetensors --method ddo --lr 1e-5 --out runs/ddo",
+)
+@_with_settings
+def train(
+    checkpoint: Annotated[Path, _argument("Weights, ours or published.", there=MODEL)],
+    data: _option(Optional[str], help=PICTURES_SAID, parser=_data_set) = None,
+    control: _option(bool, "--control", help=BESIDE) = False,
+    tokenizer: Tokenizer = None,
+    n: _option(Optional[int], min=10, help="Samples before and after; default 2000.") = None,
+    budget: _option(str, help="full, or smoke: seconds, to see that all works.") = "full",
+    out: _option(Optional[Path], help=PLACE) = None,
+    param: _option(Optional[list[str]], "-p", "--param", metavar="NAME VALUE", help=REST) = None,
+    **settings,
+):
+    "Train a checkpoint further, its control beside it; what both changed, in one table."
+    check_choice("budget", budget, ("full", "smoke"))
+    given = given_parameters(find_notebook("07_train"), param or [])
+    given |= {k: v for k, v in settings.items() if v is not None}
+    paths = dict(init=checkpoint, tokenizer=tokenizer, dataset=data, out_dir=out)
+    given |= {k: str(v) for k, v in paths.items() if v}
+    given |= dict(budget=budget) | (dict(n_samples=n) if n else {})
+    from sar_repro.jobs.findings import post_train
+
+    try:
+        said = post_train(given, control, say=lambda line: typer.echo(line, err=True))
+    except KeyboardInterrupt:
+        typer.echo("\nstopped; run the same command again to go on", err=True)
+        raise typer.Exit(130)
+    typer.echo(said)
+
 # %% ../../nbs/90_cli.ipynb #f9426860
 @_command("new photos --size mini --budget smoke", "new photos")
 def new(
@@ -574,18 +610,10 @@ def bench(
 
     out = check_replace(out or Path(f"bench-{size}.json"), "record", force)
     _device(device, "measure")
-    from sar_repro.jobs.speed import bench as measure
+    from sar_repro.jobs.speed import bench as measure, bench_lines
 
     record = measure(size, device, batch)
-    rate, n = f"R = {record['R_TFLOPs']} TFLOP/s", record["batch"]
-    typer.echo(f"{rate}, {record['precision']}, {n} pictures a step")
-    for k, r in record["steps"].items():
-        memory = f" {r['memory GB']:6.2f} GB" if "memory GB" in r else ""
-        times = f"{r['seconds']:8.3f} s {r['ratio']:6.2f} x tf {r['TFLOP_R']:8.3f} TFLOP/R"
-        typer.echo(f"{k:24s} {times}{memory}")
-    cost = record["sampling"]
-    times = f"{cost['seconds']:8.3f} s {'':12s} {cost['TFLOP_R']:8.3f} TFLOP/R"
-    typer.echo(f"{'a sample':24s} {times}")
+    typer.echo(bench_lines(record))
     save_json(out, record)
     typer.echo(f"written: {near(out)}")
 
@@ -600,34 +628,15 @@ def parity(
 ):
     """Compare with tensors of the published code. Exits with 1 if any falls short, 2 if a file
     cannot be read."""
-    from sar_repro.jobs.parity import check_file
+    from sar_repro.jobs.parity import check_files
 
     _device(device, "compare on")
-    short, unread = 0, []
-    for f in files or sorted((home() / "data/golden").glob("*.safetensors")):
-        try:
-            rows = check_file(f, device)
-        except SarError as e:
-            unread.append(f"{f}: {e}")
-            typer.echo(f"{f}\n    not compared: {e}\n")
-            continue
-        short += sum(not r["ok"] for r in rows)
-        typer.echo(f"{f}\n{_parity_table(rows)}\n")
+    files = files or sorted((home() / "data/golden").glob("*.safetensors"))
+    short, unread = check_files(files, device, say=typer.echo)
     if unread:
         typer.echo("\n".join(f"sar: {u}" for u in unread), err=True)
     if unread or short:
         raise typer.Exit(1 if short else 2)
-
-# %% ../../nbs/90_cli.ipynb #66a77a53
-def _parity_table(rows):  # a line a tensor
-    width = max(40, *(len(r["name"]) for r in rows))
-    lines = [f"{'tensor':{width}s} {'max abs':>10s} {'max rel':>10s} {'exact':>6s}"]
-    for r in rows:
-        lines.append(
-            f"{r['name']:{width}s} {r['abs']:10.1e} {r['rel']:10.1e}"
-            f" {'yes' if r['exact'] else 'no':>6s}  {'pass' if r['ok'] else 'FALLS SHORT'}"
-        )
-    return "\n".join(lines)
 
 # %% ../../nbs/90_cli.ipynb #e57618c5
 @_command("fetch d16", "fetch d20 --only tokenizer --only model")
