@@ -41,10 +41,10 @@ from .models import load_models
 
 # %% auto #0
 __all__ = ['EFFNET_SIDE', 'IMAGENET_MEAN', 'IMAGENET_STD', 'REFERENCES', 'PAIRED', 'ENOUGH', 'effnet_lite0', 'imagenet_input',
-           'EffNet', 'Classifier', 'JudgeNet', 'judge_of', 'feature_extractor', 'image_features', 'BothSides',
-           'Reference', 'one_side', 'kid_pairs', 'kid_by_picture', 'kid', 'told_kid', 'frechet_distance', 'compare',
-           'inception_score', 'distance_table', 'sample_labels', 'real_spread', 'few_held_out', 'balanced_labels',
-           'evaluate_model']
+           'EffNet', 'Classifier', 'JudgeNet', 'judge_of', 'feature_extractor', 'with_places', 'image_features',
+           'BothSides', 'Reference', 'one_side', 'kid_pairs', 'kid_by_picture', 'kid', 'told_kid', 'frechet_distance',
+           'compare', 'inception_score', 'distance_table', 'sample_labels', 'real_spread', 'few_held_out',
+           'balanced_labels', 'evaluate_model']
 
 # %% ../nbs/08_evaluate.ipynb #f01cf3fc
 EFFNET_SIDE = 96  # side in pixels that EfficientNet sees
@@ -89,6 +89,9 @@ class EffNet(nn.Module):
         pooled = self.net.extract_features(x).mean((2, 3))
         return pooled, self.net._fc(pooled)
 
+    def places(self):  # the last layer of 6x6 places, which sFID looks at
+        return self.net._blocks[10]
+
 
 class Classifier(nn.Module):
     "Pictures (B, 3, 16, 16) in [-1, 1] -> features (B, 64); `head` makes class logits of them."
@@ -123,6 +126,9 @@ class JudgeNet(nn.Module):
     def forward(self, images):
         f = self.net(to_float(images))
         return f / self.unit, self.net.head(f)
+
+    def places(self):  # the last layer of 4x4 places, which sFID looks at
+        return self.net.body[11]
 
 
 def judge_of(
@@ -171,6 +177,21 @@ def feature_extractor(
         ) from e
 
 
+def with_places(
+    net: nn.Module,  # From `feature_extractor`
+    images: torch.Tensor,  # uint8 (B, 3, H, W), where the network is
+) -> tuple:  # features (B, D), logits (B, K), spatial features (B, S)
+    """What a network says, and what sFID looks at: seven channels of a layer that still knows
+    where things are. Of Inception they are those of ADM's evaluator, `mixed_6/conv`: S = 2,023."""
+    layer, seen = net.places() if hasattr(net, "places") else net.Mixed_6d.branch1x1, []
+    hook = layer.register_forward_hook(lambda layer, given, out: seen.append(out[:, :7]))
+    try:
+        features, logits = net(images)[:2]
+    finally:
+        hook.remove()
+    return features, logits, seen[0].permute(0, 2, 3, 1).flatten(1)
+
+
 @torch.no_grad()
 def image_features(
     net: nn.Module,  # From `feature_extractor`
@@ -178,23 +199,25 @@ def image_features(
     batch_size: int = 64,  # Pictures at a time
     logits: bool = False,  # Return class logits (N, K) as well
     team=None,  # Processes that share the work, see `shared_rows`; None = this one alone
-):  # float32 (N, D), or a pair of it and the logits
+    spatial: bool = False,  # Return what sFID looks at (N, S) as well, see `with_places`
+):  # float32 (N, D), or a tuple of it and of what is asked for beside it
     "Features of every picture; the last, partial batch counts."
     get = images.batch if hasattr(images, "batch") else lambda ids: images[ids]
     device = next(net.parameters()).device
 
-    def rows(ids):  # features, and class logits beside them
-        parts = []
-        for i in progress(range(0, len(ids), batch_size), "features"):
-            found = net(get(torch.tensor(ids[i : i + batch_size])).to(device))
-            parts.append(torch.cat([f.float().cpu() for f in found[: 1 + logits]], 1))
-        return torch.cat(parts)
+    def look(ids):  # features, and what is asked for beside them
+        x = get(ids).to(device)
+        found = with_places(net, x) if spatial else net(x)
+        return [f.float().cpu() for f, wanted in zip(found, (True, logits, spatial)) if wanted]
+
+    def rows(ids):
+        parts = progress(range(0, len(ids), batch_size), "features")
+        return torch.cat([torch.cat(look(torch.tensor(ids[i : i + batch_size])), 1) for i in parts])
 
     both = shared_rows(len(images), batch_size, rows, team)
-    if not logits:
+    if not (logits or spatial):
         return both
-    width = net(get(torch.zeros(1, dtype=torch.long)).to(device))[0].shape[1]
-    return both.split([width, both.shape[1] - width], 1)
+    return both.split([f.shape[1] for f in look(torch.zeros(1, dtype=torch.long))], 1)
 
 # %% ../nbs/08_evaluate.ipynb #cd14bdcc
 REFERENCES = ("training", "training, reconstructed", "held-out")
@@ -229,40 +252,50 @@ class Reference:
         self,
         train: ImageSet,  # Training pictures
         test: ImageSet,  # Held-out pictures
-        vae,  # `FlexVAE` with `.key`
+        vae,  # `FlexVAE` with `.key`; None = nothing is reconstructed
         inception_weights=None,  # See `feature_extractor`
         cache=None,  # Folder for features; None = cache/ in the repository
         limit: int = None,  # Use this many pictures of each split (smoke runs)
         judge=None,  # See `feature_extractor`
         team=None,  # Processes that share the work; None = this one alone
+        spatial: bool = False,  # Keep what sFID looks at, too, in `spatial`
     ):
-        self.team = team
+        self.team, self.both = team, ("features", "spatial")[: 1 + spatial]
         self.net, self.name = feature_extractor(inception_weights, judge)
         judged = judge and not inception_weights
         self.key = weights_hash(self.net) if judged else f"{self.name} {EFFNET_SIDE}"
-        self.cache, self.features, self._pairs = Path(cache or WORK / "cache"), {}, {}
+        self.cache, self._pairs = Path(cache or WORK / "cache"), {}
+        self.features, self.spatial = {}, {}
         recon = lambda x: to_uint8(reconstruct(vae, x)[0])
         for split, data in (("training", train), ("held-out", test)):
             ids, key = spread_ids(data.labels, limit), f"{data.fingerprint} {limit}"
-            self.features[split] = self._cached(key, BothSides(data, ids))
-            shown = BothSides(data, ids, recon)
-            self.features[split + ", reconstructed"] = self._cached(f"{key} {vae.key}", shown)
+            self._look(split, key, BothSides(data, ids))
+            if vae is not None:
+                sides = BothSides(data, ids, recon)
+                self._look(split + ", reconstructed", f"{key} {vae.key}", sides)
 
-    def _cached(self, key, images):
+    def _look(self, name, key, images):
+        for kind, found in zip(self.both, self._cached(key, images)):
+            getattr(self, kind)[name] = found
+
+    def _cached(self, key, images):  # a tensor of each kind
         from accelerate.utils import gather_object
 
         name = hashlib.sha256(f"{key} {self.key} both sides".encode()).hexdigest()[:16]
-        path, known = self.cache / f"features-{name}.npy", None
+        paths, known = [self.cache / f"{kind}-{name}.npy" for kind in self.both], []
         with suppress(*TORN_ARRAY):  # none, or torn: computed
-            known = torch.from_numpy(read_array(path))
-        there = [known is not None]
+            known = [torch.from_numpy(read_array(path)) for path in paths]
+        there = [len(known) > 0]
         if all(gather_object(there) if self.team else there):  # in the cache of every process
             return known
-        f = image_features(self.net, images, team=self.team)
+        spatial = len(paths) > 1
+        found = image_features(self.net, images, team=self.team, spatial=spatial)
+        found = found if spatial else [found]
         if not self.team or self.team.is_main_process:
-            with atomic_path(path) as tmp, open(tmp, "wb") as out:
-                np.save(out, f.numpy())
-        return f
+            for path, f in zip(paths, found):
+                with atomic_path(path) as tmp, open(tmp, "wb") as out:
+                    np.save(out, f.numpy())
+        return found
 
     def pairs(self, name):  # see `kid_pairs`; once for all sets that are compared
         if name not in self._pairs:
@@ -272,12 +305,15 @@ class Reference:
     def against(self, name):  # arguments of `compare`
         return dict(real=self.features[name], sides=2, pairs=self.pairs(name))
 
-    def drawn(self, name, n=None, seed=0):  # features of up to n pictures, as training draws them
-        return one_side(self.features[name], n, seed)
+    # features of up to n pictures, as training draws them
+    def drawn(self, name, n=None, seed=0, kind="features"):
+        return one_side(getattr(self, kind)[name], n, seed)
 
-    def floors(self, n=None):  # what a perfect model would score: real pictures of the other split
+    # what a perfect model would score: real pictures of the other split
+    def floors(self, n=None, kind="features"):
         others = ("held-out", "held-out, reconstructed", "training")
-        return {a: self.drawn(other, n) for a, other in zip(REFERENCES, others)}
+        known = [(a, other) for a, other in zip(REFERENCES, others) if a in self.features]
+        return {a: self.drawn(other, n, kind=kind) for a, other in known}
 
 
 def one_side(

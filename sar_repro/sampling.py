@@ -15,7 +15,7 @@ import torch.nn.functional as F
 import zipfile
 import zlib
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Optional
@@ -573,17 +573,20 @@ def sample_shards(
     precision: str = "auto",  # 'bf16', 'fp32' or 'auto'
     process: int = 0,  # Index of this process ...
     processes: int = 1,  # ... of so many; shards go round
+    n: int = None,  # Draw so many of them, from the first on; None = all
     **how  # `guidance`, `top_k`, `top_p`, ... of `generate`
 ) -> ShardSet:
     "Draw what is missing; run again after a stop, or with fewer labels for the first of them."
     device = model.head.weight.device
-    group = group or group_size(model.cfg, device)
+    sides = fit_scales(how.get("scales"), model.cfg)
+    both = model.cfg, replace(model.cfg, scales=sides)
+    group = group or min(group_size(cfg, device) for cfg in both)
     per_shard = -(-per_shard // group) * group
     facts = dict(weights=weights_hash(model), tokenizer=vae.key, labels=_hash(labels))
     facts |= dict(n=len(labels), seed=seed, group=group, per_shard=per_shard, **how)
-    facts["side"] = model.cfg.scales[-1] * vae.cfg.factor
+    facts["side"] = sides[-1] * vae.cfg.factor
     facts["precision"] = mixed_precision(precision, device)
-    n, facts = len(labels), json.loads(json.dumps(facts, default=str))
+    n, facts = n or len(labels), json.loads(json.dumps(facts, default=str))
     labels = _claim(Path(folder), facts, labels)
     shards = ShardSet(folder, n)
     plain = how.get("released_seed") is None

@@ -600,7 +600,7 @@ def _drawer(net, how, seed, index, released_seed):
         noise = upload(index_uniform(seed, index, net.numbers), net.pos[0].device)
     parts = noise.split([*sizes, net.numbers - sum(sizes)], 1)
     draw = lambda logits, k, u=None: pick(logits, parts[k] if u is None else u, *how.top[k])
-    return draw, noise
+    return getattr(net, "drawer", lambda draw, *_: draw)(draw, how, seed, index), noise
 
 
 # rng lives on the CPU, so that every device draws alike

@@ -187,8 +187,8 @@ class Codebook(nn.Module):
             return (F.normalize(z.float(), dim=-1) @ self.codes().T).argmax(-1)
 
     def lookup(self, tokens) -> torch.Tensor:  # (..., C)
-        "The normalised code of each token (...)."
-        return F.embedding(tokens, self.codes())
+        "The normalised code of each token (...); a mixture of codes (..., C) is itself."
+        return tokens if tokens.is_floating_point() else F.embedding(tokens, self.codes())
 
 # %% ../nbs/02_tokenizer.ipynb #3db777bd
 class FlexVAE(nn.Module):

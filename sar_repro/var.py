@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn
 from .engine.core import SarError, TokenizerConfig
-from .scale_ar import FlexVAR, guide
+from .engine.core import index_uniform
+from .engine.kernels import filter_logits
+from .scale_ar import FlexVAR, _Steps, guide
 from .tokenizer import Codebook, FlexVAE, split_scales
 
 # %% auto #0
@@ -231,6 +233,32 @@ def with_guidance(self: VAR, cond, uncond, guidance, k, n, form="var", full=Fals
     "Strength rises from none to full over all maps."
     t = guidance * k / max(1, n - 1) if form == "var" and not full else guidance
     return guide(cond, uncond, t, k, n, form, full=True)
+
+
+class _Smooth(_Steps):
+    "Each token a mixture of codes, as VAR's `more_smooth` makes it: Gumbel noise, then a softmax."
+
+    def drawer(self, draw, how, seed, index):  # in place of `draw`: vectors (B, l, C), no codes
+        if not isinstance(seed, int):
+            raise SarError("more_smooth mixes codes by noise of its own: expected a number as seed")
+        last, V = max(1, len(self.scales) - 1), self.model.cfg.vocab_size
+        index = range(len(self.sets[0][0]) // (1 + self.guided)) if index is None else index
+
+        def mixed(logits, k, u=None):
+            kept = filter_logits(logits, *how.top[k]) * (1 + k / last)
+            u = index_uniform(seed, index, kept[0].numel(), stream=1000 + k).clamp(1e-9, 1 - 1e-7)
+            noise = -(-u.log()).log().view(-1, *kept.shape[1:])
+            heat = max(0.27 * (1 - k / last * 0.95), 0.005)
+            return (((kept + noise.to(kept.device)) / heat).softmax(-1) @ self.book.codes()).float()
+
+        return mixed
+
+
+@patch
+def steps(self: VAR, book, labels, scales, guided, more_smooth=False, **first):
+    "As of FlexVAR, or with mixtures of codes (arXiv 2404.02905's code; not for measured FID)."
+    plain = FlexVAR.steps(self, book, labels, scales, guided, **first)
+    return _Smooth(self, book, labels, scales, guided) if more_smooth else plain
 
 # %% ../nbs/03c_var.ipynb #f5db9563
 @patch

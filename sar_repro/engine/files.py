@@ -78,10 +78,19 @@ def _is_executed(path):
     return found is not None and "papermill" in found["metadata"]
 
 
+def _is_packed(path):
+    try:
+        with zipfile.ZipFile(path) as z:
+            return "arr_0.npy" in z.namelist()
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
 KINDS = dict(  # what a command writes where a user says, told by its content
     picture=_is_picture,
     record=lambda path: read_json(path, kind=str, commit=str) is not None,
     notebook=_is_executed,
+    samples=_is_packed,
 )
 
 
@@ -94,7 +103,7 @@ def check_replace(
     path = check_output(path)
     if force or not path.exists() or not path.stat().st_size or KINDS[kind](path):
         return path
-    what = dict(notebook="executed notebook").get(kind, kind)
+    what = dict(notebook="executed notebook", samples="npz of samples").get(kind, kind)
     raise SarError(
         f"{shown(path)} is there and is no {what}, so it would be lost: choose another name, or"
         " pass --force"

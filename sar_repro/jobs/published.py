@@ -6,31 +6,28 @@
 from __future__ import annotations
 import numpy as np
 import pandas as pd
-import time
 import torch
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from sar_repro.engine.core import (
-    Number, ROOT, SarError, WORK, check_number, check_numbers, get_size, shown
+    Number, ROOT, SarError, WORK, check_number, get_size, shown
 )
 from ..engine.files import PUBLISHED, TORN_ARRAY, atomic_path
 from ..engine.files import read_json, read_weights, weights_path
-from ..engine.machine import default_device, run_record
+from ..engine.machine import default_device
 from ..engine.sources import find_broken, list_images
 from ..data import ImageSet
-from ..evaluate import balanced_labels, compare, feature_extractor, image_features
-from ..evaluate import inception_score
-from ..models import load_models
-from ..sampling import sample_shards
+from ..evaluate import compare, feature_extractor, image_features, inception_score
+from ..evaluate import with_places
 from ..scale_ar import FlexVAR
 
 # %% auto #0
 __all__ = ['ADM_REFERENCE', 'ADM_URL', 'INCEPTION', 'INCEPTION_URL', 'PRETRAINED', 'KEPT', 'SCHEDULE_QUOTED', 'imagenet_folder',
            'requirements', 'find_inception', 'reference_path', 'regime', 'banner', 'published_recipe', 'beside_paper',
-           'free_memory', 'fitting_micro_batch', 'RealPictures', 'load_reference', 'make_reference_stats',
-           'paper_reference', 'judge', 'base_record', 'known_base', 'quoted', 'beside_published', 'paper_table',
-           'why_no_fid', 'comparison_table', 'protocol_of', 'method_of', 'evaluate_published']
+           'free_memory', 'fitting_micro_batch', 'RealPictures', 'folder_pictures', 'statistics', 'load_reference',
+           'make_reference_stats', 'paper_reference', 'measure', 'judge', 'base_record', 'known_base', 'quoted',
+           'beside_published', 'paper_table', 'why_no_fid', 'comparison_table', 'protocol_of', 'trained_here',
+           'method_of']
 
 # %% ../../nbs/87a_published.ipynb #9cc22054
 def imagenet_folder(
@@ -241,10 +238,13 @@ class RealPictures:
     stats: dict  # mu (D,), sigma (D, D)
     n: int  # Pictures behind `stats`; 0 = unknown
     features: torch.Tensor = None  # (M, D), or None if only statistics are known
+    spatial: dict = None  # mu, sigma of what sFID looks at; None where it is not known
+    against: dict = None  # Arguments of `compare`; None = `features` as they are
 
 # %% ../../nbs/87a_published.ipynb #34c48907
 # readable pictures under a folder, whatever their classes; of `team`, this process's share
-def _folder_pictures(folder, side, team=None):
+def folder_pictures(folder, side, team=None):
+    "All of them as one set."
     files, _ = list_images(folder)
     broken = find_broken(folder, files, WORK / "cache" if len(files) > 10_000 else None)
     files = [f for f in files if f not in broken]
@@ -259,7 +259,10 @@ def _folder_pictures(folder, side, team=None):
     return ImageSet(Path(folder).name, "test", side, ["any"], [0] * len(files), files, **where)
 
 # %% ../../nbs/87a_published.ipynb #cbd59873
-def _statistics(features):
+def statistics(
+    features: torch.Tensor,  # (N, D)
+) -> dict:  # mu (D,), sigma (D, D)
+    "torch-fidelity's mean and covariance, in float64."
     from torch_fidelity.metric_fid import fid_features_to_statistics
 
     return fid_features_to_statistics(features.double())
@@ -271,19 +274,17 @@ def load_reference(
     source,
     inception_weights=None,  # See `feature_extractor`
     side: int = 256,  # Side to which pictures of a folder are brought
+    spatial: bool = True,  # For sFID, too
 ) -> RealPictures:
     "Reference statistics, and features where there are pictures."
     net, network = feature_extractor(inception_weights)
     if not isinstance(source, (str, Path)):
-        f = image_features(net, source)
-        return RealPictures(
-            getattr(source, "name", "pictures"), network, _statistics(f), len(f), f
-        )
+        return _from_pictures(getattr(source, "name", "pictures"), network, net, source, spatial)
     if not str(source):
         raise SarError("the reference is empty text: expected a folder of pictures, or an npz")
     path = Path(source)
     if path.is_dir():
-        return load_reference(_folder_pictures(path, side), inception_weights)
+        return load_reference(folder_pictures(path, side), inception_weights, spatial=spatial)
     if not path.is_file():
         raise SarError(
             f"no reference at {shown(path)}: expected a folder of pictures, or an npz with mu and"
@@ -291,12 +292,20 @@ def load_reference(
         )
     try:
         with np.load(path) as z:
-            stored = {k: z[k] for k in ("mu", "sigma", "arr_0", "network", "n") if k in z}
+            wanted = ("mu", "sigma", "arr_0", "network", "n", "mu_s", "sigma_s")
+            stored = {k: z[k] for k in wanted if k in z}
     except TORN_ARRAY as e:
         raise SarError(
             f"{shown(path)} is not a whole npz file ({type(e).__name__}); get or make it again"
         ) from e
     return _from_npz(_checked_npz(stored, shown(path)), path, net, network)
+
+
+def _from_pictures(name, network, net, pictures, spatial=True):
+    found = image_features(net, pictures, spatial=spatial)
+    f, places = found if spatial else (found, None)
+    stats = [None if x is None else statistics(x) for x in (f, places)]
+    return RealPictures(name, network, stats[0], len(f), f, stats[1])
 
 
 def _checked_npz(stored, where):  # what is there, of the shape and type that it must have
@@ -345,17 +354,17 @@ def _count(n, where):  # pictures behind statistics; 0 = unknown
 # %% ../../nbs/87a_published.ipynb #67b2ac30
 @torch.no_grad()
 def _from_npz(stored, path, net, network):
-    f = None
+    made = None
     if "arr_0" in stored:
-        pictures = torch.from_numpy(stored["arr_0"]).permute(0, 3, 1, 2)
-        f = image_features(net, pictures.contiguous())
+        pictures = torch.from_numpy(stored["arr_0"]).permute(0, 3, 1, 2).contiguous()
+        made = _from_pictures(path.name, network, net, pictures)
     if "mu" not in stored or "sigma" not in stored:
-        if f is None:
+        if made is None:
             raise SarError(
                 f"{shown(path)} holds {', '.join(stored) or 'nothing known'}: expected mu and"
                 " sigma, or pictures as arr_0"
             )
-        return RealPictures(path.name, network, _statistics(f), len(f), f)
+        return made
     made_with = str(stored.get("network", "FID" if len(stored["mu"]) == 2048 else "FD-EffNet"))
     if made_with != network:
         do = "pass inception_weights" if made_with == "FID" else "leave inception_weights out"
@@ -364,14 +373,29 @@ def _from_npz(stored, path, net, network):
             f" {network}: {do}, or another reference"
         )
     device = next(net.parameters()).device
-    features = net(torch.zeros(1, 3, 32, 32, dtype=torch.uint8, device=device))[0]
+    none = torch.zeros(1, 3, 32, 32, dtype=torch.uint8, device=device)
+    features, _, places = with_places(net, none)
     if len(stored["mu"]) != features.shape[1]:
         raise SarError(
             f"{shown(path)} holds statistics of {len(stored['mu'])} features, {network} has"
             f" {features.shape[1]}: pass a reference that was made with the same network"
         )
     stats = {k: stored[k] for k in ("mu", "sigma")}
-    return RealPictures(path.name, network, stats, stored["n"], f)
+    spatial = _spatial_stats(stored, places.shape[1], path) or (made and made.spatial)
+    features = made and made.features
+    return RealPictures(path.name, network, stats, stored["n"], features, spatial)
+
+
+def _spatial_stats(stored, width, path):  # of ADM's files; None where there are none
+    mu, sigma = (stored.get(k) for k in ("mu_s", "sigma_s"))
+    if mu is None or sigma is None:
+        return None
+    if mu.shape != (width,) or sigma.shape != (width, width):
+        raise SarError(
+            f"{shown(path)}: mu_s has shape {mu.shape} and sigma_s {sigma.shape}, expected"
+            f" ({width},) and ({width}, {width}): make the statistics again, or leave these out"
+        )
+    return dict(mu=mu.astype(np.float64), sigma=sigma.astype(np.float64))
 
 # %% ../../nbs/87a_published.ipynb #90ac4722
 def make_reference_stats(
@@ -384,7 +408,7 @@ def make_reference_stats(
     "Statistics of a folder of pictures, to be computed once; the first process writes them."
     if not Path(path).is_file():
         if team is None or team.num_processes == 1:
-            got = load_reference(folder, inception_weights, side)
+            got = load_reference(folder, inception_weights, side, spatial=False)
         else:
             got = _shared_reference(folder, inception_weights, side, team)
         if team is None or team.is_main_process:
@@ -397,7 +421,7 @@ def _shared_reference(folder, inception_weights, side, team):
     from accelerate.utils import reduce
 
     net, network = feature_extractor(inception_weights)
-    pictures = _folder_pictures(folder, side, team)
+    pictures = folder_pictures(folder, side, team)
     f = image_features(net, pictures).double()
     sums = torch.cat([f.sum(0), (f.T @ f).flatten(), f.new_tensor([len(f)])]).to(team.device)
     sums, D = reduce(sums, "sum").cpu(), f.shape[1]
@@ -421,36 +445,50 @@ def paper_reference(
     return load_reference(against, inception_weights=weights), weights
 
 # %% ../../nbs/87a_published.ipynb #000297ac
+def measure(
+    seen: tuple,  # features (N, D), class logits (N, K), spatial features (N, S) of samples
+    real: RealPictures,  # What they are compared with
+    most: int = None,  # See `compare`
+) -> dict:  # The distance and its spatial form, IS, KID, precision, recall, n, n_reference
+    "Every number of a set of samples; NaN where the reference does not tell enough."
+    (features, logits, spatial), network = seen, real.network
+    names = {"KID x1000": "kid", "KID se": "kid_se", "precision": "precision", "recall": "recall"}
+    other = dict.fromkeys(names.values(), float("nan"))
+    if real.features is not None:
+        other = compare(features, **(real.against or dict(real=real.features)), most=most)
+    far = _far(features, real.stats) if real.stats else other["fd"]
+    row = {network: far, f"s{network}": _far(spatial, real.spatial)}
+    if logits is not None:
+        score = "IS" + network.removeprefix("FID").removeprefix("FD")
+        row[score], row[f"{score} sd"] = inception_score(logits)
+    row |= {name: other[k] for name, k in names.items()}
+    return row | dict(n=len(features), n_reference=real.n)
+
+
+def _far(features, stats):  # Fréchet distance, as torch-fidelity computes it
+    from torch_fidelity.metric_fid import fid_statistics_to_metric
+
+    if stats is None:
+        return float("nan")
+    found = fid_statistics_to_metric(statistics(features), stats, verbose=False)
+    return found["frechet_inception_distance"]
+
+
 def judge(
     samples,  # uint8 (N, 3, H, W), `ShardSet`, or `ImageSet`
     reference: RealPictures,  # From `load_reference`
     inception_weights=None,  # The same as for the reference
     team=None,  # Processes that share the features; None = this one alone
-) -> dict:  # Fréchet distance under its name, IS, KID, precision, recall, n, n_reference
-    """All five numbers of a set of samples, in the first process; NaN where the reference has no
-    pictures."""
-    from torch_fidelity.metric_fid import fid_statistics_to_metric
-
+) -> dict:  # See `measure`
+    "All numbers of a set of samples, in the first process."
     net, network = feature_extractor(inception_weights)
     if network != reference.network:
         raise SarError(
             f"the reference was made for {reference.network}, the samples would be judged by"
             f" {network}: pass the same inception_weights to both"
         )
-    features, logits = image_features(net, samples, logits=True, team=team)
-    if team and not team.is_main_process:
-        return {}
-    score = "IS" if network == "FID" else "IS-EffNet"
-    far = fid_statistics_to_metric(_statistics(features), reference.stats, verbose=False)
-    isc, sd = inception_score(logits)
-    row = {network: far["frechet_inception_distance"], score: isc, f"{score} sd": sd}
-    names = {"KID x1000": "kid", "KID se": "kid_se", "precision": "precision", "recall": "recall"}
-    if reference.features is None:
-        row |= dict.fromkeys(names, float("nan"))
-    else:
-        other = compare(features, reference.features)
-        row |= {name: other[k] for name, k in names.items()}
-    return row | dict(n=len(features), n_reference=reference.n)
+    seen = image_features(net, samples, logits=True, team=team, spatial=True)
+    return {} if team and not team.is_main_process else measure(seen, reference)
 
 # %% ../../nbs/87a_published.ipynb #a6b2e2bd
 def base_record(
@@ -616,7 +654,7 @@ def protocol_of(
     return dict(protocol="imagenet256") if fits else {}
 
 # %% ../../nbs/87a_published.ipynb #c2ef5304
-def _trained(path):  # settings of the training here that made weights; {} for published ones
+def trained_here(path):  # settings of the training here that made weights; {} for published ones
     return read_weights(path)[1].get("train", {})
 
 
@@ -624,56 +662,7 @@ def method_of(
     path,  # Weights, ours or published
 ) -> str:  # 'base', 'sar', 'control', or a strategy's name
     "How weights were made: our files say it in their header, published ones by their name."
-    method = _trained(path).get("method")
+    method = trained_here(path).get("method")
     if method is None:
         return "sar" if Path(path).stem.startswith("SAR") else "base"
     return "control" if method == "tf" else method
-
-# %% ../../nbs/87a_published.ipynb #cf1edba1
-def evaluate_published(
-    reference,  # See `load_reference`
-    size: str = "d16",  # A name in `SIZES`
-    checkpoint=None,  # Weights; None = those of the size
-    n: int = None,  # Samples; None = 50 a class
-    folder=None,  # Where shards go; None = runs/samples-<size>-<checkpoint>
-    seed: int = 0,  # Seed of the samples
-    guidance: float = None,  # Guidance; None = the size's own
-    top_k: int = None,  # None = the size's own
-    top_p: float = None,  # None = the size's own
-    inception_weights=None,  # See `feature_extractor`
-    tokenizer=None,  # Weights; None = the size's, or what lies beside the checkpoint
-    team=None,  # From `team`: its processes share drawing and judging; None = this one alone
-) -> dict:  # Record of the run; None for all processes but the first
-    "Class-balanced samples in shards, judged against a reference."
-    check_numbers(n=n, seed=seed, guidance=guidance, top_k=top_k, top_p=top_p)
-    start, spec = time.time(), get_size(size)
-    # first: a wrong path should not cost the samples
-    judge_by = load_reference(reference, inception_weights, spec.image_size)
-    model, vae = (m.to(default_device()) for m in load_models(size, checkpoint, tokenizer))
-    classes = model.cfg.num_classes
-    n, chosen = n or 50 * classes, dict(guidance=guidance, top_k=top_k, top_p=top_p)
-    how = {k: getattr(spec, k) if v is None else v for k, v in chosen.items()}
-    weights = Path(checkpoint or weights_path(size, "model"))
-    folder = folder or WORK / f"runs/samples-{size}-{weights.stem}"
-    labels = balanced_labels(classes, -(-n // classes))[:n]
-    ranks = dict(process=team.process_index, processes=team.num_processes) if team else {}
-    shards = sample_shards(model, vae, labels, folder, seed=seed, **ranks, **how)
-    if team:
-        team.wait_for_everyone()
-    _all_there(shards)
-    row = judge(shards, judge_by, inception_weights, team)
-    if not row:
-        return None
-    about = protocol_of(size, n, classes, row) | dict(size=size, checkpoint=weights.stem)
-    about |= dict(method=method_of(weights) if checkpoint else "base", date=f"{date.today()}")
-    about |= dict(trained=bool(checkpoint and _trained(weights)))
-    about |= dict(seed=seed, **how, reference=Path(str(reference)).name)
-    return run_record(**about, seconds=round(time.time() - start, 1), **row)
-
-# %% ../../nbs/87a_published.ipynb #eac3e9ac
-def _all_there(shards):
-    if missing := [i for i in range(shards.count) if not shards.whole(i)]:
-        raise SarError(
-            f"{len(missing)} of {shards.count} shards are not there yet: wait for the other"
-            " processes, then run again"
-        )
