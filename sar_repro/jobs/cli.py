@@ -6,10 +6,11 @@
 __all__ = ['app', 'FORCE_SAID', 'Force', 'NOTEBOOK', 'PARAM', 'ALL', 'SIZES_SAID', 'MODEL', 'DATA_SAID', 'Checkpoint', 'SizeName',
            'FoundSize', 'Guidance', 'TopK', 'TopP', 'DataDir', 'Tokenizer', 'STEPS', 'SCALES', 'PIXELS', 'EDIT', 'MASK',
            'SHEET', 'ENLARGE', 'FILM', 'PLAIN', 'FROM', 'SEED', 'GuidanceByScale', 'TopKByScale', 'TopPByScale',
-           'SizeOrPixels', 'PROTOCOL', 'WRITTEN', 'REFERENCE', 'REFERENCE_SAID', 'INCEPTION_SAID', 'PICTURES_SAID',
-           'BESIDE', 'REST', 'PLACE', 'TRAINED_SAID', 'AFTER', 'CONTROL', 'join_pairs', 'Commands', 'about', 'run',
-           'check_ranks', 'lonely', 'launch_again', 'join_team', 'execute', 'size_of', 'sample', 'evaluate', 'train',
-           'new', 'diagnose', 'bench', 'parity', 'fetch', 'main']
+           'SizeOrPixels', 'WHAT', 'DATA_JUDGES', 'PROTOCOL', 'WRITTEN', 'REFERENCE', 'INCEPTION_SAID', 'N_SAID',
+           'SEVERAL', 'SMOOTH', 'REJECT', 'NPZ', 'SHARDS', 'PICTURES_SAID', 'BESIDE', 'REST', 'PLACE', 'TRAINED_SAID',
+           'AFTER', 'CONTROL', 'join_pairs', 'Commands', 'about', 'run', 'check_ranks', 'lonely', 'launch_again',
+           'join_team', 'execute', 'size_of', 'sample', 'evaluate', 'train', 'new', 'diagnose', 'bench', 'parity',
+           'fetch', 'main']
 
 # %% ../../nbs/90_cli.ipynb #9735667b
 import inspect
@@ -197,7 +198,7 @@ def check_ranks(
         return
     raise SarError(
         f"{ranks()[1]} processes would each do `sar {words[0]}` as a whole: start it once, without"
-        " a launcher; `sar run 07_train`, `sar train` and `sar evaluate --reference` are shared"
+        " a launcher; `sar run 07_train`, `sar train` and `sar evaluate` are shared"
     )
 
 
@@ -389,78 +390,73 @@ def sample(
     typer.echo(f"{len(images)} images of {len(labels)} classes: {near(out)}")
 
 # %% ../../nbs/90_cli.ipynb #9d6e9de2
+WHAT = (
+    "Weights, a folder of pictures, an npz of pictures (arr_0, as ADM's evaluator reads them), or"
+    " a folder of shards; default the shipped weights of the size."
+)
+DATA_JUDGES = (
+    "Judge against the training and held-out pictures of this data set; default the size's own."
+)
 PROTOCOL = (
-    "Judge by the published protocol (class-balanced samples in shards that survive a kill)"
-    " against a folder of pictures or an npz of statistics."
+    "Judge against a folder of pictures, an npz of pictures, or an npz of statistics; samples of a"
+    " model are then balanced over classes, as in the published protocol."
 )
 WRITTEN = (
-    "Where the numbers go; default results.json, by the published protocol the repository's"
-    " results/, where the paper's table looks."
+    "Where the numbers go, and beside them a table (.csv) and a figure (.png) of several settings;"
+    " default results.json, by the published protocol the repository's results/, where the paper's"
+    " table looks."
 )
 REFERENCE = ("reference", "expected a folder of pictures, or an npz with mu and sigma")
-REFERENCE_SAID = "Its held-out and training images are the reference; default the size's own."
 INCEPTION_SAID = (
     "torch-fidelity's Inception weights (a path, or 'download'); without them distances are"
     " FD-EffNet or FD-class, not FID."
 )
+N_SAID = "Default 2000; with --reference 50 a class; of pictures, all."
+SEVERAL = "one number, or several to compare, as in 1.5,2; default the size's."
+SMOOTH = "Mix codes instead of drawing them, as VAR does for pictures to be shown (base var only)."
+REJECT = "Draw K for each sample, and keep what a classifier finds likeliest of its class."
+NPZ = "Write the samples there, too, as ADM's evaluator reads them."
+SHARDS = "Folder of the shards; default one of runs/ for these very settings."
 
 # %% ../../nbs/90_cli.ipynb #f85aeabc
-@_command("evaluate --size mini --n 200", "evaluate --n 200 --out tiny.json")
+@_command(
+    "evaluate --size mini --n 200",
+    "evaluate --size mini --n 200 --guidance 0,.5,1 --top-p 1,.95 --out sweep.json",
+    "evaluate samples.npz --reference photos",
+)
 def evaluate(
-    checkpoint: Checkpoint = None,
+    what: Annotated[Optional[Path], _argument(WHAT, "SAMPLES", MODEL)] = None,
     size: FoundSize = None,
-    dataset: _option(Optional[str], help=REFERENCE_SAID, parser=_data_set) = None,
+    dataset: _option(Optional[str], help=DATA_JUDGES, parser=_data_set) = None,
     data_dir: DataDir = None,
-    n: _option(Optional[int], min=10, help="Default 2000; with --reference 50 a class.") = None,
-    guidance: Guidance = None,
+    reference: _option(Optional[Path], help=PROTOCOL, there=REFERENCE) = None,
+    n: _option(Optional[int], min=10, help=N_SAID) = None,
+    guidance: _option(
+        Optional[str], "--guidance", "--cfg", metavar="NUMBERS", help=f"Strength: {SEVERAL}"
+    ) = None,
     top_k: TopK = None,
-    top_p: TopP = None,
+    top_p: _option(Optional[str], metavar="NUMBERS", help=f"Nucleus, 0 for all: {SEVERAL}") = None,
+    steps: _option(Optional[int], help=STEPS) = None,
+    scales: _option(Optional[str], metavar="SIDES", help=SCALES) = None,
+    pixels: _option(Optional[int], help="Side of the pictures.") = None,
+    more_smooth: _option(bool, "--more-smooth", help=SMOOTH) = False,
+    rejection: _option(Optional[int], metavar="K", help=REJECT) = None,
     seed: _option(int, help="Seed of the samples.") = 0,
+    samples: _option(Optional[Path], help=SHARDS) = None,
+    npz: _option(Optional[Path], help=NPZ) = None,
     out: _option(Optional[Path], help=WRITTEN) = None,
     force: Force = False,
-    reference: _option(Optional[Path], help=PROTOCOL, there=REFERENCE) = None,
-    samples: _option(Optional[Path], help="With --reference: folder of the shards.") = None,
     inception_weights: _option(Optional[str], help=INCEPTION_SAID) = None,
     tokenizer: Tokenizer = None,
 ):
-    "Sample a checkpoint; distances, precision and recall."
+    "How far samples, of a model or given, are from real pictures."
+    asked = dict(locals())
     if size:
         get_size(size)
-    from sar_repro.engine.files import check_replace, save_json, weights_path
+    from sar_repro.jobs.judge import Wish, evaluate as judge
 
-    usual = check_replace(out or Path("results.json"), "record", force)
-    size = size_of(checkpoint, size)
-    how = dict(size=size, checkpoint=checkpoint, tokenizer=tokenizer, seed=seed, top_k=top_k)
-    how |= dict(guidance=guidance, top_p=top_p, inception_weights=inception_weights)
-    weights = Path(checkpoint or weights_path(size, "model")).stem
-    kept = out or work() / f"results/{size}-{weights}.json"  # of the published protocol
-    if reference is None:
-        from sar_repro.evaluate import evaluate_model
-
-        table, record, _ = evaluate_model(dataset=dataset, n=n or 2000, root=data_dir, **how)
-        lines = "\n".join(filter(None, [table.round(3).to_string(), record["few_held_out"]]))
-    else:
-        if kept.exists():
-            check_replace(kept, "record", force)
-        record, lines = _by_protocol(reference, n, samples, how)
-        if record is None:
-            return
-    place = kept if "protocol" in record else usual
-    typer.echo(lines)  # first: they should not be lost with the file
-    save_json(place, record)
-    typer.echo(f"written: {near(place)}")
-
-# %% ../../nbs/90_cli.ipynb #507fe80e
-def _by_protocol(reference, n, samples, how):  # record (None on all processes but one), its lines
-    from sar_repro.engine.machine import team
-    from sar_repro.jobs.published import evaluate_published
-
-    record = evaluate_published(reference, n=n, folder=samples, team=team(), **how)
-    if record is None:
-        return None, ""
-    single = {k: v for k, v in record.items() if not isinstance(v, (dict, list))}
-    said = lambda v: f"{v:.4g}" if isinstance(v, float) else f"{v}"
-    return record, "\n".join(f"{k:12s} {said(v)}" for k, v in single.items())
+    for path in judge(Wish(**asked), typer.echo):
+        typer.echo(f"written: {near(path)}")
 
 # %% ../../nbs/90_cli.ipynb #9a0c1002
 def _with_settings(command):  # an option for each setting of a training, in place of **settings
