@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from torch.utils.data import Dataset
-from .engine.core import ROOT, SarError, check_choice, order_rng, plain, shown
+from .engine.core import DATASETS, ROOT, SarError, check_choice, order_rng, plain, shown
 from .engine.files import TORN_ARRAY, atomic_path, locked, read_array, read_json, save_json
 from .engine.machine import progress
 from sar_repro.engine.sources import (
@@ -205,14 +205,8 @@ def load_emoji64(
     )
 
 
-LOADERS = dict(
-    emoji64=load_emoji64,
-    fashion16=load_fashion16,
-    fashion_mnist=load_fashion_mnist,
-    fashion_white=load_fashion_white,
-    cifar10=load_cifar10,
-    imagenet=load_imagenet,
-)
+_named = (load_emoji64, load_fashion16, load_fashion_mnist, load_fashion_white, load_cifar10)
+LOADERS = dict(zip(DATASETS, (*_named, load_imagenet), strict=True))
 
 
 def _find_folder(name):

@@ -19,7 +19,8 @@ from torch import nn
 from typing import Iterator, Protocol
 from .engine.core import SarError, TrainConfig, check_choice, shown
 from .engine.files import weights_hash
-from .engine.machine import autocast
+from .engine.kernels import cast_weights
+from .engine.machine import autocast, share_weights
 from .tokenizer import Batch, next_inputs
 from .scale_ar import by_scale, generate, scale_index, token_loss, unwrap
 from .ssr import rollout, student_pass, teacher_pass, unconditional
@@ -188,18 +189,27 @@ STRENGTH = 1.0  # beta
 
 
 class DDO:
-    "Direct discriminative optimisation against a frozen copy of the start model."
+    """Direct discriminative optimisation against the start model, frozen: its matrices are kept in
+    the type in which they work, and on a CPU once for all processes of a machine."""
 
     passes = 2
 
     def __init__(self, model=None):
-        self.ref = model
+        self.ref, self.light = model, False
 
     # before any state is loaded
     def prepare(self, model, data=None):
         return DDO(copy.deepcopy(model).eval().requires_grad_(False))
 
+    def lighten(self, cfg):  # in the first step, where all processes meet
+        with autocast(next(self.ref.parameters()).device, cfg.precision):
+            with cast_weights(self.ref, stay=True):
+                share_weights(self.ref)
+        self.light = True
+
     def __call__(self, model, batch, cfg):
+        if not self.light:
+            self.lighten(cfg)
         y = batch.condition(cfg.cond_drop)
         fake = free_codes(self.ref, replace(batch, labels=y), cfg)
         parts = ("tf", batch.tokens, 1, "path"), ("fake", fake, -1, "path2")

@@ -97,3 +97,43 @@ def test_mistakes_are_said_before_anything_is_drawn(place, words, said):
         Image.new('RGB', (16, 16), (6*i, 0, 0)).save(at/f'{i}.png')
     run = train(place, *words, code='findings.measured = None\n' + RUN)
     assert run.returncode == 2 and said in run.stderr and 'Traceback' not in run.stderr, run.stderr
+
+PAIR = '''
+import os, sys, torch
+from dataclasses import replace
+from sar_repro.engine.core import TrainConfig
+from sar_repro.engine.machine import autocast
+from sar_repro.jobs.runs import ToyTokens, toy_model
+from sar_repro.strategies import METHODS
+
+def mapped(): # kB of a file without a name that this process maps, and of them changed by it
+    found, held = [0, 0], False
+    for line in open('/proc/self/smaps'):
+        if '-' in line.split()[0]: held = 'weights.pt (deleted)' in line
+        elif held: found = [a + int(line.split()[1])*line.startswith(k) for a, k in zip(found, ('Size:', 'Private_Dirty:'))]
+    return found
+
+def both(rank, place):
+    torch.distributed.init_process_group('gloo', f'file://{place}/meet', rank=rank, world_size=2)
+    os.environ['LOCAL_RANK'] = str(rank)
+    model, batch = toy_model().requires_grad_(False), ToyTokens().batch(torch.arange(8))
+    for precision in ('fp32', 'bf16'):
+        cfg, ddo, plain = TrainConfig(method='ddo', precision=precision), *(METHODS['ddo'].prepare(model) for _ in range(2))
+        plain.light = True # each with a copy of its own, in float32
+        with autocast(torch.device('cpu'), precision): losses = [[loss.item() for _, loss, _ in fn(model, batch, cfg)] for fn in (ddo, plain)]
+        bytes_ = [sum(p.nbytes for p in fn.ref.parameters()) for fn in (ddo, plain)]
+        (size, changed) = mapped()
+        open(f'{place}/{precision}-{rank}', 'w').write(f"{losses[0] == losses[1]} {bytes_[0]/bytes_[1]:.2f} {size > bytes_[0]/1e3} {changed}")
+
+if __name__ == '__main__': torch.multiprocessing.spawn(both, (sys.argv[1],), 2)
+'''
+
+def test_processes_of_a_machine_hold_ddos_reference_once_and_in_16_bits(tmp_path):
+    from conftest import python
+    (tmp_path/'pair.py').write_text(PAIR)
+    run = python(tmp_path/'pair.py', tmp_path, env=dict(PYTHONPATH=str(ROOT), CUDA_VISIBLE_DEVICES='', OMP_NUM_THREADS='1'))
+    assert run.returncode == 0, run.stderr[-2000:]
+    for rank in (0, 1):
+        assert (tmp_path/f'fp32-{rank}').read_text() == 'True 1.00 True 0' # each process maps the file, and has changed none of it
+        same, share, *rest = (tmp_path/f'bf16-{rank}').read_text().split()
+        assert same == 'True' and float(share) < 0.6 and rest == ['True', '0']

@@ -8,16 +8,17 @@ import math
 import numbers
 import numpy as np
 import os
+import re
 from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from unicodedata import category
 
 # %% auto #0
-__all__ = ['ROOT', 'WORK', 'BASES', 'NUMBERS', 'SIZES', 'VARIANTS', 'SarError', 'check_choice', 'plain', 'SarWarning', 'in_short',
-           'check_text', 'Number', 'check_number', 'meant', 'setting', 'is_open', 'explained', 'checked', 'stored',
-           'home', 'work', 'is_test', 'shown', 'TokenizerConfig', 'ModelConfig', 'TrainConfig', 'check_numbers', 'Size',
-           'get_size', 'sizes_of', 'with_base', 'index_uniform', 'order_rng']
+__all__ = ['ROOT', 'WORK', 'BASES', 'DATASETS', 'NUMBERS', 'SIZES', 'VARIANTS', 'SarError', 'check_choice', 'plain', 'SarWarning',
+           'in_short', 'check_text', 'Number', 'check_number', 'meant', 'setting', 'is_open', 'explained', 'checked',
+           'stored', 'home', 'work', 'is_test', 'shown', 'TokenizerConfig', 'ModelConfig', 'TrainConfig',
+           'check_numbers', 'Size', 'get_size', 'sizes_of', 'with_base', 'index_uniform', 'order_rng']
 
 # %% ../../nbs/00_core.ipynb #8bd22d40
 class SarError(Exception):
@@ -127,6 +128,7 @@ def meant(
     text = text[:60].lower()
     same = [text] if text in lower else [k for k in lower if len(text) > 2 and text in k][:3]
     near = same or get_close_matches(text, lower, 3)
+    near = near or [k for k in lower if get_close_matches(text, re.split(r"\W+", k))][:3]
     return f"did you mean {' or '.join(lower[n] for n in near)}?" if near else ""
 
 # %% ../../nbs/00_core.ipynb #c22a1bb5
@@ -251,6 +253,8 @@ class TokenizerConfig:
 # base model -> its class; a new one takes its own module, and a line here (84a_models shows it)
 BASES = dict(flexvar="sar_repro.scale_ar.FlexVAR", hybrid="sar_repro.hybrid.Hybrid")
 BASES["var"] = "sar_repro.var.VAR"
+# data sets with a name of their own, see 01_data
+DATASETS = ("emoji64", "fashion16", "fashion_mnist", "fashion_white", "cifar10", "imagenet")
 _many = Number(int, 0, 10**6)
 
 

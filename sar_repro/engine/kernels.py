@@ -326,7 +326,10 @@ def pick(
 
 # %% ../../nbs/83_kernels.ipynb #a851be0b
 @contextmanager
-def cast_weights(*modules):  # Frozen modules that only look forward while the context lasts
+def cast_weights(
+    *modules,  # Frozen modules that only look forward while the context lasts
+    stay: bool = False,  # Do they only look forward afterwards, too?
+):
     """Linear and convolution weights in autocast's type, converted once. By itself autocast
     converts frozen weights at every call: it keeps only those with gradients."""
     device, kept = next(modules[0].parameters()).device.type, []
@@ -342,6 +345,8 @@ def cast_weights(*modules):  # Frozen modules that only look forward while the c
             p.data = w.to(
                 dtype, memory_format=torch.channels_last if w.ndim == 4 else torch.preserve_format
             )
+        if stay:
+            kept, w = [], None
         yield
     finally:
         for p, w in kept:

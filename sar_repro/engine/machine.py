@@ -9,8 +9,10 @@ import numpy as np
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import torch
 from contextlib import contextmanager
 from functools import lru_cache
@@ -19,9 +21,10 @@ from pathlib import Path
 from .core import SarError, check_choice, is_test
 
 # %% auto #0
-__all__ = ['CODE', 'keep_memory', 'default_device', 'team', 'my_rows', 'shared_rows', 'fast_bf16', 'fast_fp16', 'mixed_precision',
-           'without_fp16', 'upload', 'autocast', 'full_precision', 'can_compile', 'git_commit', 'machine_class',
-           'run_record', 'peak_rss', 'available_memory', 'progress', 'Lenient', 'in_jupyter']
+__all__ = ['CODE', 'keep_memory', 'default_device', 'team', 'my_rows', 'shared_rows', 'share_weights', 'lonely', 'launch_again',
+           'join_team', 'fast_bf16', 'fast_fp16', 'mixed_precision', 'without_fp16', 'upload', 'autocast',
+           'full_precision', 'can_compile', 'git_commit', 'machine_class', 'run_record', 'peak_rss', 'available_memory',
+           'progress', 'Lenient', 'in_jupyter']
 
 # %% ../../nbs/81b_machine.ipynb #0311c8b7
 def keep_memory() -> bool:  # Could it be done? (Linux with glibc)
@@ -94,6 +97,71 @@ def shared_rows(
     every = [torch.empty_like(padded) for _ in counts]
     torch.distributed.all_gather(every, padded)
     return torch.cat([part[:k].cpu() for part, k in zip(every, counts)])
+
+# %% ../../nbs/81b_machine.ipynb #9a0c2004
+def share_weights(
+    model: torch.nn.Module,  # Frozen, the same in every process; changed in place
+):
+    """On a CPU the processes of a machine keep a frozen model's weights once: in a file that all
+    of them map, and that has no name any more. Each GPU needs its own. All processes call it."""
+    device, dist = next(model.parameters()).device.type, torch.distributed
+    if device != "cpu" or not dist.is_available() or not dist.is_initialized():
+        return
+    place = [tempfile.mkdtemp(prefix="sar-") if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(place)
+    path = Path(place[0]) / "weights.pt"
+    writes = int(os.environ.get("LOCAL_RANK", dist.get_rank())) == 0  # once on each machine
+    if writes:
+        path.parent.mkdir(exist_ok=True)
+        torch.save(model.state_dict(), path)
+    dist.barrier()
+    mapped = torch.load(path, mmap=True, weights_only=True)
+    model.load_state_dict(mapped, assign=True)
+    dist.barrier()
+    if writes:
+        shutil.rmtree(path.parent)
+
+# %% ../../nbs/81b_machine.ipynb #9a0c2002
+def lonely() -> bool:
+    "Was this process started by `accelerate launch` without the others that it asked for?"
+    told = {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR"} <= os.environ.keys()
+    return told and not {"RANK", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"} & os.environ.keys()
+
+
+def launch_again(
+    typed: list,  # Words of the launcher's command line
+) -> list:  # Of a command line; empty where one process is all that was asked for
+    "The same by the launcher's way for GPUs, which starts processes on a CPU as well."
+    from accelerate.commands.launch import launch_command_parser
+
+    at = next((i for i, w in enumerate(typed) if re.search(r"(^|[/\\.-])launch(\.py)?$", w)), None)
+    if at is None:
+        raise SarError(
+            "`accelerate launch` started one process where several were asked for: start them by"
+            " torchrun --nproc-per-node N -m sar_repro, followed by the same words"
+        )
+    own = typed[at + 1 :]
+    asked = launch_command_parser().parse_args(own)
+    if asked.num_processes == 1 and asked.num_machines in (None, 1):
+        return []
+    after = len(own) - len(asked.training_script_args)
+    first = [word for word in own[:after] if word != "--cpu"]
+    module = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
+    return [*module, *first, *own[after:]]
+
+
+def join_team():
+    "Start the processes that `accelerate launch` was asked for and left out."
+    import psutil
+
+    if not lonely():
+        return
+    typed = psutil.Process(os.getppid()).cmdline()
+    if again := launch_again(typed):
+        if "--cpu" in typed:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        sys.stdout.flush()
+        os.execv(again[0], again)
 
 # %% ../../nbs/81b_machine.ipynb #f4a524cf
 def fast_bf16(

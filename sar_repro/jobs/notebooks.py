@@ -131,7 +131,9 @@ def described(
     typed = {k: f"-p {k} {usual(v)}" for k, v in known.items()}
     width = max(map(len, typed.values()), default=0)
     lines = [f"  {text:{width}}  {known[k].note}".rstrip() for k, text in typed.items()]
-    return "\n".join([f"sar run {path.stem}", *lines])
+    few = [f"-p {k} {v}" for k, v in dict(seed=1, budget="smoke").items() if k in known]
+    example = " ".join([f"sar run {path.stem}", *few])
+    return "\n".join([f"sar run {path.stem}", *lines, "", "Example:", f"  {example}"])
 
 # %% ../../nbs/90a_notebooks.ipynb #90a0000c
 def parse_value(
