@@ -185,7 +185,7 @@ def launcher(place, words): # its own parser reads the line; what it would start
     done = forks(f"a = {parse}.parse_args(sys.argv[1:]); assert a.module and a.training_script == 'sar_repro'; print(shlex.join(a.training_script_args))", *given)
     assert done.returncode == 0, done.stderr
     rest = shlex.split(done.stdout)
-    as_it_is(place, ['sar', *rest]) if rest[0] != 'run' else job(place, ['sar', *rest])
+    dict(run=job, train=train).get(rest[0], as_it_is)(place, ['sar', *rest])
 
 def config(place, words): # `accelerate config` asks questions
     done = forks("accelerate.commands.accelerate_cli.main()", *words[1:], '--help')

@@ -110,7 +110,7 @@ def mapped(): # kB of a file without a name that this process maps, and of them 
     found, held = [0, 0], False
     for line in open('/proc/self/smaps'):
         if '-' in line.split()[0]: held = 'weights.pt (deleted)' in line
-        elif held: found = [a + int(line.split()[1])*line.startswith(k) for a, k in zip(found, ('Size:', 'Private_Dirty:'))]
+        elif held: found = [a + int(line.split()[1]) if line.startswith(k) else a for a, k in zip(found, ('Size:', 'Private_Dirty:'))]
     return found
 
 def both(rank, place):
@@ -123,7 +123,7 @@ def both(rank, place):
         with autocast(torch.device('cpu'), precision): losses = [[loss.item() for _, loss, _ in fn(model, batch, cfg)] for fn in (ddo, plain)]
         bytes_ = [sum(p.nbytes for p in fn.ref.parameters()) for fn in (ddo, plain)]
         (size, changed) = mapped()
-        open(f'{place}/{precision}-{rank}', 'w').write(f"{losses[0] == losses[1]} {bytes_[0]/bytes_[1]:.2f} {size > bytes_[0]/1e3} {changed}")
+        open(f'{place}/{precision}-{rank}', 'w').write(f"{losses[0] == losses[1]} {bytes_[0]/bytes_[1]:.2f} {size*1024 >= bytes_[0]} {changed}")
 
 if __name__ == '__main__': torch.multiprocessing.spawn(both, (sys.argv[1],), 2)
 '''

@@ -18,7 +18,6 @@ import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from unittest.mock import patch
 from ..engine.core import SarError, check_choice, get_size, home, meant, work
 
 # %% auto #0
@@ -487,6 +486,7 @@ def run_all(
     force: bool = False,  # Fill a folder with files of others, too
 ):
     "Notebooks 02 to 11 in order; what is up to date is left out, what was cut is done again."
+    from unittest.mock import patch
     from sar_repro.engine.files import check_folder
 
     get_size(size)
