@@ -57,6 +57,8 @@ def examples():
     import typer
     from sar_repro.jobs import cli
     for name, command in typer.main.get_command(cli.app).commands.items(): yield from ((f'sar {name} --help', line.strip()) for line in (command.epilog or '').splitlines() if line.startswith('  '))
+    from sar_repro.jobs.notebooks import described, read_parameters
+    yield from ((f'sar run {path.stem} --help', described(path).splitlines()[-1].strip()) for path in NOTEBOOKS if read_parameters(path, needed=False))
 
 PRINTED = sorted({command for _, command in [*printed(), *examples()] if whole(command)})
 SETUP = '''
@@ -229,7 +231,7 @@ ROWS = [
     (r'sar run 07_train .*-p base var .*', lacking),
     (r'sar run 07_train.*', job),
     (r'sar train .*', train),
-    (r'sar run 89_studies .*', as_it_is),
+    (r'sar run \S+ -p .*', as_it_is),
     (r'sar sample --size var-d16', offline),
     (r'sar evaluate (--size var-d16|pretrained/).*', offline),
     (r'sar fetch .*', offline),

@@ -12,14 +12,15 @@ import torch
 from datetime import date
 from pathlib import Path
 from ..engine.core import ROOT, SarError, WORK, get_size, shown, stored
-from ..engine.files import read_json, save_json, weights_hash, weights_path
+from ..engine.files import PUBLISHED, read_json, save_json, weights_hash, weights_path
 from ..engine.machine import run_record, shared_rows
 from ..evaluate import Reference, compare, distance_table, feature_extractor, few_held_out
 from ..evaluate import image_features, judge_of, told_kid
 from ..exposure_bias import Probe, gap, one_step, picture_groups
 from .plan import Job, as_control, load_job, plan_job, short_name, usual_recipe
 from .notebooks import from_here, near, ranks
-from .published import base_record, beside_paper, beside_published, judge
+from .published import base_record, beside_paper, beside_published
+from .published import imagenet_folder, judge
 from .published import protocol_of, reference_path, requirements
 from .runs import train_run
 from ..models import find_size
@@ -411,6 +412,8 @@ def post_train(
 ) -> str:  # A table, and what it says; '' for all processes but the first
     "What a method makes of a checkpoint; run again to go on."
     given = dict(size=find_size(given["init"])) | given
+    if given["size"] in PUBLISHED and given.get("dataset") and imagenet_folder(given["dataset"]):
+        given |= dict(dataset="imagenet", data_dir=given["dataset"])
     jobs, start, records = [plan_job(from_here(given))], None, {}
     if control and jobs[0].train.method == "tf":
         raise SarError("method tf is the control itself: leave --control out")

@@ -131,6 +131,7 @@ def described(
     width = max(map(len, typed.values()), default=0)
     lines = [f"  {text:{width}}  {known[k].note}".rstrip() for k, text in typed.items()]
     few = [f"-p {k} {v}" for k, v in dict(seed=1, budget="smoke").items() if k in known]
+    few = few or list(typed.values())[:1]
     example = " ".join([f"sar run {path.stem}", *few])
     return "\n".join([f"sar run {path.stem}", *lines, "", "Example:", f"  {example}"])
 

@@ -185,7 +185,10 @@ def plan_job(
         checked(SETTINGS[check_choice("setting", name, [*SETTINGS])], value)
     asked = Asked(**{f.name: given[f.name] for f in fields(Asked) if f.name in given})
     asked = replace(asked, size=with_base(asked.size, asked.base or "flexvar"))
-    size, kind = asked.size, regime(asked.size, asked.dataset or "auto", asked.data_dir or "")
+    brought = ("model",) if asked.init not in ("shipped", "scratch") else ()
+    brought += ("tokenizer",) if asked.tokenizer else ()
+    place = asked.dataset or "auto", asked.data_dir or ""
+    size, kind = asked.size, regime(asked.size, *place, brought)
     usual = "imagenet" if kind == "PAPER" else get_size(size).dataset
     asked = replace(asked, dataset=asked.dataset or usual)
     asked = replace(asked, recipe=asked.recipe or usual_recipe(kind))
