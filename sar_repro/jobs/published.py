@@ -110,11 +110,13 @@ def regime(
     size: str,  # A name in `SIZES`
     dataset: str = "auto",  # As in the parameters
     data_dir="",  # Where ImageNet lies
+    brought: tuple = (),  # 'model' or 'tokenizer': files that lie elsewhere
 ) -> str:  # 'PAPER', 'DEMONSTRATION', or '' for sizes of this project
     "Which run is possible."
     if get_size(size).name not in PUBLISHED:
         return ""
     needs = requirements(size, data_dir)
+    needs = needs[~needs.file.isin([shown(weights_path(size, part)) for part in brought])]
     here = needs[needs["needed for"] == "the run"].found.all()
     return "PAPER" if dataset in ("auto", "imagenet") and here else "DEMONSTRATION"
 
