@@ -84,6 +84,10 @@ MISTAKES = {
     ('new', 'nowhere'): 'no folder of pictures at nowhere',
     ('sample', '--classes', 'Boot'): "unknown class 'Boot' of size tiny",
     ('sample', '--size', 'mini', '--classes', 'Boot'): "of size mini: did you mean Ankle boot?",
+    ('sample', '--sise', 'mini'): 'sample has no option --sise: did you mean --size',
+    ('sample', '--n', 'x'): "sample: invalid value for '--n'",
+    ('sample', '--size', 'mini', '--classes', 'Boott'): 'did you mean Ankle boot?',
+    ('diagnose', '--size', 'smal'): 'mini, tiny, medium, small, d16, d20, d24; did you mean small?',
     ('fetch', 'd30'): 'expected one of d16, d20, d24, var-d16'}
 
 @pytest.mark.parametrize('args,words', MISTAKES.items(), ids=lambda v: ' '.join(v) if isinstance(v, tuple) else '')
@@ -93,11 +97,11 @@ def test_mistakes_in_what_is_typed_are_answered_before_pytorch_is_imported(tmp_p
     done = python('-c', '''
 import sys
 from sar_repro.jobs.cli import main
-for line in ("trian", "train gone.pth", "run 07_trian", "run 07 -p epocs 3", "sample gone.pth", "evaluate --reference gone", "new nowhere", "diagnose --after gone", "sample --edit gone --from-scale 2"):
-    try: main(line.split())
+for line in ("trian", "sample --sise mini", "evaluate --dataset emoji", "train {} --epochs 0", "train gone.pth", "run 07_trian", "run 07 -p epocs 3", "sample gone.pth", "evaluate --reference gone", "new nowhere", "diagnose --after gone", "sample --edit gone --from-scale 2"):
+    try: main(line.format(sys.argv[1]).split())
     except SystemExit as e: print(e.code, "torch" in sys.modules)
-''', cwd=tmp_path)
-    assert done.stdout.split('\n')[:-1] == ['2 False'] * 9, done.stdout + done.stderr
+''', ROOT/'pretrained/mini/model.safetensors', cwd=tmp_path)
+    assert done.stdout.split('\n')[:-1] == ['2 False'] * 12, done.stdout + done.stderr
 
 def foreign(folder):
     "Files that others wrote, where commands are told to write."

@@ -473,8 +473,9 @@ def train(
 ):
     "Train a checkpoint further; if asked, its control beside it."
     check_choice("budget", budget, ("full", "smoke"))
-    given = given_parameters(find_notebook("07_train"), param or [])
-    given |= {k: v for k, v in settings.items() if v is not None}
+    chosen = {k: v for k, v in settings.items() if v is not None}
+    TrainConfig(**chosen)  # says what is wrong before PyTorch is imported
+    given = given_parameters(find_notebook("07_train"), param or []) | chosen
     paths = dict(init=checkpoint, tokenizer=tokenizer, dataset=data, out_dir=out)
     given |= {k: str(v) for k, v in paths.items() if v}
     given |= dict(budget=budget) | (dict(n_samples=n) if n else {})
