@@ -619,6 +619,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/sar_repro', 'doc_host': ''
                                                                                    'sar_repro/jobs/findings.py'),
                                          'sar_repro.jobs.findings._kid': ('findings.html#_kid', 'sar_repro/jobs/findings.py'),
                                          'sar_repro.jobs.findings._likelihood': ('findings.html#_likelihood', 'sar_repro/jobs/findings.py'),
+                                         'sar_repro.jobs.findings._look_closer': ( 'findings.html#_look_closer',
+                                                                                   'sar_repro/jobs/findings.py'),
                                          'sar_repro.jobs.findings._numbers': ('findings.html#_numbers', 'sar_repro/jobs/findings.py'),
                                          'sar_repro.jobs.findings._pictures': ('findings.html#_pictures', 'sar_repro/jobs/findings.py'),
                                          'sar_repro.jobs.findings._published': ('findings.html#_published', 'sar_repro/jobs/findings.py'),

@@ -57,7 +57,7 @@ def test_a_published_file_is_killed_gone_on_with_and_compared_with_its_control(p
     table = pd.read_csv(place/'cut/table.csv', index_col=0)
     assert [*table.index] == ['start', '+ sar', '+ tf'] and table.notna().all(axis=None) and {'nats a token', 'own context, bits', 'KID x1000', 'KID se', 'recall'} <= {*table}
     assert table['nats a token'].nunique() == 3 and 'Teacher forcing for as many epochs ends at' in said
-    assert 'look closer: sar diagnose FlexVAR-epo179.pth --after cut/model.safetensors --control cut/control/model.safetensors' in said
+    assert 'look closer: sar diagnose FlexVAR-epo179.pth --after cut/model.safetensors --control cut/control/model.safetensors --dataset clothes' in said
     records = [json.loads(next((place/f).glob('mini-clothes-*.json')).read_text()) for f in ('cut', 'cut/control')]
     assert [r['train']['method'] for r in records] == ['sar', 'tf'] and len({r['start'] for r in records}) == len({r['train']['epochs'] for r in records}) == 1
 

@@ -486,7 +486,8 @@ def train(
     except KeyboardInterrupt:
         typer.echo("\nstopped; run the same command again to go on", err=True)
         raise typer.Exit(130)
-    typer.echo(said)
+    if said:  # by the first process
+        typer.echo(said)
 
 # %% ../../nbs/90_cli.ipynb #f9426860
 @_command("new photos --size mini --budget smoke", "new photos")

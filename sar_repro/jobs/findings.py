@@ -448,12 +448,21 @@ def _ending(jobs, records):  # table, where things lie, sentences, what goes on
     table.to_csv(jobs[0].out / "table.csv")
     places = ", ".join(f"{near(job.out)}" for job in jobs)
     said = findings(*records.values()).replace("**", "")
-    later = ("--after", "--control")
-    words = ["sar", "diagnose", near(jobs[0].init)]
-    for option, job in zip(later, jobs):
-        words += [option, near(job.out / "model.safetensors")]
     lines = [table.round(3).to_string(), f"weights, log, record and table.csv: {places}", said]
-    return "\n".join([*lines, f"look closer: {shlex.join(map(str, words))}"])
+    return "\n".join([*lines, *_look_closer(jobs)])
+
+
+def _look_closer(jobs):  # the command that compares them, where there is one
+    size, asked = jobs[0].size, jobs[0].asked
+    if size.model.base != "flexvar" or jobs[0].kind == "DEMONSTRATION":
+        return []
+    words = ["sar", "diagnose", near(asked.init)]
+    for option, job in zip(("--after", "--control"), jobs):
+        words += [option, near(job.out / "model.safetensors")]
+    if (data := asked.dataset) != size.dataset:
+        words += ["--dataset", near(data) if Path(data).is_dir() else data]
+    words += ["--tokenizer", near(asked.tokenizer)] if asked.tokenizer else []
+    return [f"look closer: {shlex.join(map(str, words))}"]
 
 # %% ../../nbs/86d_findings.ipynb #86d00033
 JUDGED = ("FID", "FD-EffNet", "FD-class", "KID x1000", "KID se", "IS", "precision", "recall")
