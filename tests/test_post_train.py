@@ -137,3 +137,13 @@ def test_processes_of_a_machine_hold_ddos_reference_once_and_in_16_bits(tmp_path
         assert (tmp_path/f'fp32-{rank}').read_text() == 'True 1.00 True 0' # each process maps the file, and has changed none of it
         same, share, *rest = (tmp_path/f'bf16-{rank}').read_text().split()
         assert same == 'True' and float(share) < 0.6 and rest == ['True', '0']
+
+def test_two_processes_end_in_the_table_of_one(place):
+    from conftest import python
+    words = ['FlexVAR-epo179.pth', '--data', 'clothes', '--epochs', '2', '--batch-size', '32', '--n', '20']
+    done(place, *words, '--out', 'one')
+    env = dict(PYTHONPATH=str(ROOT), CUDA_VISIBLE_DEVICES='', OMP_NUM_THREADS='1', SAR_WORK=str(place), SAR_PRECISION='fp32')
+    run = python('-m', 'torch.distributed.run', '--nproc-per-node', '2', '--master-port', '29617', '-m', 'sar_repro', 'train', *words, '--out', 'two', cwd=place, env=env)
+    assert run.returncode == 0, run.stderr[-2000:]
+    one, two = (pd.read_csv(place/name/'table.csv', index_col=0) for name in ('one', 'two'))
+    assert run.stdout.count('look closer') == 1 and (one - two).abs()['nats a token'].max() < 1e-4, (one, two)

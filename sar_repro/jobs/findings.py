@@ -17,11 +17,12 @@ from ..engine.machine import run_record, shared_rows
 from ..evaluate import Reference, compare, distance_table, feature_extractor, few_held_out
 from ..evaluate import image_features, judge_of, told_kid
 from ..exposure_bias import Probe, gap, one_step, picture_groups
-from .plan import Job, as_control, load_job, plan_job, short_name, usual_recipe
+from .plan import Job, as_control, brought, load_job, plan_job, short_name
+from .plan import usual_recipe
 from .notebooks import from_here, near, ranks
 from .published import base_record, beside_paper, beside_published
-from .published import imagenet_folder, judge
-from .published import protocol_of, reference_path, requirements
+from .published import imagenet_folder, judge, lacking
+from .published import protocol_of, reference_path
 from .runs import train_run
 from ..models import find_size
 from ..sampling import sample_shards
@@ -434,12 +435,11 @@ def post_train(
 
 def _check_whole(job):  # a few steps on embedded pictures are no post-training
     if job.kind == "DEMONSTRATION" and not job.smoke:
-        needs = requirements(job.size.name, job.asked.data_dir or "")
-        lacking = needs[(needs["needed for"] == "the run") & ~needs.found].file
+        missing = lacking(job.size.name, job.asked.data_dir or "", brought(job.asked))
         raise SarError(
             f"size {job.size.name} is trained on ImageNet, and there is no"
-            f" {', no '.join(lacking) or 'other data set for it'}: get what is missing, or pass"
-            " --budget smoke to see a few steps"
+            f" {', no '.join(missing) or 'other data set for it'}: pass --data FOLDER, which"
+            " holds train/ and val/, and --tokenizer, or --budget smoke to see a few steps"
         )
 
 

@@ -39,7 +39,7 @@ from ..tokenizer import TokenData
 
 # %% auto #0
 __all__ = ['SETTINGS', 'PARAMETERS', 'RECIPES', 'PICTURES', 'Asked', 'recipe_table', 'parameters_cell', 'cleared', 'Job',
-           'plan_job', 'as_control', 'usual_recipe', 'short_name', 'usual_share', 'load_job', 'train_size']
+           'plan_job', 'brought', 'as_control', 'usual_recipe', 'short_name', 'usual_share', 'load_job', 'train_size']
 
 # %% ../../nbs/86c_plan.ipynb #86c00006
 _names = ("ours", "paper", "released")
@@ -185,10 +185,8 @@ def plan_job(
         checked(SETTINGS[check_choice("setting", name, [*SETTINGS])], value)
     asked = Asked(**{f.name: given[f.name] for f in fields(Asked) if f.name in given})
     asked = replace(asked, size=with_base(asked.size, asked.base or "flexvar"))
-    brought = ("model",) if asked.init not in ("shipped", "scratch") else ()
-    brought += ("tokenizer",) if asked.tokenizer else ()
     place = asked.dataset or "auto", asked.data_dir or ""
-    size, kind = asked.size, regime(asked.size, *place, brought)
+    size, kind = asked.size, regime(asked.size, *place, brought(asked))
     usual = "imagenet" if kind == "PAPER" else get_size(size).dataset
     asked = replace(asked, dataset=asked.dataset or usual)
     asked = replace(asked, recipe=asked.recipe or usual_recipe(kind))
@@ -208,6 +206,12 @@ def plan_job(
     out = possible_folder(asked.out_dir) if asked.out_dir else WORK / "runs" / name
     how = _sampling(asked, train)
     return Job(name, kind, get_size(size), asked, train, given.get("compile"), pictures, how, out)
+
+
+def brought(asked: Asked) -> tuple:
+    "Weights that are named by their path, and need not lie where they are looked for."
+    model = ("model",) if asked.init not in ("shipped", "scratch") else ()
+    return model + (("tokenizer",) if asked.tokenizer else ())
 
 
 def as_control(

@@ -23,10 +23,10 @@ from ..scale_ar import FlexVAR
 
 # %% auto #0
 __all__ = ['ADM_REFERENCE', 'ADM_URL', 'INCEPTION', 'INCEPTION_URL', 'PRETRAINED', 'KEPT', 'SCHEDULE_QUOTED', 'imagenet_folder',
-           'requirements', 'find_inception', 'reference_path', 'regime', 'banner', 'published_recipe', 'beside_paper',
-           'free_memory', 'fitting_micro_batch', 'RealPictures', 'folder_pictures', 'statistics', 'load_reference',
-           'make_reference_stats', 'paper_reference', 'measure', 'judge', 'base_record', 'known_base', 'quoted',
-           'beside_published', 'paper_table', 'why_no_fid', 'comparison_table', 'protocol_of', 'trained_here',
+           'requirements', 'find_inception', 'reference_path', 'regime', 'lacking', 'banner', 'published_recipe',
+           'beside_paper', 'free_memory', 'fitting_micro_batch', 'RealPictures', 'folder_pictures', 'statistics',
+           'load_reference', 'make_reference_stats', 'paper_reference', 'measure', 'judge', 'base_record', 'known_base',
+           'quoted', 'beside_published', 'paper_table', 'why_no_fid', 'comparison_table', 'protocol_of', 'trained_here',
            'method_of']
 
 # %% ../../nbs/87a_published.ipynb #9cc22054
@@ -115,10 +115,19 @@ def regime(
     "Which run is possible."
     if get_size(size).name not in PUBLISHED:
         return ""
+    whole = dataset in ("auto", "imagenet") and not lacking(size, data_dir, brought)
+    return "PAPER" if whole else "DEMONSTRATION"
+
+
+def lacking(
+    size: str,  # A published size
+    data_dir="",  # Where ImageNet lies
+    brought: tuple = (),  # 'model' or 'tokenizer': files that lie elsewhere
+) -> list:
+    "What the published run needs and is not here."
     needs = requirements(size, data_dir)
-    needs = needs[~needs.file.isin([shown(weights_path(size, part)) for part in brought])]
-    here = needs[needs["needed for"] == "the run"].found.all()
-    return "PAPER" if dataset in ("auto", "imagenet") and here else "DEMONSTRATION"
+    missing = needs[(needs["needed for"] == "the run") & ~needs.found].file
+    return [f for f in missing if f not in [shown(weights_path(size, p)) for p in brought]]
 
 # %% ../../nbs/87a_published.ipynb #221f9698
 def banner(
