@@ -78,6 +78,25 @@ def test_other_files_and_methods(place, size, method):
     said = done(place, f'{size}.pth', '--method', method, '--budget', 'smoke', '--control')
     assert f"+ {method.replace('.py:', '-')}" in said and '+ tf' in said
 
+def vars_files(place):
+    "Random weights of VAR's kind, under the names that VAR's authors give them."
+    from sar_repro.engine.core import get_size
+    from sar_repro.models import make_model, make_tokenizer
+    from sar_repro.var import published_name
+    size, theirs = get_size('var-mini'), {}
+    torch.manual_seed(0)
+    for name, t in make_tokenizer(size.tokenizer).state_dict().items():
+        there, _ = published_name(name, len(size.tokenizer.ch_mult))
+        theirs[there] = torch.cat([theirs[there], t]) if there in theirs else t # q, k and v are one
+    torch.save(theirs, place/'vae_ch16.pth')
+    torch.save(make_model(size.model).state_dict(), place/'var_d4.pth')
+
+@pytest.mark.parametrize('method', ['sar', 'ddo'])
+def test_vars_files_as_published(place, method):
+    vars_files(place)
+    said = done(place, 'var_d4.pth', '--tokenizer', 'vae_ch16.pth', '--method', method, '--budget', 'smoke', '--control')
+    assert f'+ {method}' in said and '+ tf' in said and 'look closer' not in said
+
 MISTAKES = {
     ('gone.pth',): 'no model at gone.pth',
     ('FlexVAR-epo179.pth', '--data', 'gone'): "'gone'",
