@@ -11,7 +11,7 @@ parser = ConfigParser(delimiters=['='], interpolation=None)
 parser.read(here/'settings.ini', encoding='utf-8')
 cfg = parser['DEFAULT']
 readme = here/'README.md'
-notebooks, dev, trackers, site = (cfg[f'{k}_requirements'].split() for k in ('notebook', 'dev', 'tracker', 'site'))
+notebooks, dev, trackers, demo, site = (cfg[f'{k}_requirements'].split() for k in ('notebook', 'dev', 'tracker', 'demo', 'site'))
 
 # what an installed copy needs to sample, train and run notebooks; under 40 MB, so without the emoji
 SHIPPED = ('pretrained/tiny/*.safetensors', 'pretrained/mini/*.safetensors', 'pretrained/hybrid-mini/*.safetensors',
@@ -44,5 +44,5 @@ setup(
     cmdclass=dict(build_py=Shipped),
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg['requirements'].split(),
-    extras_require=dict(notebooks=notebooks, dev=dev, trackers=trackers, site=site, all=notebooks + dev),
+    extras_require=dict(notebooks=notebooks, dev=dev, trackers=trackers, demo=demo, site=site, all=notebooks + dev),
     entry_points=dict(console_scripts=cfg['console_scripts'].split(), nbdev=[f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"]))

@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import re
 import torch
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,19 +18,20 @@ from pathlib import Path
 from torch import nn
 from zlib import crc32
 from sar_repro.engine.core import (
-    BASES, ModelConfig, SIZES, SarError, Size, TokenizerConfig, check_choice, get_size,
-    index_uniform, order_rng, shown, sizes_of, stored, with_base
+    BASES, ModelConfig, SIZES, SarError, Size, TokenizerConfig, check_choice, check_numbers,
+    get_size, index_uniform, order_rng, shown, sizes_of, stored, with_base
 )
-from .engine.files import PUBLISHED, load_weights, read_weights, shape_of, weights_path
+from .engine.files import PUBLISHED, fetch_shared, load_weights, read_json, read_weights
+from .engine.files import shape_of, weights_path
 from .engine.machine import default_device, upload
 from .tokenizer import Batch, FlexVAE, STREAMS, TokenData
 from .tokenizer import cached_latents, encoder, encoder_batch
 from .scale_ar import FlexVAR, sample
 
 # %% auto #0
-__all__ = ['TOLD', 'of_base', 'make_model', 'make_tokenizer', 'tokenizer_config', 'load_tokenizer', 'model_meta', 'model_config',
-           'find_size', 'load_model', 'find_tokenizer', 'load_models', 'start_models', 'ImageModel', 'load', 'seeded',
-           'name_seeded', 'seeded_crop', 'LatentData']
+__all__ = ['TOLD', 'SHARED', 'SAMPLED', 'ON_THE_HUB', 'of_base', 'make_model', 'make_tokenizer', 'tokenizer_config',
+           'load_tokenizer', 'model_meta', 'model_config', 'find_size', 'load_model', 'find_tokenizer', 'load_models',
+           'start_models', 'find_weights', 'ImageModel', 'load', 'seeded', 'name_seeded', 'seeded_crop', 'LatentData']
 
 # %% ../nbs/84a_models.ipynb #a479ac37
 def of_base(
@@ -376,6 +378,31 @@ def start_models(
         model = make_model(replace(spec.model, num_classes=num_classes or spec.model.num_classes))
     return model.to(device), vae.to(device)
 
+# %% ../nbs/84a_models.ipynb #9d675a97
+SHARED, SAMPLED = "config.json", ("guidance", "top_k", "top_p")  # of a folder made to be shared
+ON_THE_HUB = r"[A-Za-z0-9][\w.-]*/[\w.-]*[\w-]"
+
+
+def find_weights(
+    model,  # See `load`
+) -> tuple:  # Weights, None where a size is named; how a shared folder says to sample
+    "The file that a path, a folder or a name on the hub means."
+    path = Path(model)
+    if model in [name for base in BASES for name in sizes_of(base)]:  # text; a `Path` is a path
+        return None, {}
+    if not (path.exists() or path.parent.exists()) and re.fullmatch(ON_THE_HUB, str(model)):
+        path = fetch_shared(str(model))
+    if not path.is_dir():
+        return (path if path.is_file() or path.suffix or path.parent.name else None), {}
+    weights = path / "model.safetensors"
+    if not weights.is_file():
+        raise SarError(
+            f"{shown(path)} holds no model.safetensors: expected the folder of a run, or one that"
+            " `sar share` wrote"
+        )
+    told = read_json(path / SHARED, library=str) or {}
+    return weights, check_numbers(**{k: told[k] for k in SAMPLED if k in told})
+
 # %% ../nbs/84a_models.ipynb #c7088f62
 @dataclass
 class ImageModel:
@@ -440,18 +467,20 @@ class ImageModel:
 
 
 def load(
-    model="tiny",  # The name of a size, or the path of weights, ours or published
+    model="tiny",  # The name of a size, the path of weights or of their folder, or user/name
     tokenizer=None,  # Its weights; None = the size's, or what lies beside the model
 ) -> ImageModel:  # On the default device
     "A trained model, its tokenizer, its size and its classes as one thing."
     if isinstance(model, ImageModel):
         return model
-    path = Path(model) if Path(model).is_file() or Path(model).suffix else None
-    size = get_size(find_size(path) if path else model)
+    path, told = find_weights(model)
+    if told and not tokenizer:
+        tokenizer = path.with_name("tokenizer.safetensors")
+    size = replace(get_size(find_size(path) if path else model), **told)
     net, vae = (m.to(default_device()) for m in load_models(size.name, path, tokenizer))
     count, names = net.cfg.num_classes, net.facts.get("classes")
-    told = isinstance(names, list) and len(names) == count
-    return ImageModel(net, vae, size, names if told else [str(i) for i in range(count)], path)
+    named = isinstance(names, list) and len(names) == count
+    return ImageModel(net, vae, size, names if named else [str(i) for i in range(count)], path)
 
 # %% ../nbs/84a_models.ipynb #0df23298
 def seeded(

@@ -62,7 +62,7 @@ def test_other_error_names_its_cell(tmp_path):
     done = sar('run', notebook(tmp_path, 'x = 1', '1/0'), '--out', tmp_path/'ran.ipynb')
     assert done.returncode == 1 and 'ZeroDivisionError' in done.stderr and 'of toy' in done.stderr
 
-@pytest.mark.parametrize('command', ['run', 'train', 'execute', 'sample', 'evaluate', 'new', 'diagnose', 'bench', 'fetch', 'parity'])
+@pytest.mark.parametrize('command', ['run', 'train', 'execute', 'sample', 'evaluate', 'new', 'diagnose', 'share', 'demo', 'bench', 'fetch', 'parity'])
 def test_help(command):
     done = sar(command, '--help')
     assert done.returncode == 0 and 'Usage: sar ' + command in done.stdout and '--help' in done.stdout
@@ -97,11 +97,11 @@ def test_mistakes_in_what_is_typed_are_answered_before_pytorch_is_imported(tmp_p
     done = python('-c', '''
 import sys
 from sar_repro.jobs.cli import main
-for line in ("trian", "sample --sise mini", "evaluate --dataset emoji", "train {} --epochs 0", "train gone.pth", "run 07_trian", "run 07 -p epocs 3", "sample gone.pth", "evaluate --reference gone", "new nowhere", "diagnose --after gone", "sample --edit gone --from-scale 2"):
+for line in ("trian", "sample --sise mini", "evaluate --dataset emoji", "train {} --epochs 0", "train gone.pth", "run 07_trian", "run 07 -p epocs 3", "sample gone.pth", "evaluate --reference gone", "new nowhere", "diagnose --after gone", "share gone", "sample --edit gone --from-scale 2"):
     try: main(line.format(sys.argv[1]).split())
     except SystemExit as e: print(e.code, "torch" in sys.modules)
 ''', ROOT/'pretrained/mini/model.safetensors', cwd=tmp_path)
-    assert done.stdout.split('\n')[:-1] == ['2 False'] * 12, done.stdout + done.stderr
+    assert done.stdout.split('\n')[:-1] == ['2 False'] * 13, done.stdout + done.stderr
 
 def foreign(folder):
     "Files that others wrote, where commands are told to write."

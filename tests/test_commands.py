@@ -31,7 +31,7 @@ def strings(source):
             yield ''.join(v.value if isinstance(v, ast.Constant) else '{%s}' % ast.unparse(v.value) for v in node.values)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str): yield node.value
 
-BARE = re.compile(r'^(?:.*: )?((?:sar (?:run|train|sample|new|evaluate|diagnose|fetch)|accelerate launch|torchrun|python -m|python tools/\w+\.py) [^`]*?)(?: writes them)?$')
+BARE = re.compile(r'^(?:.*: )?((?:sar (?:run|train|sample|new|evaluate|diagnose|share|demo|fetch)|accelerate launch|torchrun|python -m|python tools/\w+\.py) [^`]*?)(?: writes them)?$')
 
 def printed():
     "(where, command line) of everything that is printed."
@@ -159,6 +159,10 @@ def edit(place, words): sample(place, words)
 def new(place, words): run_sar(place, ['new', 'photos', '--size', 'mini', '--budget', 'smoke', '--out', 'runs/made'])
 def evaluate(place, words): run_sar(place, put(words[1:], n='10', size='mini') if len(words) < 4 or words[2] == '--n' else put(words[1:], n='10'))
 def diagnose(place, words): run_sar(place, put(words[1:], n='20', size='mini', out='diagnosis') if '--dataset' not in words else put(words[1:], n='20', out='diagnosis-own'))
+def shared(place, words): run_sar(place, put(words[1:], out='runs/shared'))
+def page(place, words): # where Gradio is missing: a sentence; `test_share` clicks
+    done = forks("sys.modules['gradio'] = None; from sar_repro.jobs import share; share.find_spec = lambda name: None; " + RUN, place, *words[1:])
+    assert done.returncode == 2 and 'sar_repro[demo]' in done.stderr, done
 def bench(place, words): run_sar(place, ['bench', '--size', 'mini', '--batch', '2'])
 def execute(place, words): # the notebooks of nbs/ stay as they are
     done = forks('from sar_repro.jobs import cli; cli.execute_in_place = print; ' + RUN, place, *words[1:])
@@ -240,6 +244,7 @@ ROWS = [
     (r'sar new .*', new),
     (r'sar evaluate .*', evaluate),
     (r'sar diagnose .*', diagnose),
+    (r'sar share', bare), (r'sar share .*', shared), (r'sar demo.*', page),
     (r'sar parity .*', parity),
     (r'papermill nbs/.*', papermill),
     (r'accelerate (config|launch)', config),

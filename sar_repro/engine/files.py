@@ -33,7 +33,7 @@ from .core import ROOT, SarError, check_choice, in_short, plain, shown
 __all__ = ['KINDS', 'TEMPORARY', 'NO_LOCKS', 'TORN_ARRAY', 'NESTS', 'PUBLISHED', 'check_output', 'check_replace', 'check_folder',
            'atomic_path', 'save_json', 'read_json', 'remove_stale', 'locked', 'save_tensors', 'load_tensors',
            'read_array', 'load_facts', 'read_weights', 'load_weights', 'shape_of', 'weights_hash', 'save_checkpoint',
-           'load_checkpoint', 'PublishedFile', 'weights_path', 'fetch_published']
+           'load_checkpoint', 'PublishedFile', 'weights_path', 'fetch_published', 'hub_client', 'fetch_shared']
 
 # %% ../../nbs/81a_files.ipynb #70cca755
 # the new name, too, is on disk only when its folder is; not every system can do it
@@ -631,3 +631,34 @@ def fetch_published(
                 " hand"
             ) from e
         yield path
+
+# %% ../../nbs/81a_files.ipynb #f21b432c
+def hub_client(
+    why: str,  # Beginning of the sentence where there is none
+):  # The module `huggingface_hub`
+    "The hub's client, or one sentence."
+    try:
+        import huggingface_hub
+    except ImportError as e:
+        said = "needs huggingface_hub, which is not installed: pip install huggingface_hub"
+        raise SarError(f"{why} {said}") from e
+    return huggingface_hub
+
+
+def fetch_shared(
+    name: str,  # 'user/name'
+) -> Path:  # Folder
+    "Download a model that somebody shared: its weights, tokenizer, settings and card."
+    hub = hub_client(f"{name} is no folder here, and looking for it on the hub")
+    how = dict(allow_patterns=["*.safetensors", "*.json", "*.md", "*.png"], etag_timeout=10)
+    try:
+        try:
+            _hub_answers()
+            return Path(hub.snapshot_download(name, **how))
+        except OSError:
+            return Path(hub.snapshot_download(name, local_files_only=True, **how))
+    except Exception as e:  # the hub's client raises a dozen types
+        raise SarError(
+            f"{name} is no folder here, and cannot be downloaded from the hub"
+            f" ({type(e).__name__}): check the name and the network, or pass the path of a folder"
+        ) from e

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from functools import lru_cache
 from pathlib import Path
-from ..engine.core import index_uniform
+from ..engine.core import SarError, get_size, index_uniform, shown
 from ..engine.files import check_folder, save_json, weights_hash
 from ..engine.kernels import pick
 from ..engine.machine import progress, run_record
@@ -26,9 +26,12 @@ from sar_repro.exposure_bias import (
     Probe,
     WAYS,
     at_best,
+    check_later,
     contexts,
     difficulty,
     gap,
+    later_probe,
+    load_probe,
     null_pictures,
     one_step,
     oracle_prefix,
@@ -45,7 +48,7 @@ __all__ = ['MEAN', 'NULL', 'SUMMARY', 'FAIR', 'MARK', 'BEGUN', 'group_bars', 'pa
            'plot_prefix', 'flat_gradient', 'group_losses', 'mean_products', 'mean_gradients', 'jackknifed', 'cosine_of',
            'norm_of', 'batches', 'gradient_table', 'plot_dynamics', 'pair_features', 'judge_scores', 'exposure_auc',
            'plot_error', 'rises', 'reach', 'sensitivities', 'plot_sensitivity', 'student_losses', 'conflict',
-           'plot_conflict', 'check_diagnosis', 'diagnose']
+           'plot_conflict', 'check_diagnosis', 'diagnose', 'diagnose_files']
 
 # %% ../../nbs/11_diagnostics.ipynb #25027941
 def group_bars(
@@ -590,3 +593,32 @@ def diagnose(
         done += [*(folder / f"{k}.csv" for k in tables), folder / f"{name}.png"]
     os.replace(folder / BEGUN, folder / MARK)
     return done
+
+
+def diagnose_files(
+    size: str,  # A name in `SIZES`
+    checkpoint,  # Weights; None = the shipped ones
+    later: dict,  # Name -> weights that were trained on from those; None = leave it out
+    folder,  # See `diagnose`
+    dataset: str = None,  # What it was trained on; None = the size's
+    root=None,  # Where the data lie
+    n: int = 1000,  # Held-out pictures
+    seed: int = 0,  # Of draws and resampling
+    tokenizer=None,  # Weights; None = the size's, or what lies beside the checkpoint
+    force: bool = False,  # See `diagnose`
+) -> list:  # Files written
+    "All measurements of weights, and of what was trained on from them."
+    spec = get_size(size)
+    if (base := spec.model.base) != "flexvar":
+        why = "a diagnosis decodes maps one by one, expected flexvar"
+        raise SarError(f"size {size} is of base {base}: {why}")
+    check_diagnosis(folder, force)
+    later = {k: path for k, path in later.items() if path}
+    for path in later.values():  # a wrong one should not cost the pictures' tokens
+        check_later(size, checkpoint, path)
+    probe = load_probe(size, dataset, checkpoint, root, n=n, seed=seed, tokenizer=tokenizer)
+    others = {k: later_probe(probe, size, p) for k, p in later.items()}
+    how = dict(guidance=spec.guidance, top_k=spec.top_k, top_p=spec.top_p)
+    facts = dict(size=size, dataset=dataset or spec.dataset)
+    facts["checkpoint"] = shown(checkpoint) if checkpoint else "shipped"
+    return diagnose(probe, folder, how, later=others, force=force, **facts)
