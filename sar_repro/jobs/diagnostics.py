@@ -595,10 +595,18 @@ def diagnose(
     return done
 
 
+def _named(text):  # 'SAR x 10=more.safetensors'
+    name, _, path = (part.strip() for part in text.partition("="))
+    if not (name and path) or name in ("before", "after SAR", "after TF"):
+        raise SarError(f"--also {text}: expected NAME=PATH with a name of its own")
+    return name, path
+
+
 def diagnose_files(
     size: str,  # A name in `SIZES`
     checkpoint,  # Weights; None = the shipped ones
     later: dict,  # Name -> weights that were trained on from those; None = leave it out
+    also: list,  # More of them, as 'NAME=PATH'; None = no more
     folder,  # See `diagnose`
     dataset: str = None,  # What it was trained on; None = the size's
     root=None,  # Where the data lie
@@ -613,7 +621,7 @@ def diagnose_files(
         why = "a diagnosis decodes maps one by one, expected flexvar"
         raise SarError(f"size {size} is of base {base}: {why}")
     check_diagnosis(folder, force)
-    later = {k: path for k, path in later.items() if path}
+    later = {k: path for k, path in later.items() if path} | dict(map(_named, also or ()))
     for path in later.values():  # a wrong one should not cost the pictures' tokens
         check_later(size, checkpoint, path)
     probe = load_probe(size, dataset, checkpoint, root, n=n, seed=seed, tokenizer=tokenizer)

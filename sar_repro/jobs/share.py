@@ -11,7 +11,7 @@ import torch
 from importlib.util import find_spec
 from pathlib import Path
 from sar_repro.engine.core import (
-    ROOT, SarError, WORK, check_choice, check_numbers, plain, shown, stored
+    ROOT, SarError, WORK, check_numbers, plain, shown, stored
 )
 from sar_repro.engine.files import (
     PUBLISHED, atomic_path, check_folder, hub_client, load_facts, read_json, save_json
@@ -24,24 +24,22 @@ from ..models import ImageModel, ON_THE_HUB, SHARED, load, model_meta
 from ..sampling import filmed
 
 # %% auto #0
-__all__ = ['ARMS', 'FILES', 'LICENCES', 'CARD', 'weights_of', 'find_record', 'licence_of', 'numbers_section', 'write_card',
-           'share', 'check_push', 'push', 'grown', 'clicked', 'need_gradio', 'demo_page', 'demo']
+__all__ = ['FILES', 'LICENCES', 'CARD', 'weights_of', 'find_record', 'licence_of', 'numbers_section', 'write_card', 'share',
+           'check_push', 'push', 'grown', 'clicked', 'need_gradio', 'demo_page', 'demo']
 
 # %% ../../nbs/14_your_pictures.ipynb #8ecc1ffc
-ARMS = ("sar", "start", "tf")  # of `sar new`
 FILES = ("model.safetensors", "tokenizer.safetensors", SHARED, "README.md", "samples.png")
 
 
 def weights_of(
-    run,  # Weights, the folder of a run, or that of `sar new`
-    arm: str = "sar",  # Which model of `sar new`
+    run,  # Weights, the folder of a run, or that of `sar new`, whose model after SAR is meant
 ) -> Path:
     "The weights that are meant."
     path = Path(run)
     if path.is_file():
         return path
     if (path / "new.json").is_file():
-        path = path / check_choice("model of `sar new`", arm, ARMS)
+        path = path / "sar"
     if not (path / FILES[0]).is_file():
         raise SarError(
             f"{shown(path)} holds no {FILES[0]}: expected weights, the folder of a run that has"
@@ -278,14 +276,13 @@ def _save_weights(out, model):
 def share(
     run,  # See `weights_of`
     out=None,  # Folder to write; None = runs/share-NAME
-    arm: str = "sar",  # Which model of `sar new`
     licence: str = "",  # Of the model, as a hub calls it; '' = that of known data
     numbers=None,  # See `find_record`
     tokenizer=None,  # Its weights; None = the size's, or what lies beside the model
     force: bool = False,  # Fill a folder with files of others, too
 ) -> Path:  # The folder
     "Write what somebody else needs to draw from a model, and what they should know."
-    weights = weights_of(run, arm)
+    weights = weights_of(run)
     name = weights.parent.name if weights.name == FILES[0] else weights.stem
     if (weights.parent.parent / "new.json").is_file():
         name = f"{weights.parent.parent.name}-{name}"
