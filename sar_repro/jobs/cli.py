@@ -8,9 +8,9 @@ __all__ = ['UsageError', 'app', 'FORCE_SAID', 'Force', 'NOTEBOOK', 'PARAM', 'ALL
            'PIXELS', 'EDIT', 'MASK', 'SHEET', 'ENLARGE', 'FILM', 'PLAIN', 'FROM', 'SEED', 'GuidanceByScale',
            'TopKByScale', 'TopPByScale', 'SizeOrPixels', 'WHAT', 'DATA_JUDGES', 'PROTOCOL', 'WRITTEN', 'REFERENCE',
            'INCEPTION_SAID', 'N_SAID', 'SEVERAL', 'SMOOTH', 'REJECT', 'NPZ', 'SHARDS', 'PICTURES_SAID', 'BESIDE',
-           'REST', 'PLACE', 'TRAINED_SAID', 'AFTER', 'CONTROL', 'join_pairs', 'told', 'Commands', 'about', 'run',
-           'check_ranks', 'execute', 'size_of', 'sample', 'evaluate', 'train', 'new', 'diagnose', 'bench', 'parity',
-           'fetch', 'main']
+           'REST', 'PLACE', 'TRAINED_SAID', 'AFTER', 'CONTROL', 'ALSO', 'join_pairs', 'told', 'Commands', 'about',
+           'run', 'check_ranks', 'execute', 'size_of', 'sample', 'evaluate', 'train', 'new', 'diagnose', 'share',
+           'demo', 'bench', 'parity', 'fetch', 'main']
 
 # %% ../../nbs/90_cli.ipynb #9735667b
 import inspect
@@ -520,6 +520,7 @@ def new(
 TRAINED_SAID = "Data set that the model was trained on; default the size's own."
 AFTER = "The same model after SAR: is it less sensitive to wrong codes?"
 CONTROL = "The same model after as many further epochs of teacher forcing."
+ALSO = "A further one trained on from it, as in 'SAR x 10=more.safetensors'; may be repeated."
 
 
 @_command("diagnose --size mini --n 40", "diagnose --out tiny")
@@ -533,33 +534,53 @@ def diagnose(
     tokenizer: Tokenizer = None,
     after: _option(Optional[Path], help=AFTER, there=MODEL) = None,
     control: _option(Optional[Path], help=CONTROL, there=MODEL) = None,
+    also: _option(Optional[list[str]], metavar="NAME=PATH", help=ALSO) = None,
     out: _option(Path, help="Folder for tables and figures.") = Path("diagnosis"),
     force: Force = False,
 ):
-    "Exposure bias of a checkpoint, as tables and figures."
-
+    "Exposure bias of checkpoints, as tables and figures."
     check_numbers(seed=seed)
     size = size_of(checkpoint, size and check_choice("size", size, sizes_of("flexvar")))
-    spec, others = get_size(size), {"after SAR": after, "after TF": control}
-    if (base := spec.model.base) != "flexvar":
-        why = "a diagnosis decodes maps one by one, expected flexvar"
-        raise SarError(f"size {size} is of base {base}: {why}")
-    others = {k: p for k, p in others.items() if p}
-    from sar_repro.jobs.diagnostics import check_diagnosis, diagnose as measure
-    from sar_repro.exposure_bias import check_later, later_probe, load_probe
+    from sar_repro.jobs.diagnostics import diagnose_files
 
-    check_diagnosis(out, force)
-    for path in others.values():  # a wrong one should not cost the pictures' tokens
-        check_later(size, checkpoint, path)
-    probe = load_probe(
-        size, dataset, checkpoint, data_dir, n=n or 1000, seed=seed, tokenizer=tokenizer
-    )
-    later = {k: later_probe(probe, size, p) for k, p in others.items()}
-    how = dict(guidance=spec.guidance, top_k=spec.top_k, top_p=spec.top_p)
-    facts = dict(size=size, dataset=dataset or spec.dataset)
-    facts["checkpoint"] = shown(checkpoint) if checkpoint else "shipped"
-    made = measure(probe, out, how, later=later, force=force, **facts)
+    how = dict(n=n or 1000, seed=seed, tokenizer=tokenizer, force=force)
+    later = {"after SAR": after, "after TF": control}
+    made = diagnose_files(size, checkpoint, later, also, out, dataset, data_dir, **how)
     typer.echo(f"written: {len(made)} tables and figures in {near(out)}")
+
+
+# %% ../../nbs/90_cli.ipynb #771019b1
+@_command("share runs/mini-fashion16-sar-s0", "share pretrained/mini/sar.safetensors --out mini")
+def share(
+    run: Annotated[Path, _argument("A run, or weights.", "RUN", ("run", MODEL[1]))],
+    out: _option(Optional[Path], help="Folder to write; default runs/share-NAME.") = None,
+    licence: _option(str, metavar="NAME", help="Default that of known data.") = "",
+    numbers: _option(Optional[Path], help="A record, for the card.", there=("record",)) = None,
+    tokenizer: Tokenizer = None,
+    push: _option(Optional[str], metavar="USER/NAME", help="Send it to a hub, too.") = None,
+    force: Force = False,
+):
+    "Write a folder that a model hub takes: weights, tokenizer, card."
+    from sar_repro.jobs.share import check_push, push as send, share as write
+
+    if push:
+        check_push(push)
+    folder = write(run, out, licence, numbers, tokenizer, force)
+    typer.echo(f"written: {near(folder)}; look at samples.png before you pass it on")
+    if push:
+        typer.echo(f"sent: {send(folder, push)}, private")
+
+
+@_command("demo", "demo runs/mini-fashion16-sar-s0 --port 7861")
+def demo(
+    checkpoint: Checkpoint = None,
+    size: FoundSize = None,
+    port: _option(int, min=1, max=65535, help="On this machine.") = 7860,
+):
+    "A page to click in a browser, on this machine alone."
+    from sar_repro.jobs.share import demo as show_page
+
+    show_page(checkpoint or size or "tiny", port)
 
 # %% ../../nbs/90_cli.ipynb #3c268c0a
 def _device(name, what):  # 'cpu', 'cuda' or None, if it is here
