@@ -102,6 +102,7 @@ def pictures(folder):
     for i in range(66):
         place = Path(folder)/f'photos/{i%2}'; place.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(place/f'{i}.png')
+    np.savez(Path(folder)/'samples.npz', arr_0=rng.integers(0, 256, (12, 16, 16, 3), dtype=np.uint8))
     for name in ('picture', 'mask', 'hole'): Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(Path(folder)/f'{name}.png')
     loss = next(c for c in notebooks.cells_of(notebooks.find_notebook('10_strategies')) if ''.join(c['source']).startswith('LOSS = '))
     (Path(folder)/'unsure.py').write_text(''.join(loss['source']).split('"""')[1])

@@ -112,7 +112,7 @@ def test_steps_sides_rejection(small):
 
 FAULTS = {
     'floats': ('floats.npz --reference real', 'arr_0 is float64'),
-    'other arrays': ('names.npz --reference real', 'holds images: expected pictures as arr_0'),
+    'other arrays': ('names.npz --reference real', 'holds no pictures: expected square ones as arr_0'),
     'torn': ('torn.npz --reference real', 'not a whole npz file'),
     'few': ('few.npz --reference real', 'holds 4 pictures: expected at least 10'),
     'fewer than wanted': ('good.npz --reference real --n 30', 'holds 12 pictures: expected at least 30'),
@@ -121,6 +121,7 @@ FAULTS = {
     'how they are drawn': ('good.npz --reference real --guidance 2', '--guidance says how samples are drawn, but good.npz'),
     'sizes': ('mixed --reference real', 'pictures of 2 sizes (16x16, 20x20)'),
     'a side that they have not': ('good.npz --reference real --pixels 32', 'holds pictures of 16 pixels, not of 32'),
+    'no side': ('real --reference real --pixels 0', '--pixels is 0: expected a whole number from 1'),
     'no picture': ('none --reference real', 'no readable pictures'),
     'few references': ('good.npz --reference four', 'holds 4 pictures: precision and recall'),
     'a list that is none': ('--size mini --guidance 1,,2', "guidance is '': expected a number"),

@@ -26,9 +26,9 @@ from ..engine.plots import bars, plot_style, save_table
 from ..engine.sources import how_many, list_images
 from ..data import ImageSet, load_dataset
 from ..evaluate import EFFNET_SIDE, PAIRED, REFERENCES, EffNet, Reference, few_held_out
-from ..evaluate import feature_extractor, judge_of, with_places
+from ..evaluate import _same_classes, feature_extractor, judge_of, with_places
 from .published import RealPictures, folder_pictures, load_reference, measure
-from .published import method_of, protocol_of, statistics, trained_here
+from .published import method_of, protocol_of, read_npz, statistics, trained_here
 from ..models import find_size, load_models
 from ..sampling import ShardSet, pack_npz, sample_shards, wanted_schedule, wanted_setting
 from ..scale_ar import group_size
@@ -36,8 +36,8 @@ from ..scale_ar import group_size
 # %% auto #0
 __all__ = ['DRAWING', 'REJECTION', 'BLOCK', 'PROMISED', 'FLOOR', 'Wish', 'kind_of', 'check_wish', 'npz_pictures', 'folder_side',
            'read_pictures', 'all_there', 'see', 'Ruler', 'data_ruler', 'find_ruler', 'steady_labels', 'draw', 'best_of',
-           'find_classifier', 'Chosen', 'points_of', 'best_point', 'sweep_figure', 'judge_model', 'check_classes',
-           'judge_pictures', 'check_places', 'tell_reference', 'tell_rows', 'not_measured', 'evaluate']
+           'find_classifier', 'Chosen', 'points_of', 'best_point', 'sweep_figure', 'judge_model', 'judge_pictures',
+           'check_places', 'tell_reference', 'tell_rows', 'not_measured', 'evaluate']
 
 # %% ../../nbs/86e_judge.ipynb #86e00006
 @dataclass
@@ -89,6 +89,8 @@ def check_wish(
     check_numbers(n=wish.n, seed=wish.seed, top_k=wish.top_k)
     if wish.rejection is not None:
         check_number("--rejection", wish.rejection, REJECTION)
+    if wish.pixels is not None:
+        check_number("--pixels", wish.pixels, Number(int, 1, 10_000))
     if wish.dataset and wish.reference:
         raise SarError("--dataset and --reference both say what is real: give one of them")
     usual, kind = Wish(), kind_of(wish.what)
@@ -109,24 +111,12 @@ def npz_pictures(
     path,  # npz with `arr_0`
 ) -> ImageSet:
     "Pictures as ADM's evaluator reads them."
-    try:
-        with np.load(path) as z:
-            found = z["arr_0"] if "arr_0" in z else None
-            there = ", ".join(z.files) or "nothing"
-    except TORN_ARRAY as e:
-        raise SarError(
-            f"{shown(path)} is not a whole npz file ({type(e).__name__}): make it again"
-        ) from e
-    if found is None:
-        raise SarError(f"{shown(path)} holds {there}: expected pictures as arr_0")
-    shape = found.shape
-    if found.dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or shape[1] != shape[2]:
-        raise SarError(
-            f"{shown(path)}: arr_0 is {found.dtype} of shape {shape}, expected square pictures as"
-            " uint8 (N, side, side, 3)"
-        )
+    found = read_npz(path).get("arr_0")
+    if found is None or found.shape[1] != found.shape[2]:
+        there = "no pictures" if found is None else f"pictures of {found.shape[2]}x{found.shape[1]}"
+        raise SarError(f"{shown(path)} holds {there}: expected square ones as arr_0")
     images = torch.from_numpy(found).permute(0, 3, 1, 2).contiguous()
-    return ImageSet(Path(path).name, "test", shape[1], ["any"], [0] * len(images), images)
+    return ImageSet(Path(path).name, "test", found.shape[1], ["any"], [0] * len(images), images)
 
 
 def folder_side(
@@ -442,7 +432,7 @@ def judge_model(
     counts, classes = [1] * model.cfg.num_classes, model.cfg.num_classes
     if ruler.train is not None:
         counts = torch.bincount(ruler.train.labels, minlength=ruler.train.num_classes).tolist()
-        check_classes(classes, ruler.train)
+        _same_classes(model, ruler.train)
     n = wish.n or (2000 if ruler.train is not None else 50 * classes)
     chooser = find_classifier(size, classes, ruler.net) if wish.rejection else None
     weights = Path(wish.what or weights_path(size, "model"))
@@ -474,18 +464,6 @@ def judge_model(
 
 def _name(point):  # of a folder
     return f"guidance-{point['guidance']:g}-top_p-{point['top_p']:g}"
-
-
-def check_classes(
-    classes: int,  # Of the model
-    data: ImageSet,  # What it is judged against
-):
-    "A model is judged on the data that it was trained on."
-    if classes != data.num_classes:
-        raise SarError(
-            f"the model knows {classes} classes, {data.name} has {data.num_classes}: evaluate it"
-            " on the data it was trained on, or pass its pictures as --reference"
-        )
 
 
 def judge_pictures(
@@ -574,7 +552,9 @@ def tell_rows(
     rows = table if several else table.drop(columns=["guidance", "top_k", "top_p"], errors="ignore")
     about |= dict(distances=rows.round(5).to_dict("records"))
     few, best = "", []
-    if ruler.train is not None:
+    if ruler.train is None:
+        about |= dict(reference=ruler.reals[0].name)
+    else:
         few = few_held_out(table.set_index(index), ruler.reference)
         about |= dict(dataset=ruler.train.name, few_held_out=few)
     if several:
