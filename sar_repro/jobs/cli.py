@@ -371,17 +371,14 @@ WHAT = (
     "Weights, a folder of pictures, an npz of pictures (arr_0, as ADM's evaluator reads them), or"
     " a folder of shards; default the shipped weights of the size."
 )
-DATA_JUDGES = (
-    "Judge against the training and held-out pictures of this data set; default the size's own."
-)
+DATA_JUDGES = "Judge against both parts of this data set; default the size's own."
 PROTOCOL = (
     "Judge against a folder of pictures, an npz of pictures, or an npz of statistics; samples of a"
     " model are then balanced over classes, as in the published protocol."
 )
 WRITTEN = (
-    "Where the numbers go, and beside them a table (.csv) and a figure (.png) of several settings;"
-    " default results.json, by the published protocol the repository's results/, where the paper's"
-    " table looks."
+    "Where the numbers go, beside them a table (.csv) and a figure (.png) of several settings."
+    " Default results.json; by the published protocol results/, where the paper's table looks."
 )
 REFERENCE = ("reference", "expected a folder of pictures, or an npz with mu and sigma")
 INCEPTION_SAID = (

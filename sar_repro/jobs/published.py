@@ -25,9 +25,9 @@ from ..scale_ar import FlexVAR
 __all__ = ['ADM_REFERENCE', 'ADM_URL', 'INCEPTION', 'INCEPTION_URL', 'PRETRAINED', 'KEPT', 'SCHEDULE_QUOTED', 'imagenet_folder',
            'requirements', 'find_inception', 'reference_path', 'regime', 'lacking', 'banner', 'published_recipe',
            'beside_paper', 'free_memory', 'fitting_micro_batch', 'RealPictures', 'folder_pictures', 'statistics',
-           'load_reference', 'make_reference_stats', 'paper_reference', 'measure', 'judge', 'base_record', 'known_base',
-           'quoted', 'beside_published', 'paper_table', 'why_no_fid', 'comparison_table', 'protocol_of', 'trained_here',
-           'method_of']
+           'load_reference', 'read_npz', 'make_reference_stats', 'paper_reference', 'measure', 'judge', 'base_record',
+           'known_base', 'quoted', 'beside_published', 'paper_table', 'why_no_fid', 'comparison_table', 'protocol_of',
+           'trained_here', 'method_of']
 
 # %% ../../nbs/87a_published.ipynb #9cc22054
 def imagenet_folder(
@@ -301,15 +301,7 @@ def load_reference(
             f"no reference at {shown(path)}: expected a folder of pictures, or an npz with mu and"
             " sigma"
         )
-    try:
-        with np.load(path) as z:
-            wanted = ("mu", "sigma", "arr_0", "network", "n", "mu_s", "sigma_s")
-            stored = {k: z[k] for k in wanted if k in z}
-    except TORN_ARRAY as e:
-        raise SarError(
-            f"{shown(path)} is not a whole npz file ({type(e).__name__}); get or make it again"
-        ) from e
-    return _from_npz(_checked_npz(stored, shown(path)), path, net, network)
+    return _from_npz(read_npz(path), path, net, network)
 
 
 def _from_pictures(name, network, net, pictures, spatial=True):
@@ -319,7 +311,16 @@ def _from_pictures(name, network, net, pictures, spatial=True):
     return RealPictures(name, network, stats[0], len(f), f, stats[1])
 
 
-def _checked_npz(stored, where):  # what is there, of the shape and type that it must have
+def read_npz(path) -> dict:  # npz of pictures or statistics
+    "What is there, of the shape and type that it must have."
+    try:
+        with np.load(path) as z:
+            wanted = ("mu", "sigma", "arr_0", "network", "n", "mu_s", "sigma_s")
+            stored, where = {k: z[k] for k in wanted if k in z}, shown(path)
+    except TORN_ARRAY as e:
+        raise SarError(
+            f"{shown(path)} is not a whole npz file ({type(e).__name__}); get or make it again"
+        ) from e
     pictures, mu, sigma = (stored.get(k) for k in ("arr_0", "mu", "sigma"))
     if pictures is not None and (
         pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[-1] != 3
