@@ -104,6 +104,7 @@ def pictures(folder):
         Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(place/f'{i}.png')
     np.savez(Path(folder)/'samples.npz', arr_0=rng.integers(0, 256, (12, 16, 16, 3), dtype=np.uint8))
     for name in ('picture', 'mask', 'hole'): Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(Path(folder)/f'{name}.png')
+    np.savez(Path(folder)/'samples.npz', arr_0=rng.integers(0, 256, (20, 16, 16, 3), dtype=np.uint8))
     loss = next(c for c in notebooks.cells_of(notebooks.find_notebook('10_strategies')) if ''.join(c['source']).startswith('LOSS = '))
     (Path(folder)/'unsure.py').write_text(''.join(loss['source']).split('"""')[1])
     for name, size in (('mini-fashion16-sar-s0', 'mini'), ('new-photos/sar', 'mini')):
@@ -243,6 +244,7 @@ ROWS = [
     (r'sar sample .*--edit.*', edit),
     (r'sar sample .*', sample),
     (r'sar new .*', new),
+    (r'sar evaluate samples.npz .*', as_it_is),
     (r'sar evaluate .*', evaluate),
     (r'sar diagnose .*', diagnose),
     (r'sar share', bare), (r'sar share .*', shared), (r'sar demo.*', page),
