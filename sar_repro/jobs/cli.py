@@ -8,7 +8,7 @@ __all__ = ['UsageError', 'app', 'FORCE_SAID', 'Force', 'NOTEBOOK', 'PARAM', 'ALL
            'PIXELS', 'EDIT', 'MASK', 'SHEET', 'ENLARGE', 'FILM', 'PLAIN', 'FROM', 'SEED', 'GuidanceByScale',
            'TopKByScale', 'TopPByScale', 'SizeOrPixels', 'WHAT', 'DATA_JUDGES', 'PROTOCOL', 'WRITTEN', 'REFERENCE',
            'INCEPTION_SAID', 'N_SAID', 'SEVERAL', 'SMOOTH', 'REJECT', 'NPZ', 'SHARDS', 'PICTURES_SAID', 'BESIDE',
-           'REST', 'PLACE', 'TRAINED_SAID', 'AFTER', 'CONTROL', 'ALSO', 'join_pairs', 'told', 'Commands', 'about',
+           'REST', 'PLACE', 'TRAINED_SAID', 'AFTER', 'CONTROL', 'ALSO', 'join_pairs', 'mistake', 'Commands', 'about',
            'run', 'check_ranks', 'execute', 'size_of', 'sample', 'evaluate', 'train', 'new', 'diagnose', 'share',
            'demo', 'bench', 'parity', 'fetch', 'main']
 
@@ -45,13 +45,14 @@ def join_pairs(
 UsageError = typer.BadParameter.__base__  # what is raised of any mistake in what was typed
 
 
-def told(e) -> str:  # A `UsageError`
+def mistake(e) -> str:  # A `UsageError`
     "What is wrong with what was typed, and what was meant, in one sentence."
     where = e.ctx.command_path if e.ctx else "sar"
     name, rest = where.removeprefix("sar "), f"`{where} --help` lists what it takes"
     if not hasattr(e, "possibilities"):
         said = e.format_message().rstrip(".")
-        return f"{name}: {said[0].lower()}{said[1:]}; {rest}"
+        at = f"{name}: " if e.ctx else ""
+        return f"{at}{said[0].lower()}{said[1:]}; {rest}"
     known = [o for p in e.ctx.command.get_params(e.ctx) for o in p.opts if o.startswith("--")]
     return f"{name} has no option {e.option_name}: {meant(e.option_name, known) or rest}"
 
@@ -437,8 +438,8 @@ def _with_settings(command):  # an option for each setting of a training, in pla
     asked = [f for f in fields(TrainConfig) if f.metadata["asked"]]
     kinds = dict(str=str, int=int, float=float, bool=bool)
     said = lambda f: explained(f).replace("None:", "default")
-    option = lambda f: _option(Optional[kinds[f.type]], help=said(f))
     keyword = inspect.Parameter.KEYWORD_ONLY
+    option = lambda f: _option(Optional[kinds[f.type]], help=said(f))
     more = [inspect.Parameter(f.name, keyword, default=None, annotation=option(f)) for f in asked]
     *usual, _ = inspect.signature(command).parameters.values()
     command.__signature__ = inspect.Signature([*usual, *more])
@@ -473,9 +474,8 @@ def train(
     chosen = {k: v for k, v in settings.items() if v is not None}
     TrainConfig(**chosen)  # says what is wrong before PyTorch is imported
     given = given_parameters(find_notebook("07_train"), param or []) | chosen
-    paths = dict(init=checkpoint, tokenizer=tokenizer, dataset=data, out_dir=out)
-    given |= {k: str(v) for k, v in paths.items() if v}
-    given |= dict(budget=budget) | (dict(n_samples=n) if n else {})
+    more = dict(init=checkpoint, tokenizer=tokenizer, dataset=data, out_dir=out, n_samples=n)
+    given |= {k: str(v) for k, v in more.items() if v} | dict(budget=budget)
     from sar_repro.jobs.findings import post_train
 
     try:
@@ -483,8 +483,7 @@ def train(
     except KeyboardInterrupt:
         typer.echo("\nstopped; run the same command again to go on", err=True)
         raise typer.Exit(130)
-    if said:  # by the first process
-        typer.echo(said)
+    typer.echo(said, nl=bool(said))  # by the first process
 
 # %% ../../nbs/90_cli.ipynb #f9426860
 @_command("new photos --size mini --budget smoke", "new photos")
@@ -689,7 +688,7 @@ def main(
             _say_warnings()
             code = app(args=words or ["--help"], prog_name="sar", standalone_mode=False)
     except (SarError, UsageError) as e:
-        typer.echo(f"sar: {told(e) if isinstance(e, UsageError) else e}", err=True)
+        typer.echo(f"sar: {mistake(e) if isinstance(e, UsageError) else e}", err=True)
         raise SystemExit(2)
     raise SystemExit(code or 0)
 
