@@ -159,7 +159,7 @@ def test_processes_of_a_machine_hold_ddos_reference_once_and_in_16_bits(tmp_path
 
 def test_two_processes_end_in_the_table_of_one(place):
     from conftest import python
-    words = ['FlexVAR-epo179.pth', '--data', 'clothes', '--epochs', '2', '--batch-size', '32', '--n', '20']
+    words = ['FlexVAR-epo179.pth', '--data', 'clothes', '--epochs', '2', '--batch-size', '32', '-p', 'n_samples', '20'] # torchrun takes --n for one of its own
     done(place, *words, '--out', 'one')
     env = dict(PYTHONPATH=str(ROOT), CUDA_VISIBLE_DEVICES='', OMP_NUM_THREADS='1', SAR_WORK=str(place), SAR_PRECISION='fp32')
     run = python('-m', 'torch.distributed.run', '--nproc-per-node', '2', '--master-port', '29617', '-m', 'sar_repro', 'train', *words, '--out', 'two', cwd=place, env=env)
