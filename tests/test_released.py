@@ -120,6 +120,12 @@ def test_it_says_what_does_not_import(name, text, words, tmp_path, monkeypatch):
             if module.split('.')[0] in ('trainer', 'utils'): del sys.modules[module]
     assert words.format(folder) in str(e.value)
 
+def test_products_of_attention_are_counted():
+    import torch
+    q = torch.randn(1, 2, 64, 32, requires_grad=True)
+    with released.counter() as seen: torch.nn.functional.scaled_dot_product_attention(q, q, q, attn_mask=torch.zeros(1, 1, 64, 64)).sum().backward()
+    assert seen.get_total_flops() == 7 * 2 * 2 * 64 * 64 * 32 # two products forward, four backward and one again
+
 def test_ratios_are_theirs_over_ours():
     turn = lambda seconds: dict(seconds=seconds, processor=2 * seconds)
     rows = [dict(R_TFLOPs=0.1, theirs=turn(t), ours=turn(o)) for t, o in ((8, 4), (9, 3), (10, 4))]

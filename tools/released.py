@@ -48,6 +48,16 @@ def peak(device):  # bytes
     import resource  # not on Windows
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
 
+def counter():
+    "Counts operations of products and convolutions; PyTorch's leaves out a CPU's fused attention."
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+    forward = lambda q, k, v, *args, **more: sdpa_flop_count(q, k, v)
+    backward = lambda g, q, k, v, *args, **more: sdpa_backward_flop_count(g, q, k, v)
+    name, ops = '_scaled_dot_product_flash_attention_for_cpu', torch.ops.aten
+    more = {getattr(ops, name): forward, getattr(ops, f'{name}_backward'): backward}
+    return FlopCounterMode(display=False, custom_mapping=more)
+
 class Side:
     "What the process of one side is asked: the same of both."
     def __init__(self, how):
@@ -62,12 +72,11 @@ class Side:
         self.work = getattr(self, how['part'])
 
     def turn(self, seed, count=False):
-        from torch.utils.flop_counter import FlopCounterMode
         if not count:
             start = now(self.device)
             self.work(seed)
             return dict(zip(('seconds', 'processor'), (b - a for a, b in zip(start, now(self.device)))))
-        with FlopCounterMode(display=False) as seen: self.work(seed)
+        with counter() as seen: self.work(seed)
         return dict(operations=seen.get_total_flops())
 
     def same(self):  # numbers that both sides must share
