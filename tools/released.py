@@ -9,9 +9,9 @@ and decoded; a step encodes its pictures, makes both passes of the released form
 Each side runs in a process of its own, which gives its memory; they take turns, each first in every second pair.
 Before, both must compute the same logits, latents and pictures. Parts of theirs that only log are stood in for; both
 sides compute without compiling unless --compile says so for ours. `fp32` keeps all digits (no TF32), `bf16` is autocast
-on both. Ratios are theirs over ours. It wants a quiet machine, and at d16 20 GB of memory for 2 pictures.
+on both. Ratios are theirs over ours. It wants a quiet machine, and at d16 24 GB of memory for 2 pictures, less with --trim.
 With --size small (2 blocks, pictures of 64 pixels) it takes a minute, and its figures mean nothing."""
-import argparse, gc, importlib, inspect, json, os, statistics, subprocess, sys, tempfile, time, types
+import argparse, ctypes, gc, importlib, inspect, json, os, statistics, subprocess, sys, tempfile, time, types
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -75,8 +75,11 @@ class Side:
         if not count:
             start = now(self.device)
             self.work(seed)
-            return dict(zip(('seconds', 'processor'), (b - a for a, b in zip(start, now(self.device)))))
+            took = dict(zip(('seconds', 'processor'), (b - a for a, b in zip(start, now(self.device)))))
+            self.trim()
+            return took
         with counter() as seen: self.work(seed)
+        self.trim()
         return dict(operations=seen.get_total_flops())
 
     def same(self):  # numbers that both sides must share
@@ -88,6 +91,9 @@ class Side:
         with torch.no_grad():
             found = self.logits(self.labels[:1], inputs), self.latent(self.pictures[:1]), self.picture(codes)
         return [t.float().flatten()[:: max(1, t.numel() // 1000)].tolist() for t in found]
+
+    def trim(self):
+        if self.how['trim'] and sys.platform == 'linux': ctypes.CDLL(None).malloc_trim(0)
 
     def forget(self):
         "Peaks of building, comparing and counting; where the system cannot, they stay."
@@ -305,7 +311,7 @@ class Process:
         code = self.process.wait()
         self.log.seek(0)
         last = (self.log.read().strip().splitlines() or ['it said nothing'])[-1]
-        why = 'was killed, most likely for want of memory: try --pictures 1' if code == -9 else f'ended early: {last}'
+        why = 'was killed, most likely for want of memory: try --trim or --pictures 1' if code == -9 else f'ended early: {last}'
         raise SarError(f'the process of {self.side} {why}')
 
     def __call__(self, name, **args):
@@ -378,7 +384,8 @@ def arguments():
     parse.add_argument('--precisions', default='fp32,bf16', help='which, in this order')
     parse.add_argument('--device', choices=('cpu', 'cuda'), help='default: a GPU if there is one')
     parse.add_argument('--compile', action='store_true', help='compile our blocks')
-    parse.add_argument('--out', type=Path, help='the record; default results/released-dDEPTH-DEVICE.json, of a dry run none')
+    parse.add_argument('--trim', action='store_true', help='a side gives free memory back after its turn, where both do not fit; ours, which keeps it, is slowed a little')
+    parse.add_argument('--out', type=Path, help='the record; default results/released-d16-DEVICE.json, of other sizes none')
     return parse.parse_args()
 
 def checked(asked):
@@ -392,8 +399,8 @@ def checked(asked):
     asked.pictures = (16 if asked.device == 'cuda' else 2) if asked.pictures is None else asked.pictures
     for name in ('pairs', 'pictures', 'depth'):
         if getattr(asked, name) is not None and getattr(asked, name) < 1: raise SarError(f'--{name} is {getattr(asked, name)}: expected at least 1')
-    dry = asked.size == 'small' or asked.depth not in (None, 16)
-    if not asked.out and not dry: asked.out = ROOT/f'results/released-d16-{asked.device}.json'
+    asked.dry = asked.size == 'small' or asked.depth not in (None, 16)
+    if not asked.out and not asked.dry: asked.out = ROOT/f'results/released-d16-{asked.device}.json'
     if asked.out and not asked.out.parent.is_dir(): raise SarError(f'there is no folder {shown(asked.out.parent)} for the record: make it, or name another --out')
     asked.folders = {part: folder_for(part, asked) for part in asked.parts}
     return asked
@@ -433,14 +440,14 @@ def main():
         asked = checked(asked)
         check_place(asked.out)
         how, rows = sizes(asked), []
-        how |= dict(pictures=asked.pictures, device=asked.device, compile=asked.compile)
+        how |= dict(pictures=asked.pictures, device=asked.device, compile=asked.compile, trim=asked.trim)
         for part, (source, folder) in asked.folders.items():
             for precision in asked.precisions:
                 with tempfile.TemporaryDirectory() as weights:
                     found = measure(how | dict(part=part, precision=precision, source=source, folder=folder, weights=weights), asked.pairs, say)
                 rows.append(dict(part=part, precision=precision, source=SOURCES[source], released=commit_of(folder)) | found)
                 say(sentence(part, precision, found))
-                if asked.out: save_json(asked.out, run_record(about='released code over ours', dry=asked.size == 'small', **how, rows=rows))
+                if asked.out: save_json(asked.out, run_record(about='released code over ours', dry=asked.dry, **how, rows=rows))
         say(f'recorded in {asked.out}' if asked.out else 'nothing was recorded: a dry run; --out keeps it')
     except SarError as e: sys.exit(f'released.py: {e}')
 
