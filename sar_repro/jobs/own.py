@@ -6,21 +6,25 @@
 from __future__ import annotations
 import math
 import pandas as pd
+import re
 import shlex
 import time
 import torch
 import torch.nn.functional as F
+import warnings
+from collections import Counter
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from torch import nn
 from sar_repro.engine.core import (
-    ModelConfig, Number, ROOT, SarError, TokenizerConfig, TrainConfig, WORK, check_choice,
-    check_number, check_text, get_size, plain, shown, stored
+    ModelConfig, Number, ROOT, SarError, SarWarning, TokenizerConfig, TrainConfig, WORK,
+    check_choice, check_number, check_text, get_size, plain, shown, stored
 )
 from sar_repro.engine.files import (
     PUBLISHED, check_folder, load_checkpoint, read_json, save_checkpoint, save_json, save_tensors
 )
-from ..engine.machine import autocast, default_device, progress, without_fp16
+from ..engine.machine import ahead, autocast, default_device, progress, without_fp16
 from ..engine.plots import save_grid
 from ..engine.sources import how_many
 from ..data import LOADERS, load_dataset, to_float, to_uint8
@@ -31,11 +35,14 @@ from ..models import ImageModel, load_models, load_tokenizer, make_tokenizer
 from ..evaluate import effnet_lite0, evaluate_model, imagenet_input
 from .notebooks import near, write_page
 from .plan import train_size
+from .runs import OFTEN
+from .speed import rehearse, timed
 
 # %% auto #0
 __all__ = ['STEPS', 'LEAST', 'SEED', 'NAMES', 'REPORT', 'own_data', 'whole_epochs', 'train_arms', 'TokenizerJob',
-           'plan_tokenizer', 'own_tokenizer', 'own_pictures', 'kept', 'quantize_st', 'low_features', 'perceptual',
-           'TokenizerTrainConfig', 'tokenizer_loss', 'residual_loss', 'revive_codes', 'usual_scales', 'train_tokenizer']
+           'plan_tokenizer', 'own_tokenizer', 'Outlook', 'own_pictures', 'kept', 'quantize_st', 'low_features',
+           'perceptual', 'TokenizerTrainConfig', 'tokenizer_loss', 'residual_loss', 'revive_codes', 'usual_scales',
+           'train_tokenizer']
 
 # %% ../../nbs/86b_own_pictures.ipynb #b63bbb08
 STEPS = dict(full=(2600, 2400, 240), smoke=(12, 2, 1))  # tokenizer, start, SAR and control
@@ -114,16 +121,19 @@ def train_arms(
     n: int,  # Training pictures
     tokenizer,  # Its weights
     limit: int = None,  # Pictures of each split; None = all
+    stage=lambda name, bar: nullcontext(),  # Context of each training
 ) -> dict:  # 'start', 'sar', 'tf' -> weights
     "A start from nothing, then SAR and as much teacher forcing from it; run again to go on."
     epochs = [whole_epochs(s, n)[0] for s in steps]
     how = dict(dataset=str(dataset), tokenizer=tokenizer, limit=limit)
     first = dict(method="tf", epochs=epochs[0], seed=seed, lr=1e-3, lr_end=0.156, warmup=0.02)
-    train_size(size, out_dir=out / "start", changes=first, init="scratch", **how)
+    with stage("start", "tf"):
+        train_size(size, out_dir=out / "start", changes=first, init="scratch", **how)
     made = dict(start=out / "start/model.safetensors")
     for method in ("sar", "tf"):
         later = dict(method=method, epochs=epochs[1], seed=seed, lr=1.56e-4, lr_end=0.64, flat=0.0)
-        train_size(size, out_dir=out / method, changes=later, init=str(made["start"]), **how)
+        with stage(method, method):
+            train_size(size, out_dir=out / method, changes=later, init=str(made["start"]), **how)
         made[method] = out / method / "model.safetensors"
     return made
 
@@ -216,13 +226,15 @@ def own_tokenizer(
 NAMES = dict(start="start", sar="+ SAR", tf="+ teacher forcing (control)")
 
 
-def _judged(out, made, folder, size, seed, n):  # one table of all models; what few pictures hide
+# one table of all models; what few pictures hide
+def _judged(out, made, folder, size, seed, n, stage):
     rows, few = [], ""
     for name, weights in made.items():
         path = out / f"{name}.json"
         record = read_json(path, distances=list)
         if record is None:
-            record = evaluate_model(size, weights, str(folder), n, seed)[1]
+            with stage(f"{name}, judged", ""):
+                record = evaluate_model(size, weights, str(folder), n, seed)[1]
             save_json(path, record)
         few = few or record.get("few_held_out", "")
         keep = lambda r: r["pictures"] == "samples" or (
@@ -239,29 +251,30 @@ def _judged(out, made, folder, size, seed, n):  # one table of all models; what 
     return pd.DataFrame(rows).set_index(["against", "pictures"]), few
 
 # %% ../../nbs/86b_own_pictures.ipynb #540bd0ef
-def _grids(out, made, held, size, seed):  # caption -> file
-    shown_classes = torch.arange(min(8, held.num_classes))
-    real = held.batch(torch.linspace(0, len(held) - 1, min(16, len(held))).long())
+def _grids(out, made, held, size, seed):  # rows of heading, file, and what is to be seen in it
+    several = 8 if len(held) >= 8 else 4  # four a row, for narrow screens
+    real = held.batch(torch.linspace(0, len(held) - 1, several).long())
     vae = load_tokenizer(size, out / "tokenizer.safetensors")
-    both = torch.cat([real, to_uint8(reconstruct(vae, real)[0])])
-    save_grid(out / "reconstructions.png", both, len(real))
-    caption = "Held-out pictures, and below them what the tokenizer keeps of them"
-    files, rows = {caption: "reconstructions.png"}, ", ".join(map(str, held.classes[:8]))
-    rows += f" (the first 8 of {len(held.classes)})" if len(held.classes) > 8 else ""
+    pairs = zip(real.split(4), to_uint8(reconstruct(vae, real)[0]).split(4))
+    labels = ["held out", "what the tokenizer keeps"] * (several // 4)
+    both = torch.cat([row for pair in pairs for row in pair])
+    save_grid(out / "reconstructions.png", both, 4, labels, enlarge=None)
+    told = f"{several} held-out pictures, and below each row what the tokenizer keeps of them"
+    rows, named = [("The tokenizer", "reconstructions.png", told)], ", ".join(held.classes[:8])
+    named += f" (the first 8 of {len(held.classes)})" if len(held.classes) > 8 else ""
     for name, weights in made.items():
         model = ImageModel(*load_models(size, weights), get_size(size), held.classes)
-        pictures = model.sample(shown_classes.repeat_interleave(8), seed)
-        file = f"samples-{name}.png"
-        save_grid(out / file, pictures, 8)
-        files[f"{NAMES[name]}: a row a class, from the top {rows}"] = file
-    return files
+        model.sheet(out / f"samples-{name}.png", n=4, seed=seed)
+        told = f"4 samples a row, a row a class: {named}"
+        rows.append((f"Samples: {NAMES[name]}", f"samples-{name}.png", told))
+    return rows
 
 # %% ../../nbs/86b_own_pictures.ipynb #fbf30881
 REPORT = """{% if smoke %}<p><b>A smoke run: nothing was learned, so no picture and no number means
 anything.</b></p>{% endif %}
 <ul>{% for name, value in facts.items() %}<li>{{ name }}: {{ value }}</li>{% endfor %}</ul>
-{% for caption, name in files.items() %}<h2>{{ caption }}</h2>
-<img src="{{ name }}" alt="{{ caption }}">{% endfor %}
+{% for heading, file, told in files %}<h2>{{ heading }}</h2>
+<img src="{{ file }}" alt="{{ heading }}: {{ told }}"><p>{{ told }}</p>{% endfor %}
 <h2>Distances</h2><div class="wide">{{ table | safe }}</div><p>{{ said }}</p>
 <h2>Go on</h2><pre>{{ commands }}</pre>"""
 
@@ -288,7 +301,77 @@ def _next_steps(out, folder):  # commands, as a person in this folder would type
     commands += (("diagnose", weights, *data),)
     return "\n".join(shlex.join(map(str, ("sar", *words))) for words in commands)
 
+# %% ../../nbs/86b_own_pictures.ipynb #bb05d2d2
+class Outlook:
+    "The stages of a job that are left, and how long each takes."
+
+    def __init__(self, out, size, n, held, steps, samples, smoke):
+        parts = [f"{k}/model.safetensors" for k in NAMES], [f"{k}.json" for k in NAMES]
+        names = ["tokenizer", *NAMES, *(f"{k}, judged" for k in NAMES)]
+        files = dict(zip(names, ["tokenizer.safetensors", *parts[0], *parts[1]]))
+        left = [k for k in names if not (out / files[k]).is_file()]
+        self.seconds = {}  # a smoke run takes less than what would tell
+        if left and not smoke:
+            found = _seconds(_rehearsed(size), n, held, steps, samples)
+            self.seconds = {k: found[k] for k in left}
+
+    def said(self) -> str:
+        "What is left, for a line before the first stage; '' where nothing is known."
+        minutes = sum(self.seconds.values()) / 60
+        return f"; all of it takes about {max(1, round(minutes))} min here" if minutes else ""
+
+    def __call__(self, name, bar):  # the context of a stage, and of the bar that goes through it
+        planned = self.seconds.pop(name, 0.0)
+        return ahead(bar, planned, sum(self.seconds.values())) if planned else nullcontext()
+
+
+def _rehearsed(size):  # seconds a step and a picture
+    spec, cfg, device = get_size(size), TokenizerTrainConfig(), default_device()
+    some = torch.zeros(cfg.batch_size, 3, spec.image_size, spec.image_size, dtype=torch.uint8)
+    with torch.random.fork_rng():
+        vae, opt, _ = _start(spec.tokenizer, cfg, None, device)
+        step = timed(lambda: _step(vae, opt, None, some, 0, cfg))
+        return dict(rehearse(size, TrainConfig().batch_size), tokenizer=step)
+
+
+def _seconds(each, n, held, steps, samples):  # stage -> seconds
+    epochs, made_of = zip(*(whole_epochs(s, n) for s in steps[1:]))
+    whole, batch = n + held, TrainConfig().batch_size
+    looked_at = epochs[0] * each["tf"] * held / batch / 3  # held-out loss, after every epoch
+    encoded = 2 * whole * each["tokenizer"] / batch / 6
+    judged = samples * (each["sample"] + each["features"])
+    found = dict(tokenizer=steps[0] * each["tokenizer"])
+    found |= dict(start=made_of[0] * each["tf"] + looked_at + encoded)
+    found |= dict(sar=made_of[1] * each["sar"], tf=made_of[1] * each["tf"])
+    real = 4 * whole * each["features"]  # they and their mirror images, decoded ones, too
+    return found | {f"{k}, judged": judged + real * (k == "start") for k in NAMES}
+
 # %% ../../nbs/86b_own_pictures.ipynb #8cd272bf
+@contextmanager
+def _in_two_lines():  # warnings of what is loaded: of unread files, of the rest; and not again
+    texts = []
+    try:
+        with warnings.catch_warnings(record=True) as met:
+            warnings.simplefilter("always")
+            yield
+    finally:
+        texts = list(dict.fromkeys(plain(w.message) for w in met))
+        for unread in (True, False):
+            if some := [t for t in texts if ("cannot be read" in t) == unread]:
+                warnings.warn("; ".join(some), SarWarning, stacklevel=4)
+        for text in texts:
+            warnings.filterwarnings("ignore", re.escape(text))
+
+
+def _treated(train, held):  # what is done with pictures of all kinds
+    kinds = Counter(Path(f).suffix.lower() for f in (*train.source, *held.source))
+    return (
+        f"files: {', '.join(f'{n:,} {kind}' for kind, n in kinds.most_common())}; each upright as"
+        " its camera was held, CMYK and grey as RGB, transparency on white, of several frames the"
+        f" first; its middle square at {train.size} pixels; hidden files are passed over"
+    )
+
+
 def own_pictures(
     folder,  # Pictures, a folder a class
     size: str = "tiny",  # mini, tiny, medium or small
@@ -299,22 +382,32 @@ def own_pictures(
     force: bool = False,  # Fill a folder with files of others, too
 ) -> Path:  # The report
     "Tokenizer, start, SAR and its control on a folder of pictures; run again to go on."
-    folder = Path(folder).resolve()
+    if not Path(folder).is_dir():
+        raise SarError(f"{shown(folder)} is no folder: expected one with a folder of pictures a class")
+    with warnings.catch_warnings():
+        return _own_pictures(Path(folder).resolve(), size, out, seed, budget, say, force)
+
+
+def _own_pictures(folder, size, out, seed, budget, say, force):
     steps = STEPS[check_choice("budget", budget, STEPS)]
-    seed = check_number("seed", seed, SEED)
-    train, held = own_data(folder, size)
+    seed, n = check_number("seed", seed, SEED), 40 if budget == "smoke" else 2000
+    with _in_two_lines():
+        train, held = own_data(folder, size)
     out = _place_of(folder, out)
     mark = dict(pictures=_pictures(train, held), size=size, seed=seed, budget=budget)
     _claimed(out, mark, force=force)
+    say(_treated(train, held))
+    stage = Outlook(out, size, len(train), len(held), steps, n, budget == "smoke")
     parts = how_many(len(train), "picture"), how_many(train.num_classes, "class")
-    say(f"1/4 tokenizer: {' in '.join(parts)}, {len(held)} more held out, {steps[0]:,} steps")
-    tokenizer = _tokenizer(out, train, size, seed, steps[0])
+    parts = f"{' in '.join(parts)}, {len(held)} more held out"
+    say(f"1/4 tokenizer: {parts}, {steps[0]:,} steps{stage.said()}")
+    with stage("tokenizer", "tokenizer"):
+        tokenizer = _tokenizer(out, train, size, seed, steps[0])
     made_of = [steps[0], *(whole_epochs(s, len(train))[1] for s in steps[1:])]
     say(f"2/4 start, SAR and control: {made_of[1]:,} and twice {made_of[2]:,} steps")
-    made = train_arms(out, folder, size, seed, steps[1:], len(train), tokenizer)
-    n = 40 if budget == "smoke" else 2000
+    made = train_arms(out, folder, size, seed, steps[1:], len(train), tokenizer, stage=stage)
     say(f"3/4 distances of {n:,} samples of each")
-    table, few = _judged(out, made, folder, size, seed, n)
+    table, few = _judged(out, made, folder, size, seed, n, stage)
     say("4/4 pictures and report")
     facts = dict(folder=plain(folder.name), size=f"{size}, {held.size} pixels", seed=seed)
     facts |= dict(classes=", ".join(map(str, train.classes)))
@@ -498,14 +591,15 @@ def _lr_at(step, cfg, warmup=200):
     return cfg.lr * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / cfg.steps)))
 
 # %% ../../nbs/86b_own_pictures.ipynb #c30a8277
-def _start(cfg, tcfg, path, device):  # tokenizer, optimizer, run: from scratch or from `path`
+# tokenizer, optimizer, run: from scratch, or from `path` if it is there
+def _start(cfg, tcfg, path, device):
     torch.manual_seed(tcfg.seed)
     vae = make_tokenizer(cfg).to(device)
     groups = param_groups(vae, tcfg.weight_decay)  # none on the codebook and on vectors
     opt = torch.optim.AdamW(groups, lr=tcfg.lr, betas=(0.9, 0.95), fused=True)
     run = dict(step=0, log=[], ema={k: v.clone() for k, v in vae.state_dict().items()})
-    run.update(hits=torch.zeros(cfg.vocab_size, dtype=torch.long), used=0)
-    if path.exists():
+    run.update(hits=torch.zeros(cfg.vocab_size, dtype=torch.long), used=0, sums={})
+    if path and path.exists():
         state = load_checkpoint(path, model=dict, opt=dict, ema=dict, step=int, log=list)
         vae.load_state_dict(state.pop("model"))
         opt.load_state_dict(state.pop("opt"))
@@ -567,7 +661,7 @@ def train_tokenizer(
     images: torch.Tensor,  # uint8 (N, 3, H, W)
     out: Path,  # File for the weights; state and log stand beside it
     device=None,  # torch.device; None = default
-    every: int = 200,  # Steps between states and log rows
+    every: int = 200,  # Steps between log rows, each with a state; see `OFTEN`
     scales: tuple = None,  # Schedule, where maps add up; None = VAR's sides up to the latent's
 ) -> tuple:  # FlexVAE with averaged weights, log (DataFrame)
     "Train a tokenizer from scratch; run again to go on after a stop."
@@ -576,18 +670,22 @@ def train_tokenizer(
     vae, opt, run = _start(cfg, tcfg, path, device)
     net = effnet_lite0().to(device) if tcfg.perceptual else None
     scales = scales or usual_scales(images.shape[-1] // cfg.factor)
-    steps, sums, t0 = range(run["step"], tcfg.steps), {}, time.time()
+    steps, t0 = range(run["step"], tcfg.steps), time.time()
+    saved = t0
     for step in progress(steps, "tokenizer", initial=run["step"], total=tcfg.steps):
         terms, seen, gen = _step(vae, opt, net, images, step, tcfg, scales)
         _follow(vae, run, seen, gen, step, tcfg)
-        sums = {k: sums.get(k, 0.0) + v for k, v in terms.items()}
-        if (step + 1) % every == 0 or step + 1 == tcfg.steps:
+        sums = run["sums"] = {k: run["sums"].get(k, 0.0) + v for k, v in terms.items()}
+        run["step"], usual = step + 1, (step + 1) % every == 0 or step + 1 == tcfg.steps
+        if usual:
             n, seconds = step % every + 1, round(time.time() - t0, 1)  # means over the last n steps
             row = dict(step=step + 1, psnr=10 * math.log10(4 * n / sums["mse"]))
             row |= dict(distance=sums["distance"] / n, codes_used=run["used"], seconds=seconds)
             run["log"].append(row)
-            run["step"], sums = step + 1, {}
+            run["sums"] = {}
+        if usual or time.time() > saved + OFTEN:
             save_checkpoint(path, dict(run, model=vae.state_dict(), opt=opt.state_dict()))
+            saved = time.time()
     kept = {k: v.half() for k, v in run["ema"].items()}
     vae.load_state_dict(kept)  # what is kept is what is returned
     vae.scales = scales if vae.quantize.residual else None
