@@ -442,7 +442,7 @@ class ImageModel:
         made = Sheet(path, scales, self.vae.cfg.factor, n, enlarge, film)
         made.check(len(labels))
         pictures = made.draw(self.net, self.vae, labels, **how)
-        made.save(pictures, [self.classes[y] for y in labels])
+        made.save(pictures, labels, self.classes)
         return pictures
 
     @property

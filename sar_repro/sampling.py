@@ -434,6 +434,9 @@ class Sheet:
     film: bool = False  # From coarse to fine: frames of a GIF, else columns
     bare: bool = False  # No names, and no enlargement unless one is asked for
 
+    def __post_init__(self):
+        picture_format(self.path)
+
     def check(self, classes: int):  # Rows
         "One sentence about what would not fit, before anything is drawn."
         side = self.scales[-1] * self.factor
@@ -448,11 +451,11 @@ class Sheet:
         with filmed(vae) if self.film else nullcontext():
             return draw_wanted(model, vae, labels, self.n, given, how | fast)
 
-    def save(self, images, names: list):  # From `draw`; of the rows
+    def save(self, images, labels, names: list):  # From `draw`; of the rows; of all classes
         "Write the file."
         if self.bare:
             return save_grid(self.path, images, self.n, enlarge=self.enlarge or 1)
-        rows = [f"class {name}" if name.isdecimal() else name for name in names]
+        rows = [f"class {names[y]}" if names[y].isdecimal() else names[y] for y in labels]
         titles = [f"{p}x{p}" for p in self.scales] if self.film else ()
         save_grid(self.path, images, self.n, rows, titles, self.enlarge)
 

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import torch
 from contextlib import contextmanager
 from functools import lru_cache
@@ -24,7 +25,7 @@ from .core import SarError, check_choice, is_test
 __all__ = ['CODE', 'keep_memory', 'default_device', 'team', 'my_rows', 'shared_rows', 'share_weights', 'lonely', 'launch_again',
            'join_team', 'fast_bf16', 'fast_fp16', 'mixed_precision', 'without_fp16', 'upload', 'autocast',
            'full_precision', 'can_compile', 'git_commit', 'machine_class', 'run_record', 'peak_rss', 'available_memory',
-           'progress', 'Lenient', 'in_jupyter']
+           'progress', 'ahead', 'seconds_left', 'Lenient', 'in_jupyter']
 
 # %% ../../nbs/81b_machine.ipynb #0311c8b7
 def keep_memory() -> bool:  # Could it be done? (Linux with glibc)
@@ -357,7 +358,53 @@ def progress(
         return tqdm(iterable, **how | kwargs)
     from tqdm.std import tqdm
 
-    return tqdm(iterable, **how | kwargs, file=Lenient(sys.stderr), ncols=100)
+    kind, how = (_bar_of(tqdm), how | _WHOLE) if _AHEAD else (tqdm, how)
+    return kind(iterable, **how | kwargs, file=Lenient(sys.stderr), ncols=100)
+
+
+_AHEAD = []  # stages under way, see `ahead`
+_WHOLE = dict(bar_format="{l_bar}{bar}{r_bar}{rest}")
+
+
+@contextmanager
+def ahead(
+    bar: str,  # Name of the bar that goes through this stage
+    planned: float,  # Seconds that the stage was thought to take
+    later: float,  # Seconds that what comes after it was thought to take
+):
+    "While it lasts, bars tell what is left of a whole job; their pace corrects what was thought."
+    _AHEAD.append((bar, planned, later, time.time()))
+    try:
+        yield
+    finally:
+        _AHEAD.pop()
+
+
+def seconds_left(
+    name: str,  # Of a bar
+    spent: float,  # Seconds since it began
+    done: float,  # Share of its steps that were taken since then
+    left: float,  # Share of its steps that are left
+) -> float:
+    "Seconds until the end of the job, see `ahead`."
+    bar, planned, later, begun = _AHEAD[-1]
+    if name != bar or not done:
+        return max(0.0, planned - (time.time() - begun)) + later
+    whole = spent / done
+    return whole * left + later * min(3.0, max(1 / 3, whole / max(planned, 1e-9)))
+
+
+def _bar_of(tqdm):  # a stage of a job
+    class Bar(tqdm):
+        @property
+        def format_dict(self):
+            facts = super().format_dict
+            total, n = facts["total"] or 1, facts["n"]
+            done, name = (n - facts["initial"]) / total, facts["prefix"].rstrip(": ")
+            left = seconds_left(name, facts["elapsed"], done, 1 - n / total)
+            return facts | dict(rest=f" all {tqdm.format_interval(left)}")
+
+    return Bar
 
 
 class Lenient:

@@ -572,7 +572,7 @@ def fold_sources(nb):  # A notebook, changed in place  # The same notebook
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8">
 <meta name="viewport" content="width=device-width,initial-scale=1"><title>{{ title }}</title><style>
 body{font-family:sans-serif;max-width:70em;margin:2em auto;padding:0 1em;overflow-wrap:anywhere}
-h2{font-size:1.1em} img{image-rendering:pixelated;width:640px;max-width:100%;height:auto}
+h2{font-size:1.1em} img{max-width:100%;height:auto}
 figure{display:inline-block;width:20em;margin:.5em;vertical-align:top} figure img{width:100%}
 .wide{overflow-x:auto;overflow-wrap:normal} table{border-collapse:collapse}
 td,th{padding:.2em .8em;border-bottom:1px solid #ddd;text-align:left}

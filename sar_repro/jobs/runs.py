@@ -41,9 +41,9 @@ from ..tokenizer import Batch, Codebook, TokenData
 from ..train import check_loss, heldout_loss, lr_at, optimizer, token_mean
 
 # %% auto #0
-__all__ = ['MACHINE', 'STATE', 'ToyTokens', 'toy_model', 'RunFolder', 'check_run_folder', 'possible_folder', 'resolved_precision',
-           'losses_of', 'wants_shards', 'is_sharded', 'sharded', 'tracker_name', 'whole_state', 'load_moments',
-           'snapshot', 'Run', 'train_run', 'check_run']
+__all__ = ['MACHINE', 'OFTEN', 'STATE', 'ToyTokens', 'toy_model', 'RunFolder', 'check_run_folder', 'possible_folder',
+           'resolved_precision', 'losses_of', 'wants_shards', 'is_sharded', 'sharded', 'tracker_name', 'whole_state',
+           'load_moments', 'snapshot', 'Run', 'train_run', 'check_run']
 
 # %% ../../nbs/86_runs.ipynb #bfd663dc
 class ToyTokens(TokenData):
@@ -70,6 +70,9 @@ def toy_model(
 # %% ../../nbs/86_runs.ipynb #848c71a8
 # how a step is computed, not what: a run may go on with others
 MACHINE = ("micro_batch", "recompute", "compile")
+
+
+OFTEN = 15  # seconds between states, and one step: what a kill costs at most
 
 
 class RunFolder:
@@ -490,7 +493,7 @@ class Run:
         self.step, self.log, self.before = state["step"], state["log"], state["seconds"]
         self.sums, self.begun = _on_first(state["sums"], acc), time.time()
         # until then no state is written; who writes one, and is writing it
-        self.resting, self.writer, self.writing = 0.0, None, None
+        self.resting, self.writer, self.writing, self.saved = 0.0, None, None, time.time()
 
     def _prepare(self, opt_state):
         cfg, model = self.cfg, self.model.train().requires_grad_(True)
@@ -575,6 +578,7 @@ class Run:
 
     def save(self, step: int):
         "Write a state while the run goes on; all processes call it, the first one writes."
+        self.saved = time.time()
         self.sums = _on_first(_totals(self.sums, self.acc), self.acc)  # as after a resume
         weights, moments = whole_state(self.model, self.wrapped, self.opt)
         if self.acc.is_main_process:
@@ -600,8 +604,10 @@ class Run:
         if writing is not None:
             writing.result()
 
-    def due(self) -> bool:
-        "Is it time for a state? States that take long to write are written less often."
+    def due(self, usual: bool) -> bool:  # Is it one of the usual steps?
+        "Is it time for a state? A clock says so, too, where one process works; slow ones are rare."
+        if not usual and (self.acc.num_processes > 1 or time.time() < self.saved + OFTEN):
+            return False
         idle = self.writing is None or self.writing.done()
         yes = torch.tensor(int(idle and time.time() >= self.resting), device=self.acc.device)
         if self.acc.num_processes > 1:  # the first one writes, so it decides
@@ -677,7 +683,7 @@ def _go_on(run, held, live, save_every, keep, tracker):
                 run.acc.log(row, step=step + 1)
             if live:
                 live(run.frame())
-        if keep and ((step + 1) % save_every == 0 and run.due() or step + 1 == run.total):
+        if keep and (run.due((step + 1) % save_every == 0) or step + 1 == run.total):
             run.save(step + 1)
     bar.close()
     if tracker:

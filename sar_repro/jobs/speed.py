@@ -24,7 +24,7 @@ from ..train import param_groups
 
 # %% auto #0
 __all__ = ['PASSES', 'KINDS', 'BATCH', 'flops', 'matmul_rate', 'Stand', 'step_times', 'two_steps', 'peak_memory', 'sampling_time',
-           'bench', 'bench_lines']
+           'timed', 'rehearse', 'bench', 'bench_lines']
 
 # %% ../../nbs/88_speed.ipynb #f1d14c5f
 def flops(
@@ -229,6 +229,32 @@ def sampling_time(
             times.append((_now(device) - start) / batch)
             costs.append(times[-1] * rate / 1e12)
     return statistics.median(times[warm:]), statistics.median(costs[warm:])
+
+# %% ../../nbs/88_speed.ipynb #34048c44
+def timed(act) -> float:  # Function  # Seconds of the second of two calls
+    "What something takes once it is warm."
+    act()
+    begun = time.perf_counter()
+    act()
+    return time.perf_counter() - begun
+
+
+def rehearse(
+    size: str,  # A name in `SIZES`
+    batch: int,  # Pictures a step
+    n: int = 20,  # Samples
+) -> dict:  # Seconds: 'tf' and 'sar' a step, 'sample' and 'features' a picture
+    "What a few steps, samples and features take here: seconds of work tell of an hour."
+    from sar_repro.evaluate import feature_extractor, image_features
+
+    stand, spec = Stand(size, batch), get_size(size)
+    found = {k: timed(lambda: stand.step(v)) for k, v in (("tf", "tf"), ("sar", "sar, a quarter"))}
+    vae = make_tokenizer(spec.tokenizer).to(stand.device).eval()
+    model, y, net = stand.model.eval(), torch.zeros(n, dtype=torch.long), feature_extractor()[0]
+    how = dict(guidance=spec.guidance, top_k=spec.top_k, top_p=spec.top_p)
+    found |= dict(sample=timed(lambda: sample(model, vae, y, **how)) / n)
+    some = sample(model, vae, y, **how)
+    return found | dict(features=timed(lambda: image_features(net, some)) / n)
 
 # %% ../../nbs/88_speed.ipynb #ea88301f
 def bench(
