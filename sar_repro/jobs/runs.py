@@ -72,7 +72,7 @@ def toy_model(
 MACHINE = ("micro_batch", "recompute", "compile")
 
 
-OFTEN = 15  # seconds between states, and one step: what a kill costs at most
+OFTEN = 12  # seconds between states, and one step: what a kill costs at most
 
 
 class RunFolder:
