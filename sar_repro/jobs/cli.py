@@ -342,12 +342,10 @@ def sample(
         get_size(size)
     from sar_repro.engine.files import check_output, check_replace, weights_path
     from sar_repro.models import load_models
-    from sar_repro.engine.plots import picture_format
     from sar_repro.sampling import Sheet, class_names, classes_told, wanted_classes, wanted_edit
     from sar_repro.sampling import wanted_schedule, wanted_setting
 
     check_output(out)
-    picture_format(out)
     check_replace(out, "picture", force)
     spec = get_size(size_of(checkpoint, size))
     sides = wanted_schedule(spec, steps, scales, pixels)
@@ -363,8 +361,7 @@ def sample(
     labels = wanted_classes(classes, model.cfg.num_classes, weights, n, spec.name)
     sheet.check(len(labels))
     images = sheet.draw(model, vae, labels, given, **how)
-    names = class_names(model.cfg.num_classes, weights)
-    sheet.save(images, [names[y] for y in labels])
+    sheet.save(images, labels, class_names(model.cfg.num_classes, weights))
     typer.echo(f"{len(images)} images of {len(labels)} classes: {near(out)}")
 
 # %% ../../nbs/90_cli.ipynb #9d6e9de2
@@ -503,12 +500,14 @@ def new(
     "Train on your pictures: tokenizer, start, SAR and its control."
     check_choice("size", size, ("mini", "tiny", "medium", "small"))
     check_choice("budget", budget, ("full", "smoke"))
-    from sar_repro.jobs.own import kept, own_pictures
-
+    stopped = lambda: "stopped before anything was begun: run the same command again"
     try:
+        from sar_repro.jobs.own import kept, own_pictures
+
+        stopped = lambda: kept(folder, size, out, seed, budget)
         report = own_pictures(folder, size, out, seed, budget, say=typer.echo, force=force)
     except KeyboardInterrupt:
-        typer.echo(f"\n{kept(folder, size, out, seed, budget)}", err=True)
+        typer.echo(f"\n{stopped()}", err=True)
         raise typer.Exit(130)
     typer.echo(f"report: {near(report)}")
 
