@@ -62,7 +62,7 @@ CASES = {
     'a schedule of words': (['sample', 'odd-sides.safetensors'], 'odd-sides.safetensors has a header that does not'),
     'a tokenizer that is none': (['sample', 'odd-names.safetensors'], 'another tokenizer'),
     'a folder of what Pillow does not read': (['new', 'phone'], 'holds no images, but 3 (ending .heic): expected one folder per class'),
-    'a file as folder': (['new', 'text.safetensors'], 'text.safetensors is no folder: expected one with a folder of pictures a class'),
+    'a file as folder': (['new', 'text.safetensors'], 'text.safetensors is no folder: expected one of pictures, a folder a class'),
     'unknown class': (['sample', '--classes', 'dragons'], 'dragons'),
     'guidance of nan': (['sample', '--cfg', 'nan'], 'guidance is nan: expected a number from 0 to 100'),
     'guidance beyond reason': (['evaluate', '--cfg', '1e38'], 'guidance is 1e+38'),

@@ -383,7 +383,7 @@ def own_pictures(
 ) -> Path:  # The report
     "Tokenizer, start, SAR and its control on a folder of pictures; run again to go on."
     if not Path(folder).is_dir():
-        raise SarError(f"{shown(folder)} is no folder: expected one with a folder of pictures a class")
+        raise SarError(f"{shown(folder)} is no folder: expected one of pictures, a folder a class")
     with warnings.catch_warnings():
         return _own_pictures(Path(folder).resolve(), size, out, seed, budget, say, force)
 
