@@ -553,7 +553,20 @@ def oracle_prefix(
         probe.table(v[:, None], [""], measure="KID x1000", direction=way, k=k)
         for (way, k), v in kid.items()
     ]
+    tables += [_own_over_true(probe, kid, k) for k in range(1, N)]
     return pd.concat([*tables, attribution(probe, lost, null)], ignore_index=True)
+
+
+# EB-C (1905.10617) with k maps given; no value where true context is as near as real pictures are
+def _own_over_true(probe, kid, k):
+    own, true = (kid[WAYS[0], i] for i in (0, k))
+    weight = resample(len(own), probe.groups)
+    far, near = weight @ own, weight @ true
+    value, ends = math.nan, (math.nan, math.nan)
+    if min(near.min().item(), true.mean().item()) > 0:
+        value, ends = (own.mean() / true.mean()).item(), np.quantile(far / near, (0.025, 0.975))
+    facts = dict(measure="KID of own over KID of true context", direction=WAYS[0], k=-1)
+    return pd.DataFrame([dict(facts, scale=f"{k}", value=value, low=ends[0], high=ends[1])])
 
 # %% ../nbs/04_exposure_bias.ipynb #d39ef25a
 STRENGTHS = (2.0, 10.0, 50.0, 200.0, 1000.0, 5000.0)  # Pseudo-counts to choose from

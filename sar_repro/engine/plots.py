@@ -18,7 +18,8 @@ from .machine import run_record
 __all__ = ['LEAST_SIDE', 'MOST_PIXELS', 'NO_DIFFERENCE', 'plot_style', 'bars', 'to_grid', 'show_images', 'picture_format',
            'usual_enlargement', 'check_sheet', 'to_sheet', 'save_grid', 'save_figure', 'resample', 'interval',
            'slope_weights', 't_interval', 'tidy', 'over_batches', 'with_interval', 'rows_of', 'look_up', 'save_table',
-           'auc', 'claim_verdict', 'claim_row', 'in_per_cent', 'paired', 'verdict']
+           'group_bars', 'panels', 'mean_products', 'jackknifed', 'auc', 'claim_verdict', 'claim_row', 'in_per_cent',
+           'paired', 'verdict']
 
 # %% ../../nbs/81c_plots.ipynb #548a3cf0
 def plot_style():
@@ -360,6 +361,86 @@ def save_table(
     "Write a table, whole or not at all."
     with atomic_path(path) as tmp:
         table.round(digits).to_csv(tmp, index=False)
+
+# %% ../../nbs/81c_plots.ipynb #a5af6865
+def group_bars(
+    ax,  # Axes
+    table: pd.DataFrame,  # scale (names of groups), value, low, high
+    label: str = None,  # For the legend
+    look: int = 0,  # Which marker, dash and colour
+):
+    "A line through what is new at every scale; copies stand apart at the right, hollow."
+    copied = table.scale.str.endswith("copies")
+    bars(ax, table[~copied], label, look)
+    if copied.any():
+        t, line = table[copied], ax.containers[-1][0]
+        how = dict(marker=line.get_marker(), mfc="white", color=line.get_color(), capsize=3)
+        at, ends = t.scale.str.replace(" ", "\n"), [t.value - t.low, t.high - t.value]
+        ax.errorbar(at, t.value, ends, ls="none", ms=5, **how)
+
+
+def panels(
+    # Of each panel: table, column that tells lines apart, title, unit, grey level; which of the
+    # lines is compared, where the table has several models
+    parts: list,
+    xlabel: str = "group of tokens",
+    why: str = "nothing was measured",  # Said by a panel without a value
+):
+    "A figure of panels of lines by scale; several models are the lines of one panel."
+    import matplotlib.pyplot as plt
+
+    size = (max(6, min(11, 4.75 * len(parts))), 3.4)
+    fig, axs = plt.subplots(1, len(parts), figsize=size, layout="constrained", squeeze=False)
+    for ax, (table, by, title, unit, level, kept) in zip(axs[0], parts):
+        table, by, title = _compared(table, by, title, kept)
+        for i, (name, lines) in enumerate(table.groupby(by, sort=False)):
+            group_bars(ax, lines, name, i)
+        ax.set(xlabel=xlabel, ylabel=unit)
+        ax.set_title(title, weight="bold" if title.startswith("Main result") else None)
+        if level is not None:
+            ax.axhline(level, color="grey", lw=0.8)
+        if not table.value.notna().any():
+            ax.text(0.5, 0.5, f"empty: {why}", transform=ax.transAxes, ha="center", wrap=True)
+        low, high = ax.get_ylim()
+        ax.set_ylim(low, high + 0.13 * ((i + 2) // 2) * (high - low))  # room for the legend
+        ax.legend(fontsize=7, loc="upper center", ncol=2)
+    return fig
+
+
+def _compared(table, by, title, kept):  # lines of several models, in place of several lines of one
+    if "model" not in table or table.model.nunique() < 2:
+        return table, by, title
+    if kept is None:
+        return table, "model", title
+    return rows_of(table, **{by: kept}), "model", f"{title}\n({kept})"
+
+# %% ../../nbs/81c_plots.ipynb #da9dfbfd
+def mean_products(
+    grads: torch.Tensor,  # float (B, n, P): n gradients of each of B batches
+) -> torch.Tensor:  # float64 (1 + B, n, n)
+    """Inner products of the n *mean* gradients, with the noise of batches taken off: only products
+    of different batches count, whose noise is independent. Then the same with one batch left out,
+    B times."""
+    B, n, _ = grads.shape
+    flat = grads.flatten(0, 1)
+    gram = (flat @ flat.T).double().view(B, n, B, n)
+    total, own = gram.sum((0, 2)), torch.stack([gram[b, :, b] for b in range(B)])
+    every = (total - own.sum(0)) / max(1, B * (B - 1))
+    rows = gram.sum(2)  # batch b against all: (B, n, n)
+    less = total - own.sum(0) - rows - rows.mT + 2 * own
+    return torch.stack([every, *(less / max(1, (B - 1) * (B - 2)))])
+
+
+def jackknifed(
+    values: torch.Tensor,  # (1 + B,) of all batches, then with each left out
+) -> dict:  # value, low, high
+    "A number with its 95 % interval over batches."
+    whole, left, B = values[0].item(), values[1:], len(values) - 1
+    if not values.isfinite().all():
+        return dict(value=whole, low=math.nan, high=math.nan)
+    _, low, high = t_interval((B * whole - (B - 1) * left).tolist())
+    half = (high - low) / 2
+    return dict(value=whole, low=whole - half, high=whole + half)
 
 # %% ../../nbs/81c_plots.ipynb #e890c19f
 def auc(

@@ -15,8 +15,8 @@ from ..engine.core import SarError, get_size, index_uniform, shown
 from ..engine.files import check_folder, save_json, weights_hash
 from ..engine.kernels import pick
 from ..engine.machine import progress, run_record
-from ..engine.plots import auc, bars, resample, rows_of, save_table, slope_weights
-from ..engine.plots import t_interval
+from ..engine.plots import auc, group_bars, jackknifed, mean_products, panels, resample
+from ..engine.plots import rows_of, save_table, slope_weights
 from ..tokenizer import Batch, TokenData, by_group, next_inputs, token_groups
 from ..scale_ar import BaseModel, FlexVAR, token_loss
 from ..csfl import csf_loss
@@ -44,63 +44,29 @@ from sar_repro.exposure_bias import (
 )
 
 # %% auto #0
-__all__ = ['MEAN', 'NULL', 'SUMMARY', 'FAIR', 'MARK', 'BEGUN', 'group_bars', 'panels', 'plot_difficulty', 'plot_gap',
-           'plot_prefix', 'flat_gradient', 'group_losses', 'mean_products', 'mean_gradients', 'jackknifed', 'cosine_of',
-           'norm_of', 'batches', 'gradient_table', 'plot_dynamics', 'pair_features', 'judge_scores', 'exposure_auc',
-           'plot_error', 'rises', 'reach', 'sensitivities', 'plot_sensitivity', 'student_losses', 'conflict',
-           'plot_conflict', 'check_diagnosis', 'diagnose', 'diagnose_files']
+__all__ = ['OWN', 'MEAN', 'NOISE', 'NULL', 'SUMMARY', 'FAIR', 'RATIO', 'MARK', 'BEGUN', 'plot_difficulty', 'plot_gap',
+           'plot_prefix', 'flat_gradient', 'group_losses', 'mean_gradients', 'cosine_of', 'norm_of', 'batches',
+           'gradient_table', 'plot_dynamics', 'pair_features', 'judge_scores', 'exposure_auc', 'plot_error', 'rises',
+           'reach', 'sensitivities', 'plot_sensitivity', 'student_losses', 'conflict', 'plot_conflict', 'code_ratio',
+           'consistency', 'measures_of_others', 'plot_others', 'check_diagnosis', 'diagnose', 'diagnose_files']
 
 # %% ../../nbs/11_diagnostics.ipynb #25027941
-def group_bars(
-    ax,  # Axes
-    table: pd.DataFrame,  # scale (names of groups), value, low, high
-    label: str = None,  # For the legend
-    look: int = 0,  # Which marker, dash and colour
-):
-    "A line through what is new at every scale; copies stand apart at the right, hollow."
-    copied = table.scale.str.endswith("copies")
-    bars(ax, table[~copied], label, look)
-    if copied.any():
-        t, line = table[copied], ax.containers[-1][0]
-        how = dict(marker=line.get_marker(), mfc="white", color=line.get_color(), capsize=3)
-        at, ends = t.scale.str.replace(" ", "\n"), [t.value - t.low, t.high - t.value]
-        ax.errorbar(at, t.value, ends, ls="none", ms=5, **how)
-
-
-def panels(
-    parts: list,  # Of each panel: table, column that tells lines apart, title, unit, grey level
-    xlabel: str = "group of tokens",
-):
-    "A figure of panels of lines by scale."
-    import matplotlib.pyplot as plt
-
-    size = (max(6, min(11, 4.75 * len(parts))), 3.4)
-    fig, axs = plt.subplots(1, len(parts), figsize=size, layout="constrained", squeeze=False)
-    for ax, (table, by, title, unit, level) in zip(axs[0], parts):
-        for i, (name, lines) in enumerate(table.groupby(by, sort=False)):
-            group_bars(ax, lines, name, i)
-        ax.set(xlabel=xlabel, ylabel=unit)
-        ax.set_title(title, weight="bold" if title.startswith("Main result") else None)
-        if level is not None:
-            ax.axhline(level, color="grey", lw=0.8)
-        low, high = ax.get_ylim()
-        ax.set_ylim(low, high + 0.13 * ((i + 2) // 2) * (high - low))  # room for the legend
-        ax.legend(fontsize=7, loc="upper center", ncol=2)
-    return fig
+OWN = "one-step rollout"  # The context in which several models are compared
 
 
 def plot_difficulty(table: pd.DataFrame):  # From `difficulty`
     "Bits by group beside the yardsticks."
     bits = rows_of(table, measure="bits a token")
-    return panels([(bits, "group", "Main result: cost of a held-out code", "bits a token", 0)])
+    part = bits, "group", "Main result: cost of a held-out code", "bits a token", 0, "model"
+    return panels([part])
 
 
 def plot_gap(table: pd.DataFrame):  # From `gap`
     "What each context costs the true codes, and how sure the model is there."
     rise, sure = (rows_of(table, measure=MEASURES[i]) for i in (0, 3))
-    first = rise, "context", "Main result: rise over true context", "bits a token", 0
+    first = rise, "context", "Main result: rise over true context", "bits a token", 0, OWN
     unit = "probability of the likeliest code"
-    return panels([first, (sure, "context", "How sure the model is", unit, None)])
+    return panels([first, (sure, "context", "How sure the model is", unit, None, OWN)])
 
 
 def plot_prefix(
@@ -109,19 +75,22 @@ def plot_prefix(
 ):
     "What is lost when each scale is drawn, and KID against the number of maps that are given."
     lost = rows_of(table, measure="KID x1000, lost when this scale is drawn")
+    models = table.model.nunique() if "model" in table else 1
     kinds = ["passes through wrong context"] * (len(names) - 1) + ["from true context"]
     far = table[table.measure.eq("KID x1000") & table.k.ge(0)]
     real = far.direction.str.startswith("real")
     ways = dict(zip(WAYS, ("the first k are true", "the first k are its own")))
-    far, floor = far.assign(scale=far.k.map("{:.0f}".format)), far[real].value.item()
-    first = lost.assign(kind=kinds), "kind", "Main result: lost at each scale", "KID x1000", 0
+    far, floor = far.assign(scale=far.k.map("{:.0f}".format)), far[real].value.iloc[0]
+    title = "Main result: lost at each scale"
+    first = lost.assign(kind=kinds * models), "kind", title, "KID x1000", 0, None
     title = "After k given maps (grey: real pictures)"
     far = far[~real].assign(way=far.direction.map(ways))
-    second = far, "way", title, "KID x1000", floor
+    second = far, "way", title, "KID x1000", floor, "the first k are true"
     return panels([first, second], xlabel="scale, or k")
 
 # %% ../../nbs/11_diagnostics.ipynb #07df568f
 MEAN = "mean of groups"  # a row beside those of single groups
+NOISE = "the mean gradients\nare lost in the noise of so few batches"
 
 
 def flat_gradient(
@@ -143,22 +112,6 @@ def group_losses(
     return [loss[:, index == g].mean() for g in range(len(names))]
 
 
-def mean_products(
-    grads: torch.Tensor,  # float (B, n, P): n gradients of each of B batches
-) -> torch.Tensor:  # float64 (1 + B, n, n)
-    """Inner products of the n *mean* gradients, with the noise of batches taken off: only products
-    of different batches count, whose noise is independent. Then the same with one batch left out,
-    B times."""
-    B, n, _ = grads.shape
-    flat = grads.flatten(0, 1)
-    gram = (flat @ flat.T).double().view(B, n, B, n)
-    total, own = gram.sum((0, 2)), torch.stack([gram[b, :, b] for b in range(B)])
-    every = (total - own.sum(0)) / max(1, B * (B - 1))
-    rows = gram.sum(2)  # batch b against all: (B, n, n)
-    less = total - own.sum(0) - rows - rows.mT + 2 * own
-    return torch.stack([every, *(less / max(1, (B - 1) * (B - 2)))])
-
-
 def mean_gradients(
     model: FlexVAR,  # A model
     parts: list,  # of `Batch`, at least three
@@ -169,18 +122,6 @@ def mean_gradients(
     each = [[flat_gradient(model, v).float().cpu() for v in losses(batch)] for batch in parts]
     model.requires_grad_(False)
     return mean_products(torch.stack([torch.stack(grads) for grads in each]))
-
-
-def jackknifed(
-    values: torch.Tensor,  # (1 + B,) of all batches, then with each left out
-) -> dict:  # value, low, high
-    "A number with its 95 % interval over batches."
-    whole, left, B = values[0].item(), values[1:], len(values) - 1
-    if not values.isfinite().all():
-        return dict(value=whole, low=math.nan, high=math.nan)
-    _, low, high = t_interval((B * whole - (B - 1) * left).tolist())
-    half = (high - low) / 2
-    return dict(value=whole, low=whole - half, high=whole + half)
 
 
 def cosine_of(products, i, j):  # (..., n, n) -> (...); NaN where a mean is all noise
@@ -234,15 +175,23 @@ def plot_dynamics(table: pd.DataFrame):  # From `gradient_table`
     "What each group contributes to the gradient, and whether groups agree."
     import matplotlib.pyplot as plt
 
-    fig, axs = plt.subplots(1, 2, figsize=(9.5, 3.6), layout="constrained")
-    norms = rows_of(table, measure="norm, as part of the loss").rename(columns=dict(i="scale"))
-    group_bars(axs[0], norms)
+    by = dict(list(table.groupby("model", sort=False))) if "model" in table else {"": table}
+    shape = dict(figsize=(4.75 * (1 + len(by)), 3.6), layout="constrained")
+    fig, axs = plt.subplots(1, 1 + len(by), **shape)
+    for i, (name, part) in enumerate(by.items()):
+        norms = rows_of(part, measure="norm, as part of the loss").rename(columns=dict(i="scale"))
+        group_bars(axs[0], norms, name or None, i)
+    if len(by) > 1:
+        axs[0].legend(fontsize=7)
     axs[0].set_title("Main result: pull at the weights", weight="bold")
     axs[0].set(xlabel="group of tokens", ylabel="norm of the mean, as part of the loss")
-    cosine = rows_of(table, measure="cosine").pivot(index="i", columns="j", values="value")
     order = list(dict.fromkeys(table.i))
-    _heat(axs[1], cosine.loc[order, order], fmt=".2f", vmin=-0.2, vmax=1)
-    axs[1].set_title("Cosine of mean gradients")
+    for ax, (name, part) in zip(axs[1:], by.items()):
+        cosine = rows_of(part, measure="cosine").pivot(index="i", columns="j", values="value")
+        _heat(ax, cosine.loc[order, order], fmt=".2f", vmin=-0.2, vmax=1)
+        ax.set_title(f"Cosine of mean gradients{name and ', '}{name}")
+        if cosine.isna().all(axis=None):
+            ax.text(0.5, 0.5, f"empty: {NOISE}", transform=ax.transAxes, ha="center", va="center")
     return fig
 
 
@@ -358,8 +307,9 @@ def plot_error(table: pd.DataFrame):  # From `exposure_auc`
     "How well a judge knows pairs of context and codes from real ones."
     arms = table[~table.pairs.str.contains("summary|excess")]
     title = "Main result: free running minus the null"
-    first = rows_of(table, pairs="excess"), "pairs", title, "difference of AUC", 0
-    return panels([first, (arms, "pairs", "How well a judge knows them from real", "AUC", 0.5)])
+    first = rows_of(table, pairs="excess"), "pairs", title, "difference of AUC", 0, None
+    title = "How well a judge knows them from real"
+    return panels([first, (arms, "pairs", title, "AUC", 0.5, "free running")])
 
 # %% ../../nbs/11_diagnostics.ipynb #5aad5903
 def rises(
@@ -504,45 +454,161 @@ def plot_conflict(table: pd.DataFrame):  # From `conflict`
     "Direction of each student-forcing gradient against teacher forcing's, and its size."
     table = table[table.scale != MEAN]
     cosine, size = (rows_of(table, measure=m) for m in ("cosine", "size"))
-    first = cosine, "loss", "Main result: cosine with teacher forcing", "cosine of the means", 0
-    return panels([first, (size, "loss", "Size beside teacher forcing", "ratio of norms", 1)])
+    title, kept = "Main result: cosine with teacher forcing", "CSFL, drawn code"
+    first = cosine, "loss", title, "cosine of the means", 0, kept
+    second = size, "loss", "Size beside teacher forcing", "ratio of norms", 1, kept
+    return panels([first, second], why=NOISE)
+
+# %% ../../nbs/11_diagnostics.ipynb #287bd16f
+RATIO = "KID of own over KID of true context"  # EB-C of pictures, a row of `oracle_prefix`
+
+
+def _frequencies(codes, size, weight):  # (B, l), (reps, B) -> (reps, V)
+    counts = torch.zeros(len(codes), size).scatter_add_(1, codes, torch.ones(codes.shape))
+    return weight @ (counts / codes.shape[1])
+
+
+def _divergence(p, q):  # Jensen and Shannon's, in bits, of (reps, V)
+    half = (p + q) / 2
+    kl = lambda a: (torch.xlogy(a, a) - torch.xlogy(a, half)).sum(-1)
+    return (kl(p) + kl(q)) / math.log(4)
+
+
+def code_ratio(
+    probe: Probe,  # Held-out codes, groups, schedule
+    own: torch.Tensor,  # int64 (B, L) codes drawn in own context
+    true: torch.Tensor,  # int64 (B, L) codes drawn in true context
+) -> pd.DataFrame:  # scale, value, low, high
+    """EB-C by map (He et al., 1905.10617, with the divergence of AID-VAR's code): how far the
+    frequencies of codes drawn in own context are from the true ones, over the same in true
+    context. 1 = own context costs nothing."""
+    n, rows = len(own), []
+    weight = torch.cat([torch.full((1, n), 1 / n), resample(n, probe.groups, 200).float()])
+    for name, a, b in list(zip(probe.scale_names, probe.ends, probe.ends[1:]))[1:]:
+        real, *two = (
+            _frequencies(t[:, a:b], probe.vae.cfg.vocab_size, weight)
+            for t in (probe.tokens, own, true)
+        )
+        far = [_divergence(f, real).double().clamp_min(1e-12) for f in two]  # 0 over 0 is 1
+        ratio = (far[0] / far[1]).log()
+        value, half = ratio[0].item(), 1.96 * ratio[1:].std().item()
+        ends = (math.exp(v) for v in (value, value - half, value + half))
+        rows.append(dict(scale=name, **dict(zip(("value", "low", "high"), ends))))
+    return pd.DataFrame(rows)
+
+
+def _frechet(x, y, weight):  # (B, D) twice, (reps, B) -> (reps,)
+    means = [weight @ t for t in (x, y)]
+    spans = [
+        torch.einsum("rb,bd,be->rde", weight, t, t) - m[:, :, None] * m[:, None]
+        for t, m in zip((x, y), means)
+    ]
+    roots = torch.linalg.eigvals(spans[0] @ spans[1]).real.clamp_min(0).sqrt().sum(-1)
+    trace = lambda s: s.diagonal(dim1=-2, dim2=-1).sum(-1)
+    return (means[0] - means[1]).square().sum(-1) + trace(spans[0]) + trace(spans[1]) - 2 * roots
+
+
+def consistency(
+    probe: Probe,  # Held-out codes, groups, schedule
+    drawn: torch.Tensor,  # int64 (B, L) codes of free running
+) -> pd.DataFrame:  # scale (the later map of each pair, and their mean), value, low, high
+    """ISCS (AID-VAR, 2605.24843, as in its code): the Fréchet distance between real and drawn pairs
+    of successive maps, each map as the mean of its codes' vectors; their mean weighs map k by 2^k,
+    k from zero. 0 = the pairs are like real ones."""
+    n, book = len(drawn), probe.vae.quantize
+    device, spans = book.embedding.weight.device, list(zip(probe.ends, probe.ends[1:]))
+    mean = lambda codes: [book.lookup(codes[:, a:b].to(device)).mean(1).cpu() for a, b in spans]
+    real, own = (mean(codes) for codes in (probe.tokens, drawn))
+    weight = torch.cat([torch.full((1, n), 1 / n), resample(n, probe.groups, 200)]).double()
+    pair = lambda maps, k: torch.cat(maps[k - 1 : k + 1], 1).double()
+    far = [_frechet(pair(real, k), pair(own, k), weight) for k in range(1, len(spans))]
+    share = 2.0 ** torch.arange(1, len(spans)).double()
+    far.append((torch.stack(far, 1) * share).sum(1) / share.sum())
+    half = [1.96 * v[1:].std().item() for v in far]
+    names = [*probe.scale_names[1:], "all"]
+    rows = [(s, v[0].item(), v[0].item() - h, v[0].item() + h) for s, v, h in zip(names, far, half)]
+    return pd.DataFrame(rows, columns=["scale", "value", "low", "high"])
+
+
+def measures_of_others(
+    probe: Probe,  # The first model
+    drawn: dict,  # Name of a model -> its `contexts`
+    prefix: pd.DataFrame,  # From `oracle_prefix`, of all models
+) -> pd.DataFrame:  # measure, model, scale, value, low, high
+    "EB-C of pictures and of codes, and ISCS with its floor, real pictures of the training set."
+    ratios = rows_of(prefix, measure=RATIO)
+    ratios = ratios if "model" in ratios else ratios.assign(model="before")
+    rows = [ratios[["model", "scale", "value", "low", "high"]].assign(measure="EB-C, pictures")]
+    for k, codes in drawn.items():
+        ratio = code_ratio(probe, codes["free running"], codes["one-step rollout"])
+        rows.append(ratio.assign(measure="EB-C, codes", model=k))
+        rows.append(consistency(probe, codes["free running"]).assign(measure="ISCS", model=k))
+    floor = consistency(probe, other_pictures(probe, seen=True))
+    rows.append(floor.assign(measure="ISCS", model="real (floor)"))
+    return pd.concat(rows, ignore_index=True)
+
+
+def plot_others(table: pd.DataFrame):  # From `measures_of_others`
+    "Two measures of exposure bias by others, model by model."
+    of = lambda measure: rows_of(table, measure=measure)
+    few = "KID in true context\nis not above zero in every resampling"
+    ratio = "ratio; 1: own context costs nothing"
+    parts = [(of("EB-C, pictures"), "model", "EB-C of pictures, k maps given", ratio, 1, None)]
+    parts += [(of("EB-C, codes"), "model", "EB-C of codes, by map", ratio, 1, None)]
+    parts += [(of("ISCS"), "model", "ISCS, by the later map", "distance; 0: like real", 0, None)]
+    return panels(parts, xlabel="k, or map", why=few)
 
 # %% ../../nbs/11_diagnostics.ipynb #dcdca9d2
 # name of a figure -> function () -> figure, tables; what several need is computed once
 def _parts_of(probe, how, limit, later):
-    drawn = lru_cache(1)(lambda: contexts(probe))
+    models = {"before": probe} | later
+    drawn = lru_cache(None)(lambda name: contexts(models[name]))
     parts = lru_cache(1)(lambda: batches(probe.seen, 12, min(32, len(probe.seen) // 3), probe.seed))
+    prefixed = lru_cache(1)(lambda: each(prefix))
+
+    def each(measure):  # of every model; alone it has no name
+        tables = {k: measure(k) for k in models}
+        if not later:
+            return tables["before"]
+        return pd.concat([t.assign(model=k) for k, t in tables.items()], ignore_index=True)
 
     def one(plot, name, table, *more):
         return plot(table, *more), {name: table}
 
     def rise():
-        tables = dict(gap=gap(probe, with_other(probe, drawn())))
+        tables = dict(gap=each(lambda k: gap(models[k], with_other(models[k], drawn(k)))))
         if later:
-            tables["after"] = rise_after(probe, drawn()["one-step rollout"], later)
+            tables["after"] = rise_after(probe, drawn("before")[OWN], later)
         return plot_gap(tables["gap"]), tables
 
-    def error():
-        codes = drawn() | {"another real picture": other_pictures(probe, seen=True)}
-        return one(plot_error, "auc", exposure_auc(probe, codes))
+    def judged(k):
+        other = {"another real picture": other_pictures(models[k], seen=True)}
+        return exposure_auc(models[k], drawn(k) | other)
 
-    def prefix():
+    def prefix(k):
         reference = Reference(probe.train, probe.test, probe.vae, limit=limit)
-        table = oracle_prefix(probe, reference, how)
-        return one(plot_prefix, "prefix", table, probe.scale_names)
+        return oracle_prefix(models[k], reference, how)
 
     def sensitive():
-        _, matrices, reaches = sensitivities(probe, drawn()["one-step rollout"], later)
+        _, matrices, reaches = sensitivities(probe, drawn("before")[OWN], later)
         return plot_sensitivity(matrices), dict(sensitivity=matrices, reach=reaches)
 
+    def others():
+        made = {k: drawn(k) for k in models}
+        return one(plot_others, "others", measures_of_others(probe, made, prefixed()))
+
+    hard = lambda k: difficulty(models[k])
+    pull = lambda k: gradient_table(models[k].model, parts())
+    against = lambda k: conflict(models[k], parts())
     return dict(
-        difficulty=lambda: one(plot_difficulty, "difficulty", difficulty(probe)),
-        dynamics=lambda: one(plot_dynamics, "gradients", gradient_table(probe.model, parts())),
+        difficulty=lambda: one(plot_difficulty, "difficulty", each(hard)),
+        dynamics=lambda: one(plot_dynamics, "gradients", each(pull)),
         gap=rise,
-        error=error,
-        prefix=prefix,
+        error=lambda: one(plot_error, "auc", each(judged)),
+        prefix=lambda: one(plot_prefix, "prefix", prefixed(), probe.scale_names),
+        others=others,
         sensitivity=sensitive,
-        conflict=lambda: one(plot_conflict, "conflict", conflict(probe, parts())),
+        conflict=lambda: one(plot_conflict, "conflict", each(against)),
     )
 
 
