@@ -391,8 +391,8 @@ def panels(
 
     size = (max(6, min(11, 4.75 * len(parts))), 3.4)
     fig, axs = plt.subplots(1, len(parts), figsize=size, layout="constrained", squeeze=False)
-    for ax, (table, by, title, unit, level, kept) in zip(axs[0], parts):
-        table, by, title = _compared(table, by, title, kept)
+    for ax, (table, by, title, unit, level, *kept) in zip(axs[0], parts):
+        table, by, title = _compared(table, by, title, *kept)
         for i, (name, lines) in enumerate(table.groupby(by, sort=False)):
             group_bars(ax, lines, name, i)
         ax.set(xlabel=xlabel, ylabel=unit)
@@ -407,7 +407,7 @@ def panels(
     return fig
 
 
-def _compared(table, by, title, kept):  # lines of several models, in place of several lines of one
+def _compared(table, by, title, kept=None):  # lines of several models in place of one's
     if "model" not in table or table.model.nunique() < 2:
         return table, by, title
     if kept is None:

@@ -82,7 +82,7 @@ def plot_prefix(
     ways = dict(zip(WAYS, ("the first k are true", "the first k are its own")))
     far, floor = far.assign(scale=far.k.map("{:.0f}".format)), far[real].value.iloc[0]
     title = "Main result: lost at each scale"
-    first = lost.assign(kind=kinds * models), "kind", title, "KID x1000", 0, None
+    first = lost.assign(kind=kinds * models), "kind", title, "KID x1000", 0
     title = "After k given maps (grey: real pictures)"
     far = far[~real].assign(way=far.direction.map(ways))
     second = far, "way", title, "KID x1000", floor, "the first k are true"
@@ -307,7 +307,7 @@ def plot_error(table: pd.DataFrame):  # From `exposure_auc`
     "How well a judge knows pairs of context and codes from real ones."
     arms = table[~table.pairs.str.contains("summary|excess")]
     title = "Main result: free running minus the null"
-    first = rows_of(table, pairs="excess"), "pairs", title, "difference of AUC", 0, None
+    first = rows_of(table, pairs="excess"), "pairs", title, "difference of AUC", 0
     title = "How well a judge knows them from real"
     return panels([first, (arms, "pairs", title, "AUC", 0.5, "free running")])
 
@@ -553,9 +553,9 @@ def plot_others(table: pd.DataFrame):  # From `measures_of_others`
     of = lambda measure: rows_of(table, measure=measure)
     few = "KID in true context\nis not above zero in every resampling"
     ratio = "ratio; 1: own context costs nothing"
-    parts = [(of("EB-C, pictures"), "model", "EB-C of pictures, k maps given", ratio, 1, None)]
-    parts += [(of("EB-C, codes"), "model", "EB-C of codes, by map", ratio, 1, None)]
-    parts += [(of("ISCS"), "model", "ISCS, by the later map", "distance; 0: like real", 0, None)]
+    parts = [(of("EB-C, pictures"), "model", "EB-C of pictures, k maps given", ratio, 1)]
+    parts += [(of("EB-C, codes"), "model", "EB-C of codes, by map", ratio, 1)]
+    parts += [(of("ISCS"), "model", "ISCS, by the later map", "distance; 0: like real", 0)]
     return panels(parts, xlabel="k, or map", why=few)
 
 # %% ../../nbs/11_diagnostics.ipynb #dcdca9d2
