@@ -102,9 +102,9 @@ def test_what_is_written_for_adm_and_its_shards_are_judged_alike(small):
 
 def test_steps_sides_rejection(small):
     folder, drawn = small
-    run(folder, '--size', 'mini', '--n', '20', '--rejection', '3', '--out', 'r.json')
+    assert 'the network that chose the samples judges them, too' in run(folder, '--size', 'mini', '--n', '20', '--rejection', '3', '--out', 'r.json')
     record = json.loads((folder/'r.json').read_text())
-    assert record['rejection'] == 3 and record['n'] == 20 == record['distances'][0]['n'] and drawn == [100]
+    assert record['judge_chose'] is True and record['rejection'] == 3 and record['n'] == 20 == record['distances'][0]['n'] and drawn == [100]
     run(folder, '--size', 'mini', '--n', '20', '--steps', '2', '--out', 's.json')
     run(folder, '--size', 'mini', '--n', '20', '--scales', '1,3,6', '--out', 't.json')
     both = [json.loads((folder/f).read_text()) for f in ('s.json', 't.json')]

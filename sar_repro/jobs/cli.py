@@ -341,6 +341,7 @@ def sample(
     if size:
         get_size(size)
     from sar_repro.engine.files import check_output, check_replace, weights_path
+    from sar_repro.engine.sources import how_many
     from sar_repro.models import load_models
     from sar_repro.sampling import Sheet, class_names, classes_told, wanted_classes, wanted_edit
     from sar_repro.sampling import wanted_schedule, wanted_setting
@@ -362,7 +363,8 @@ def sample(
     sheet.check(len(labels))
     images = sheet.draw(model, vae, labels, given, **how)
     sheet.save(images, labels, class_names(model.cfg.num_classes, weights))
-    typer.echo(f"{len(images)} images of {len(labels)} classes: {near(out)}")
+    number = f"{how_many(len(images), 'image')} of {how_many(len(labels), 'class')}"
+    typer.echo(f"{number}: {near(out)}")
 
 # %% ../../nbs/90_cli.ipynb #9d6e9de2
 WHAT = (

@@ -435,6 +435,9 @@ def judge_model(
         _same_classes(model, ruler.train)
     n = wish.n or (2000 if ruler.train is not None else 50 * classes)
     chooser = find_classifier(size, classes, ruler.net) if wish.rejection else None
+    flattered = chooser is not None and type(chooser) is type(ruler.net)
+    if flattered:
+        say("note: the network that chose the samples judges them, too, so they look nearer")
     weights = Path(wish.what or weights_path(size, "model"))
     fixed = {} if sides == model.cfg.scales else dict(scales=sides)
     fixed |= dict(more_smooth=True) if wish.more_smooth else {}
@@ -455,7 +458,8 @@ def judge_model(
                 far = f"{ruler.reals[0].network} {found[0][ruler.reals[0].network]:.4g}"
                 say(f"guidance {point['guidance']:g}, top_p {point['top_p']:g}: {far}")
     facts = dict(size=size, checkpoint=shown(wish.what) if wish.what else "shipped", n=n)
-    facts |= dict(seed=wish.seed, **fixed, **(dict(rejection=times) if chooser else {}))
+    chosen = dict(rejection=times, judge_chose=flattered) if chooser else {}
+    facts |= dict(seed=wish.seed, **fixed, **chosen)
     values = lambda k: list(dict.fromkeys(p[k] for p in points)) if points[1:] else points[0][k]
     facts |= {k: values(k) for k in ("guidance", "top_k", "top_p")}
     facts |= dict(classes=classes)
