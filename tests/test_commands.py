@@ -101,8 +101,8 @@ def pictures(folder):
     rng = np.random.default_rng(0)
     for i in range(66):
         place = Path(folder)/f'photos/{i%2}'; place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(place/f'{i}.png')
-    np.savez(Path(folder)/'samples.npz', arr_0=rng.integers(0, 256, (12, 16, 16, 3), dtype=np.uint8))
+        image = Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)); image.save(place/f'{i}.png')
+        ten = Path(folder)/f'ten/{i%10}'; ten.mkdir(parents=True, exist_ok=True); image.save(ten/f'{i}.png') # of as many classes as the model
     for name in ('picture', 'mask', 'hole'): Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(Path(folder)/f'{name}.png')
     np.savez(Path(folder)/'samples.npz', arr_0=rng.integers(0, 256, (20, 16, 16, 3), dtype=np.uint8))
     loss = next(c for c in notebooks.cells_of(notebooks.find_notebook('10_strategies')) if ''.join(c['source']).startswith('LOSS = '))
@@ -134,7 +134,7 @@ def run_sar(place, words, offline=False):
     assert 'Traceback' not in done.stderr, (words, done.stderr[-1500:])
 
 WEIGHTS = 'runs/mini-fashion16-sar-s0/model.safetensors'
-FILL = {'{size}': 'mini', 'pretrained/mini/model.safetensors': WEIGHTS, 'FOLDER': 'photos', 'CHECKPOINT': WEIGHTS, '{weights}': WEIGHTS, '{place}': 'runs/mini-fashion16-sar-s0/tokenizer.safetensors',
+FILL = {'{size}': 'mini', 'pretrained/mini/model.safetensors': WEIGHTS, 'pretrained/mini/sar.safetensors': WEIGHTS, 'FOLDER': 'photos', 'CHECKPOINT': WEIGHTS, '{weights}': WEIGHTS, '{place}': 'runs/mini-fashion16-sar-s0/tokenizer.safetensors',
         '$RANK': '0', '$HEAD': '127.0.0.1', 'VALUE': 'smoke', 'FILE...': str(ROOT/'data/golden/losses_small.safetensors'), '../photos300': 'photos', '{path.stem}': '07_train', '{words[0]}': 'sample'}
 
 def words_of(command):
@@ -171,7 +171,7 @@ def execute(place, words): # the notebooks of nbs/ stay as they are
     assert done.returncode == 0 and words[2] in done.stdout, done.stderr
 def parity(place, words): run_sar(place, ['parity', *([str(ROOT/w) for w in words[2:]] or [FILL['FILE...']])])
 def job(place, words): run_sar(place, [*words[1:], '-p', 'budget', 'smoke', *([] if 'size' in words else ['-p', 'size', 'mini'])])
-def train(place, words): run_sar(place, put(words[1:], budget='smoke'))
+def train(place, words): run_sar(place, put(['ten' if w == 'photos' else w for w in words[1:]], budget='smoke'))
 def lacking(place, words): run_sar(place, [*words[1:], '-p', 'budget', 'smoke'], offline=True) # weights that do not ship
 def tokenizer(place, words): run_sar(place, [*(w if w != 'tiny' else 'mini' for w in words[1:]), '-p', 'budget', 'smoke'])
 
