@@ -134,7 +134,7 @@ def run_sar(place, words, offline=False):
     assert 'Traceback' not in done.stderr, (words, done.stderr[-1500:])
 
 WEIGHTS = 'runs/mini-fashion16-sar-s0/model.safetensors'
-FILL = {'{size}': 'mini', 'pretrained/mini/model.safetensors': WEIGHTS, 'pretrained/mini/sar.safetensors': WEIGHTS, 'FOLDER': 'photos', 'CHECKPOINT': WEIGHTS, '{weights}': WEIGHTS, '{place}': 'runs/mini-fashion16-sar-s0/tokenizer.safetensors',
+FILL = {'{size}': 'mini', 'pretrained/mini/model.safetensors': WEIGHTS, 'pretrained/mini/sar.safetensors': WEIGHTS, 'FOLDER': 'photos', 'CHECKPOINT': WEIGHTS, 'CKPT': WEIGHTS, 'RUN': 'runs/mini-fashion16-sar-s0', '{weights}': WEIGHTS, '{place}': 'runs/mini-fashion16-sar-s0/tokenizer.safetensors',
         '$RANK': '0', '$HEAD': '127.0.0.1', 'VALUE': 'smoke', 'FILE...': str(ROOT/'data/golden/losses_small.safetensors'), '../photos300': 'photos', '{path.stem}': '07_train', '{words[0]}': 'sample'}
 
 def words_of(command):

@@ -130,10 +130,11 @@ def check_run_folder(
     path = possible_folder(path)
     if path.exists() and not path.is_dir():
         raise SarError(f"{shown(path)} is a file: pass a folder as out_dir")
+    # listed first: another process may be beginning the run, and what it wrote since is read
+    there = sorted(p.name for p in path.iterdir()) if path.is_dir() else []
     if read_json(path / "run.json", method=str, start=str) or _states_in(path):
         return path
     own = rf"\.lock|run\.json|samples-\w+|sar_repro|wandb|events\..+|{TEMPORARY}"
-    there = sorted(p.name for p in path.iterdir()) if path.is_dir() else []
     others = [n for n in there if not re.fullmatch(own, n)]
     if others or "run.json" in there:
         raise SarError(
