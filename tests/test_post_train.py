@@ -125,11 +125,11 @@ from sar_repro.engine.machine import autocast
 from sar_repro.jobs.runs import ToyTokens, toy_model
 from sar_repro.strategies import METHODS
 
-def mapped(): # kB of a file without a name that this process maps, and of them changed by it
+def mapped(): # kB of a file without a name that this process maps, and of them changed by it, so that the kernel made copies
     found, held = [0, 0], False
     for line in open('/proc/self/smaps'):
         if '-' in line.split()[0]: held = 'weights.pt (deleted)' in line
-        elif held: found = [a + int(line.split()[1]) if line.startswith(k) else a for a, k in zip(found, ('Size:', 'Private_Dirty:'))]
+        elif held: found = [a + int(line.split()[1]) if line.startswith(k) else a for a, k in zip(found, ('Size:', 'Anonymous:'))]
     return found
 
 def both(rank, place):
