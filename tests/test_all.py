@@ -33,7 +33,7 @@ def test_skips_resumes_and_lists(toys):
     (toys/'03_toy.ipynb').write_text(json.dumps(changed))
     assert '1 notebooks run' in sar('run', '--all', '--budget', 'smoke', '--out', toys/'all').stdout
 
-SOME = '07_train', '10_strategies' # nbdev_test runs every notebook; here the way through papermill is tested
+SOME = '06_csfl', '07_train' # nbdev_test runs every notebook; here the way through papermill is tested
 
 def test_the_real_pipeline_in_small(tmp_path, monkeypatch):
     "Real notebooks with the smoke budget, through papermill; nothing of the repository is touched."
