@@ -362,7 +362,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/sar_repro', 'doc_host': ''
                                     'sar_repro.evaluate._kernel_self': ('evaluate.html#_kernel_self', 'sar_repro/evaluate.py'),
                                     'sar_repro.evaluate._same_classes': ('evaluate.html#_same_classes', 'sar_repro/evaluate.py'),
                                     'sar_repro.evaluate._spanned': ('evaluate.html#_spanned', 'sar_repro/evaluate.py'),
-                                    'sar_repro.evaluate.balanced_labels': ('evaluate.html#balanced_labels', 'sar_repro/evaluate.py'),
                                     'sar_repro.evaluate.compare': ('evaluate.html#compare', 'sar_repro/evaluate.py'),
                                     'sar_repro.evaluate.distance_table': ('evaluate.html#distance_table', 'sar_repro/evaluate.py'),
                                     'sar_repro.evaluate.effnet_lite0': ('evaluate.html#effnet_lite0', 'sar_repro/evaluate.py'),

@@ -44,7 +44,7 @@ __all__ = ['EFFNET_SIDE', 'IMAGENET_MEAN', 'IMAGENET_STD', 'REFERENCES', 'PAIRED
            'EffNet', 'Classifier', 'JudgeNet', 'judge_of', 'feature_extractor', 'with_places', 'image_features',
            'BothSides', 'Reference', 'one_side', 'kid_pairs', 'kid_by_picture', 'kid', 'told_kid', 'frechet_distance',
            'compare', 'inception_score', 'distance_table', 'sample_labels', 'real_spread', 'few_held_out',
-           'balanced_labels', 'evaluate_model']
+           'evaluate_model']
 
 # %% ../nbs/08_evaluate.ipynb #f01cf3fc
 EFFNET_SIDE = 96  # side in pixels that EfficientNet sees
@@ -527,14 +527,6 @@ def few_held_out(
     )
 
 # %% ../nbs/08_evaluate.ipynb #105d08f7
-def balanced_labels(
-    num_classes: int,  # Classes
-    per_class: int,  # Samples of each
-) -> torch.Tensor:  # int64 (num_classes per_class,): 0, 1, ..., 0, 1, ...
-    "As many samples of every class; each prefix is as balanced as it can be."
-    return torch.arange(num_classes).repeat(per_class)
-
-
 def _same_classes(model, data):
     known, there = model.cfg.num_classes, data.num_classes
     if there != known:

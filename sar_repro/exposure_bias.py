@@ -32,7 +32,7 @@ from .models import load_model, load_models
 from .evaluate import BothSides, image_features, kid_by_picture, one_side
 
 # %% auto #0
-__all__ = ['LACKING', 'MEASURES', 'HOT', 'WAYS', 'STRENGTHS', 'Probe', 'check_probe', 'picture_groups', 'load_probe',
+__all__ = ['LACKING', 'MEASURES', 'HOT', 'WAYS', 'RATIO', 'STRENGTHS', 'Probe', 'check_probe', 'picture_groups', 'load_probe',
            'check_later', 'later_probe', 'logits_from', 'token_bits', 'one_step', 'finish', 'same_classes',
            'other_pictures', 'null_pictures', 'contexts', 'random_codes', 'with_other', 'decode_finest', 'gap',
            'at_temperature', 'best_temperature', 'at_best', 'with_nulls', 'rise_after', 'shipped_later', 'prefixes',
@@ -557,6 +557,9 @@ def oracle_prefix(
     return pd.concat([*tables, attribution(probe, lost, null)], ignore_index=True)
 
 
+RATIO = "KID of own over KID of true context"  # a measure of `oracle_prefix`
+
+
 # EB-C (1905.10617) with k maps given; no value where true context is as near as real pictures are
 def _own_over_true(probe, kid, k):
     own, true = (kid[WAYS[0], i] for i in (0, k))
@@ -565,7 +568,7 @@ def _own_over_true(probe, kid, k):
     value, ends = math.nan, (math.nan, math.nan)
     if min(near.min().item(), true.mean().item()) > 0:
         value, ends = (own.mean() / true.mean()).item(), np.quantile(far / near, (0.025, 0.975))
-    facts = dict(measure="KID of own over KID of true context", direction=WAYS[0], k=-1)
+    facts = dict(measure=RATIO, direction=WAYS[0], k=-1)
     return pd.DataFrame([dict(facts, scale=f"{k}", value=value, low=ends[0], high=ends[1])])
 
 # %% ../nbs/04_exposure_bias.ipynb #d39ef25a

@@ -13,7 +13,6 @@ SCRIPT = textwrap.dedent('''
     from pathlib import Path
     from sar_repro.engine.core import SIZES, TrainConfig
     from sar_repro.data import load_dataset
-    from sar_repro.evaluate import balanced_labels
     from sar_repro.sampling import sample_shards
     from sar_repro.scale_ar import FlexVAR
     from sar_repro.models import load_tokenizer
@@ -29,7 +28,7 @@ SCRIPT = textwrap.dedent('''
         torch.manual_seed(0)
         model = FlexVAR(replace(tiny, depth=1, embed_dim=64, num_heads=1, num_classes=pictures.num_classes))
         train_run(model, data, get_loss('sar'), TrainConfig(epochs=1, batch_size=60, micro_batch=30, precision='fp32', warmup=0.5), out/'run', save_every=1)
-        shards = sample_shards(model, vae, balanced_labels(pictures.num_classes, 1)[:50], out/'samples', seed=0, per_shard=10, group=5, precision='fp32', guidance=1.5, top_p=0.9)
+        shards = sample_shards(model, vae, torch.arange(pictures.num_classes)[:50], out/'samples', seed=0, per_shard=10, group=5, precision='fp32', guidance=1.5, top_p=0.9)
         print(out.name, len(pictures), pictures.num_classes, len(pictures.skipped), weights_hash(model), len(shards), flush=True)
 
     def child(*args): # a fork, so that the libraries are loaded once for all attempts

@@ -110,7 +110,7 @@ def show_images(
 # how each kind of picture file is written: what is not lossless, at a quality that shows no blocks
 _FORMATS = {".png": dict(format="PNG"), ".webp": dict(format="WEBP", lossless=True)}
 _FORMATS |= dict.fromkeys((".jpg", ".jpeg"), dict(format="JPEG", quality=95, subsampling=0))
-_FORMATS |= {".gif": dict(format="GIF")}
+_FORMATS[".gif"] = dict(format="GIF")
 _LONGEST = dict(WEBP=16_383, JPEG=65_500, GIF=65_535)  # pixels of a side
 LEAST_SIDE = 128  # pixels of a picture that people are to look at
 MOST_PIXELS = 700_000_000  # of all frames, each three bytes

@@ -24,6 +24,7 @@ from ..evaluate import Reference
 from sar_repro.exposure_bias import (
     MEASURES,
     Probe,
+    RATIO,
     WAYS,
     at_best,
     check_later,
@@ -44,10 +45,10 @@ from sar_repro.exposure_bias import (
 )
 
 # %% auto #0
-__all__ = ['OWN', 'MEAN', 'NOISE', 'NULL', 'SUMMARY', 'FAIR', 'RATIO', 'MARK', 'BEGUN', 'plot_difficulty', 'plot_gap',
-           'plot_prefix', 'flat_gradient', 'group_losses', 'mean_gradients', 'cosine_of', 'norm_of', 'batches',
-           'gradient_table', 'plot_dynamics', 'pair_features', 'judge_scores', 'exposure_auc', 'plot_error', 'rises',
-           'reach', 'sensitivities', 'plot_sensitivity', 'student_losses', 'conflict', 'plot_conflict', 'code_ratio',
+__all__ = ['OWN', 'MEAN', 'NOISE', 'NULL', 'SUMMARY', 'FAIR', 'MARK', 'BEGUN', 'plot_difficulty', 'plot_gap', 'plot_prefix',
+           'flat_gradient', 'group_losses', 'mean_gradients', 'cosine_of', 'norm_of', 'batches', 'gradient_table',
+           'plot_dynamics', 'pair_features', 'judge_scores', 'exposure_auc', 'plot_error', 'rises', 'reach',
+           'sensitivities', 'plot_sensitivity', 'student_losses', 'conflict', 'plot_conflict', 'code_ratio',
            'consistency', 'measures_of_others', 'plot_others', 'check_diagnosis', 'diagnose', 'diagnose_files']
 
 # %% ../../nbs/11_diagnostics.ipynb #25027941
@@ -460,9 +461,6 @@ def plot_conflict(table: pd.DataFrame):  # From `conflict`
     return panels([first, second], why=NOISE)
 
 # %% ../../nbs/11_diagnostics.ipynb #287bd16f
-RATIO = "KID of own over KID of true context"  # EB-C of pictures, a row of `oracle_prefix`
-
-
 def _frequencies(codes, size, weight):  # (B, l), (reps, B) -> (reps, V)
     counts = torch.zeros(len(codes), size).scatter_add_(1, codes, torch.ones(codes.shape))
     return weight @ (counts / codes.shape[1])

@@ -20,7 +20,7 @@ from ..engine.files import save_tensors, weights_hash
 from ..engine.machine import git_commit
 from ..engine.plots import to_sheet, usual_enlargement
 from ..engine.sources import how_many
-from ..models import ImageModel, ON_THE_HUB, SHARED, load, model_meta
+from ..models import ImageModel, ON_THE_HUB, SAMPLED, SHARED, load, model_meta
 from ..sampling import filmed
 
 # %% auto #0
@@ -131,9 +131,11 @@ def numbers_section(
     known = dict(before="the start", after="this model", samples="this model")
     cell = lambda r, k: known.get(r[k], r[k]) if k == "pictures" else _with_interval(r, k)
     shown_rows = [[cell(r, k) for k in names if k in r] for r in rows]
+    drawn = " ".join(f" {k} {_number(record[k])}," for k in SAMPLED if k in record)
     said = (
         f"Distances of {record.get('n', 'the')} samples in the features of"
-        f" {record.get('features', 'a network')}, by torch-fidelity; less is better. In brackets:"
+        f" {record.get('features', 'a network')}, by torch-fidelity,{drawn} less is better (of"
+        " precision and recall, more). In brackets:"
         " 95 % over samples, the reference taken as given. The floor is what real pictures of the"
         " other part score. One training cannot rank methods."
     )
