@@ -197,8 +197,8 @@ class FlexVAR(BaseModel):
         self.class_emb = nn.Embedding(cfg.num_classes + 1, D)
         self.blocks = nn.ModuleList(Block(cfg) for _ in range(cfg.depth))
         self.head_nm, self.head = AdaHead(D), nn.Linear(D, cfg.vocab_size)
-        # trade time for memory in the backward pass; see `compile_blocks`
-        self.recompute, self.compiled = False, None
+        # memory for time in the backward pass; see `compile_blocks`; type between training's blocks
+        self.recompute, self.compiled, self.stream = False, None, None
         init_weights(self)
 
 # %% ../nbs/03_scale_ar.ipynb #7743db05
@@ -252,6 +252,7 @@ def attention_mask(self: FlexVAR, scales, device):  # (1, 1, L, L), or a `ScaleM
 def trunk(self: FlexVAR, x, cond, mask=None, caches=None, drop_path=None, mods=None):
     """All blocks, (B, L, C) to (B, L, C). `drop_path` (2 depth, B) holds factors, None outside
     training; `mods` what `modulations` gave, None = compute it here."""
+    x = x.to(self.stream) if self.stream and self.training else x
     for i, block in enumerate(self.blocks):
         cache = None if caches is None else caches[i]
         factors = (None, None) if drop_path is None else drop_path[2 * i : 2 * i + 2]

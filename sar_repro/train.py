@@ -128,7 +128,8 @@ def check_loss(
 def _prepared(loss_fn, model, data, cfg):  # the loss, once all is asked that this loop does
     check_loss(loss_fn, cfg)
     asked = [k for k in ("micro_batch", "recompute", "compile") if getattr(cfg, k)]
-    asked += ["precision fp16"] if cfg.precision == "fp16" else []
+    others = dict(precision="fp16", stream="bf16")
+    asked += [f"{k} {v}" for k, v in others.items() if getattr(cfg, k) == v]
     if asked:
         raise SarError(
             f"this loop does not know {', '.join(asked)}: leave it out, or train with"

@@ -19,8 +19,8 @@ from torch.utils._pytree import tree_leaves
 from sar_repro.engine.core import ModelConfig, get_size
 from sar_repro.engine.files import read_json
 from sar_repro.engine.kernels import filter_logits
-from sar_repro.engine.machine import autocast
-from sar_repro.jobs.runs import RunFolder, snapshot
+from sar_repro.engine.machine import autocast, snapshot
+from sar_repro.jobs.runs import RunFolder
 from sar_repro.jobs.speed import PASSES, flops, matmul_rate
 from sar_repro.models import start_models
 from sar_repro.scale_ar import FlexVAR, sample

@@ -345,6 +345,7 @@ class TrainConfig:
     recompute: bool = setting(False, "less memory, about a third more time", _yes)
     compile: bool = setting(False, "torch.compile", _yes, none="from 200 steps, where it works")
     sf_before: str = setting("own", "earlier maps of pass 2 (03c)", ("own", "truth"), later=True)
+    stream: str = setting("fp32", "between blocks", ("fp32", "bf16"), later=True, asked=False)
 
     def __post_init__(self):
         for f in fields(self):  # numbers become int or float

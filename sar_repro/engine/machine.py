@@ -19,13 +19,14 @@ from contextlib import contextmanager
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
+from torch.utils._pytree import tree_leaves, tree_map
 from .core import SarError, check_choice, is_test
 
 # %% auto #0
 __all__ = ['CODE', 'keep_memory', 'default_device', 'team', 'my_rows', 'shared_rows', 'share_weights', 'lonely', 'launch_again',
            'join_team', 'fast_bf16', 'fast_fp16', 'mixed_precision', 'without_fp16', 'upload', 'autocast',
            'full_precision', 'can_compile', 'git_commit', 'machine_class', 'run_record', 'peak_rss', 'available_memory',
-           'progress', 'ahead', 'seconds_left', 'Lenient', 'in_jupyter']
+           'snapshot', 'fits_twice', 'progress', 'ahead', 'seconds_left', 'Lenient', 'in_jupyter']
 
 # %% ../../nbs/81b_machine.ipynb #0311c8b7
 def keep_memory() -> bool:  # Could it be done? (Linux with glibc)
@@ -341,6 +342,30 @@ def available_memory() -> int:  # Bytes; None where the system does not say
         return 1024 * int(next(l for l in lines if l.startswith("MemAvailable")).split()[1])
     except (OSError, StopIteration):
         return None
+
+# %% ../../nbs/81b_machine.ipynb #fde63261
+def snapshot(
+    state,  # Tensors and plain values, nested
+):  # The same, tensors in the CPU's memory
+    "A copy that later steps do not touch."
+
+    def copied(t):
+        if not torch.is_tensor(t):
+            return t
+        here = torch.empty_like(t, device="cpu", pin_memory=t.is_cuda)
+        return here.copy_(t.detach(), non_blocking=True)
+
+    copies = tree_map(copied, state)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return copies
+
+
+def fits_twice(state) -> bool:
+    "Is there memory for a copy of these tensors, and as much again?"
+    free = available_memory()
+    size = sum(t.nbytes for t in tree_leaves(state) if torch.is_tensor(t))
+    return free is None or 2 * size < free
 
 # %% ../../nbs/81b_machine.ipynb #1885a727
 def progress(

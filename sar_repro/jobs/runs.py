@@ -18,7 +18,7 @@ from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 from torch import nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 from ..engine.core import ModelConfig, SarError, SarWarning, TrainConfig
 from ..engine.core import check_choice, in_short, shown, stored
 from sar_repro.engine.files import (
@@ -34,7 +34,7 @@ from sar_repro.engine.files import (
     save_tensors,
     weights_hash,
 )
-from ..engine.machine import available_memory, mixed_precision, progress
+from ..engine.machine import fits_twice, mixed_precision, progress, snapshot
 from ..scale_ar import FlexVAR
 from ..strategies import METHODS, hook, loss_key
 from ..tokenizer import Batch, Codebook, TokenData
@@ -43,7 +43,7 @@ from ..train import check_loss, heldout_loss, lr_at, optimizer, token_mean
 # %% auto #0
 __all__ = ['MACHINE', 'OFTEN', 'STATE', 'ToyTokens', 'toy_model', 'RunFolder', 'check_run_folder', 'possible_folder',
            'resolved_precision', 'losses_of', 'wants_shards', 'is_sharded', 'sharded', 'tracker_name', 'whole_state',
-           'load_moments', 'snapshot', 'Run', 'train_run', 'check_run']
+           'load_moments', 'Run', 'train_run', 'check_run']
 
 # %% ../../nbs/86_runs.ipynb #bfd663dc
 class ToyTokens(TokenData):
@@ -288,6 +288,8 @@ def sharded(
 
 
 def _check_shards(cfg, acc):
+    if cfg.stream == "bf16" and cfg.precision != "bf16":
+        raise SarError(f"stream is bf16 with precision {cfg.precision}: expected precision bf16")
     if wants_shards(acc) and acc.mixed_precision == "fp16":
         raise SarError(
             "precision is fp16, whose scaled loss sharded weights do not know: pass precision fp32,"
@@ -448,29 +450,6 @@ def load_moments(
     set_optimizer_state_dict(model, opt, named, options=how)
 
 # %% ../../nbs/86_runs.ipynb #a46d4a27
-def snapshot(
-    state,  # Tensors and plain values, nested
-):  # The same, tensors in the CPU's memory
-    "A copy that later steps do not touch."
-
-    def copied(t):
-        if not torch.is_tensor(t):
-            return t
-        here = torch.empty_like(t, device="cpu", pin_memory=t.is_cuda)
-        return here.copy_(t.detach(), non_blocking=True)
-
-    copies = tree_map(copied, state)
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return copies
-
-
-def _fits_twice(state):  # is there memory for a copy, and as much again?
-    free = available_memory()
-    size = sum(t.nbytes for t in tree_leaves(state) if torch.is_tensor(t))
-    return free is None or 2 * size < free
-
-
 class Run:
     "A training under way: it takes steps, ends epochs, and writes states."
 
@@ -499,8 +478,8 @@ class Run:
     def _prepare(self, opt_state):
         cfg, model = self.cfg, self.model.train().requires_grad_(True)
         model.recompute = cfg.recompute
-        # one graph for all drawn lengths
-        lengths = dict(dynamic=True) if getattr(self.data, "drawn", False) else {}
+        model.stream = torch.bfloat16 if cfg.stream == "bf16" else None
+        lengths = dict(dynamic=True) if getattr(self.data, "drawn", False) else {}  # one graph
         model.compile_blocks(cfg.compile and not wants_shards(self.acc), **lengths)
         shards = wants_shards(self.acc)
         net = sharded(model, self.acc) if shards else model
@@ -590,7 +569,7 @@ class Run:
             if self.acc.scaler is not None:
                 parts["scaler"] = self.acc.scaler.state_dict()
             self.settle()
-            if self.writer is None or not _fits_twice(parts):
+            if self.writer is None or not fits_twice(parts):
                 return self._write(step, parts)
             self.writing = self.writer.submit(self._write, step, snapshot(parts))
 
