@@ -15,6 +15,7 @@ sys.path[:0] = [str(ROOT), str(ROOT/'tools')]
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from parts import main
@@ -70,13 +71,39 @@ def ceilings(dry, device):
     copy, _ = seconds(lambda: y.copy_(x), 20, device)  # a captured copy is slower: not a ceiling
     return dict(side=n, TFLOPs=matmul_rate(device, n)/1e12, copied_bytes=x.nbytes, copy_TBs=2*x.nbytes/copy/1e12)
 
-def grouped(q, k, v, ends, first):
-    "The first scales under a small mask, every later scale in one call on its prefix, without a mask."
-    e = ends[first]
-    small = ends.mask[:e, :e].contiguous()
-    parts = [F.scaled_dot_product_attention(q[:, :, :e], k[:, :, :e], v[:, :, :e], attn_mask=small)]
-    for a, b in zip(ends[first:], ends[first + 1:]): parts.append(F.scaled_dot_product_attention(q[:, :, a:b], k[:, :, :b], v[:, :, :b]))
-    return torch.cat(parts, 2)
+class Grouped(torch.autograd.Function):
+    """The first scales under a small mask, every later scale in one call on its prefix, without a mask. Gradients of
+    the parts are added in place: slices that autograd cuts write and add whole tensors, a part at a time."""
+    @staticmethod
+    def forward(ctx, q, k, v, ends, first):
+        e, ctx.parts = ends[first], []
+        for a, b in ((0, e), *zip(ends[first:], ends[first + 1:])):
+            some = [t.detach().requires_grad_() for t in (q[:, :, a:b], k[:, :, :b], v[:, :, :b])]
+            with torch.enable_grad(): ctx.parts.append((a, b, some, F.scaled_dot_product_attention(*some, attn_mask=None if a else ends.mask[:e, :e].contiguous())))
+        return torch.cat([out.detach() for *_, out in ctx.parts], 2)
+
+    @staticmethod
+    def backward(ctx, up):
+        sums = None
+        for a, b, some, out in reversed(ctx.parts): # the last part sees all keys: its gradients are what the others are added to
+            own = torch.autograd.grad(out, some, up[:, :, a:b])
+            if sums is None: sums = [torch.empty_like(up), *own[1:]]
+            else:
+                for whole, part in zip(sums[1:], own[1:]): whole[:, :, :b] += part
+            sums[0][:, :, a:b] = own[0]
+        return *sums, None, None
+
+def by_cudnn(form):
+    "The same form, where only cuDNN's kernels may be taken: one that they cannot do says so."
+    def held():
+        with sdpa_kernel(SDPBackend.CUDNN_ATTENTION): return form()
+    return held
+
+def tried(form):
+    "Why a form cannot be had here, in one line; '' where it can."
+    try: form().sum().backward()
+    except RuntimeError as e: return str(e).splitlines()[0]
+    return ''
 
 class Ends(list):
     "Where each scale begins, and the causal mask of the whole sequence, as the model adds it."
@@ -85,7 +112,7 @@ class Ends(list):
         self.mask = causal_mask(scales, device, dtype)[0, 0]
 
 def attention(dry, device):
-    "One layer's attention, forward and backward: the mask as it is, grouped by scale, flex_attention."
+    "One layer's attention, forward and backward: the mask as it is, grouped by scale, both by cuDNN alone, flex_attention."
     cfg, rows = get_size('tiny' if dry else 'd16').model, []
     dtype = torch.float32 if dry else torch.bfloat16
     ends, heads = Ends(cfg.scales, device, dtype), cfg.num_heads
@@ -94,8 +121,9 @@ def attention(dry, device):
         q, k, v = (torch.randn(batch, heads, L, width, device=device, dtype=dtype, requires_grad=True) for _ in range(3))
         up = torch.randn_like(q)
         forms = dict(masked=lambda: F.scaled_dot_product_attention(q, k, v, attn_mask=ends.mask))
-        for first in (len(cfg.scales)//2, len(cfg.scales)//2 + 2): forms[f'grouped after scale {first}'] = lambda first=first: grouped(q, k, v, ends, first)
+        for first in (len(cfg.scales)//2, len(cfg.scales)//2 + 2): forms[f'grouped after scale {first}'] = lambda first=first: Grouped.apply(q, k, v, ends, first)
         if not dry:
+            forms |= {f'{name}, cuDNN': by_cudnn(form) for name, form in forms.items()}
             blocks, flex = create_block_mask(lambda b, h, i, j: ends.mask[i, j] == 0, None, None, L, L, device=str(device)), torch.compile(flex_attention)
             forms['flex'] = lambda: flex(q, k, v, block_mask=blocks)
         few = [t.detach()[:2].double().requires_grad_() for t in (q, k, v)]
@@ -103,6 +131,9 @@ def attention(dry, device):
         exact.backward(up[:2].double())
         slope = torch.stack([t.grad for t in few])
         for name, form in forms.items():
+            if why := tried(form):
+                rows.append(dict(form=name, pictures=batch, said=why))
+                continue
             def both():
                 q.grad = k.grad = v.grad = None
                 form().backward(up)
@@ -112,7 +143,8 @@ def attention(dry, device):
             gradient_error = ((found - slope).norm()/slope.norm()).item()
             eager, graph = seconds(both, 3 if dry else 20, device)
             rows.append(dict(form=name, pictures=batch, seconds=eager, graph_seconds=graph, error=error, gradient_error=gradient_error))
-    return dict(dtype=str(dtype), tokens=L, heads=heads, rows=rows)
+    best = {n: min((r for r in rows if r['pictures'] == n and 'seconds' in r), key=lambda r: r['graph_seconds'] or r['seconds'])['form'] for n in {r['pictures'] for r in rows}}
+    return dict(quickest=best, dtype=str(dtype), tokens=L, heads=heads, rows=rows)
 
 def steps(dry, device):
     "The step with plain and with compiled blocks, in turns; memory is what a step adds to nothing."
@@ -120,11 +152,13 @@ def steps(dry, device):
     ceiling = matmul_rate(device, 256 if dry else None)
     for batch in (2,) if dry else (16, 64):
         stands, memory, first = {}, {}, {}
-        forms = dict(plain=None) if dry else {'plain': None, 'compiled blocks': {}, 'compiled for any length': dict(dynamic=True)}
+        forms = {'plain': None, 'plain, bf16 between blocks': None}
+        if not dry: forms |= {'compiled blocks': {}, 'compiled blocks, bf16 between': {}, 'compiled for any length': dict(dynamic=True)}
         for name, how in forms.items():
             held = torch.cuda.memory_allocated() if device.type == 'cuda' else 0
             stands[name] = Stand(size, batch, device)
             if how is not None: stands[name].model.compile_blocks(**how)
+            if 'bf16' in name: stands[name].model.stream = torch.bfloat16
             if device.type == 'cuda': torch.cuda.reset_peak_memory_stats()
             first[name] = stands[name].step('sar')
             stands[name].step('sar')
