@@ -7,19 +7,14 @@ from __future__ import annotations
 import math
 import os
 import pandas as pd
-import psutil
 import statistics
 import subprocess
 import sys
 import time
 import torch
-from collections import Counter
-from functools import wraps
-from pathlib import Path
 from torch.profiler import record_function
 from ..engine.core import ModelConfig, ROOT, SarError, TrainConfig, get_size
 from ..engine.machine import autocast, default_device, mixed_precision, peak_rss, progress
-from ..engine.files import read_json, save_json
 from ..engine.machine import run_record
 from ..tokenizer import Batch
 from ..scale_ar import cast_models, group_size, replay_for, sample
@@ -28,8 +23,8 @@ from ..strategies import get_loss
 from ..train import param_groups
 
 # %% auto #0
-__all__ = ['PASSES', 'KINDS', 'BATCH', 'STAGES', 'flops', 'matmul_rate', 'Stand', 'step_times', 'two_steps', 'peak_memory',
-           'sampling_time', 'timed', 'rehearse', 'Watch', 'watch', 'profiled', 'bench', 'bench_lines']
+__all__ = ['PASSES', 'KINDS', 'BATCH', 'flops', 'matmul_rate', 'Stand', 'step_times', 'two_steps', 'peak_memory', 'sampling_time',
+           'timed', 'rehearse', 'bench', 'bench_lines']
 
 # %% ../../nbs/88_speed.ipynb #f1d14c5f
 def flops(
@@ -261,87 +256,6 @@ def rehearse(
     found |= dict(sample=timed(lambda: sample(model, vae, y, **how)) / n)
     some = sample(model, vae, y, **how)
     return found | dict(features=timed(lambda: image_features(net, some)) / n)
-
-# %% ../../nbs/88_speed.ipynb #88a0b002
-STAGES = {  # what cells call, and what it is counted to
-    "data and tokens": ("load_job", "load_dataset", "load_models", "load_tokenizer"),
-    "training": ("train", "train_run", "train_size"),
-    "sampling": ("draw_job", "sample"),
-    "held-out loss and context": ("heldout_loss", "exposure"),
-    "judging": ("judge_job", "image_features", "distance_table", "evaluate_model"),
-    "figures": ("show_images", "bars", "live"),
-}
-
-
-class Watch:
-    "Counts the seconds of a kernel's cells, and keeps them in a file."
-
-    def __init__(self, shell, path):  # IPython's; a file of JSON
-        self.shell, self.path, self.spent, self.within = shell, path, Counter(), [0.0]
-
-    def compiled(self) -> float:  # seconds of torch.compile so far
-        dynamo = sys.modules.get("torch._dynamo.utils")
-        return dynamo.calculate_time_spent()["total_wall_time"] if dynamo else 0.0
-
-    def timed(self, act, stage):  # the same function, its seconds counted
-        @wraps(act)
-        def run(*args, **how):
-            begun, before = time.time(), self.compiled()
-            self.within.append(0.0)
-            try:
-                return act(*args, **how)
-            finally:
-                self.close(stage, time.time() - begun, self.compiled() - before)
-
-        run.watched = True
-        return run
-
-    def close(self, stage, took, compiling=0.0):  # of a call: without those within it
-        inner = self.within.pop()
-        self.spent[stage] += took - inner - compiling
-        self.spent["compiling"] += compiling
-        self.within[-1:] = [self.within[-1] + took] if self.within else [0.0]
-
-    def before(self, info):  # a cell
-        for stage, names in STAGES.items():
-            for name in names:
-                act = self.shell.user_ns.get(name)
-                if hasattr(act, "__code__") and not hasattr(act, "watched"):
-                    self.shell.user_ns[name] = self.timed(act, stage)
-        self.source, self.begun, self.within = info.raw_cell, time.time(), [0.0]
-
-    def after(self, result):  # a cell
-        marks = {r"^(from|import) ": "imports", r"\bplt\.|_figure": "figures"}
-        kinds = (kind for mark, kind in marks.items() if re.search(mark, self.source, re.M))
-        self.close(next(kinds, "other cells"), time.time() - self.begun)
-        save_json(self.path, dict(self.spent))
-
-
-def watch(
-    shell,  # Of IPython, in a kernel
-    begun: float,  # Time at which it began to import this module
-):
-    "Count seconds into the file that the environment's SAR_PROFILE names."
-    seen = Watch(shell, Path(os.environ["SAR_PROFILE"]))
-    seen.spent["imports"] = time.time() - begun
-    shell.events.register("pre_run_cell", seen.before)
-    shell.events.register("post_run_cell", seen.after)
-
-
-def profiled(
-    path: Path,  # File of a `Watch`, replaced by the record
-    notebook: str,  # Name of what was run
-) -> str:  # A table
-    "Where the seconds of this process, and of the kernel that it ran, went."
-    wall, found = time.time() - psutil.Process().create_time(), read_json(path)
-    found["start and end of the command"] = wall - sum(found.values())
-    stages = {k: round(v, 2) for k, v in sorted(found.items(), key=lambda kv: -kv[1]) if v > 0.005}
-    cpu = round(sum(os.times()[:4]), 1)
-    about = dict(notebook=notebook, seconds=round(wall, 2), cpu_seconds=cpu, stages=stages)
-    save_json(path, run_record(**about))
-    table = pd.DataFrame({"seconds": stages, "%": {k: 100 * v / wall for k, v in stages.items()}})
-    head = f"where the time went: {wall:.0f} s, of which the processor worked {cpu:.0f} s"
-    return f"{head}\n{table.round(1).to_string()}"
 
 # %% ../../nbs/88_speed.ipynb #ea88301f
 def bench(
