@@ -8,7 +8,7 @@ from conftest import ROOT
 def script(*args, name='gpu'): return subprocess.run([sys.executable, str(ROOT/f'tools/{name}.py'), *map(str, args)], capture_output=True, text=True, timeout=300)
 
 def test_every_part_runs_dry(tmp_path):
-    parts = 'golden,ceilings,steps,attention,sampling,graphs,fp16,saving,profile,training'  # the others are `sar bench`, which has its own tests
+    parts = 'golden,ceilings,steps,whole,attention,sampling,graphs,fp16,saving,profile,training'  # the others are `sar bench`, which has its own tests
     done = script('--dry', '--out', tmp_path, '--parts', parts)
     assert done.returncode == 0, done.stderr[-2000:]
     records = {p: json.loads((tmp_path/f'{p}.json').read_text()) for p in parts.split(',')}
@@ -18,6 +18,7 @@ def test_every_part_runs_dry(tmp_path):
     assert len(errors) == 3 and max(map(max, errors.values())) < 1e-5, errors  # grouped by scale is the masked form, forward and backward
     assert all(r['seconds'] > 0 for r in records['sampling']['rows'])
     assert [r['equal'] for r in records['graphs']['rows']] == [1, 1] and len(records['graphs']['rows'][1]['said']) == 1 # a CPU records no CUDA graph, says so, and draws on
+    assert all(r['weights_off'] == 0 for r in records['whole']['rows']) and records['whole']['rows'][1]['said'] # the step that can be recorded is the plain one; a CPU says that it records none
     whole, half = records['fp16']['logs']['fp32'], records['fp16']['logs']['fp16']
     assert half['skipped'] == [0, 0, 0] and half['tf'] == pytest.approx(whole['tf'], rel=1e-3) and half['grad'] == pytest.approx(whole['grad'], rel=1e-2)
     assert min(r['written'] for r in records['saving']['rows']) > 0

@@ -5,6 +5,7 @@
 Each part writes one record as soon as it is measured; a part that fails says why and the rest goes on. With --dry
 everything runs on the CPU in a few seconds, on small shapes, and its figures mean nothing."""
 import statistics, sys, tempfile, time, warnings
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,7 +27,9 @@ from sar_repro.data import load_dataset
 from sar_repro.jobs.own import STEPS, own_tokenizer, plan_tokenizer, train_arms
 from sar_repro.jobs.parity import check_file
 from sar_repro.jobs.runs import ToyTokens, toy_model, train_run
-from sar_repro.jobs.speed import PASSES, Stand, bench, flops, matmul_rate, sampling_time
+from sar_repro.engine.machine import autocast
+from sar_repro.tokenizer import Batch
+from sar_repro.jobs.speed import KINDS, PASSES, Stand, bench, flops, matmul_rate, sampling_time
 from sar_repro.evaluate import evaluate_model
 from sar_repro.scale_ar import causal_mask, cast_models, draw_group
 from sar_repro.strategies import get_loss
@@ -146,6 +149,73 @@ def attention(dry, device):
     best = {n: min((r for r in rows if r['pictures'] == n and 'seconds' in r), key=lambda r: r['graph_seconds'] or r['seconds'])['form'] for n in {r['pictures'] for r in rows}}
     return dict(quickest=best, dtype=str(dtype), tokens=L, heads=heads, rows=rows)
 
+@dataclass
+class Held(Batch):
+    "A batch whose noise lies where a recorded step finds it."
+    held: dict = field(default_factory=dict)
+
+    def noise(self, stream, n):
+        key = stream, len(self.index), n
+        if key not in self.held: self.held[key] = super().noise(stream, n)
+        return self.held[key]
+
+class Whole(Stand):
+    "Steps that are functions of tensors, nothing asked in between: passes, clipping and update as one CUDA graph."
+    def held_batch(self):
+        batch = self.fresh_batch()
+        return Held(**{f.name: getattr(batch, f.name) for f in fields(Batch)})
+
+    def work(self, kind, batch, keys, tokens, labels, *noises):
+        cfg = TrainConfig(**KINDS[kind])
+        batch = replace(batch, tokens=tokens, labels=labels, held=dict(zip(keys, noises)))
+        self.opt.zero_grad(set_to_none=True)
+        losses = get_loss(cfg.method)(self.model, batch, cfg)
+        while True:
+            with autocast(self.device, self.precision): got = next(losses, None)
+            if got is None: break
+            got[1].backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 2.0)
+        self.opt.step()
+        return batch.held
+
+    def begin(self, kind):
+        "A step as it is, which tells what noise it asks for; the next are recorded, then replayed."
+        for group in self.opt.param_groups: group['capturable'] = self.device.type == 'cuda'
+        batch = self.held_batch()
+        self.keys = tuple(self.work(kind, batch, (), batch.tokens, batch.labels))
+        self.kind, self.fixed, self.replay = kind, partial(self.work, kind, batch, self.keys), Replay()
+
+    def step(self, kind):
+        if getattr(self, 'kind', None) != kind: self.begin(kind)
+        wait(self.device)
+        start, batch = time.perf_counter(), self.held_batch()
+        for stream, _, n in self.keys: batch.noise(stream, n)
+        self.replay(self.fixed, batch.tokens, batch.labels, *(batch.held[k] for k in self.keys))
+        wait(self.device)
+        return time.perf_counter() - start
+
+def whole(dry, device):
+    "Whole steps as one CUDA graph beside the same steps as they are, in turns; whether both end with the same weights."
+    size, rounds, rows = ('mini', 2, []) if dry else ('d16', 5, [])
+    for batch in (2,) if dry else (16, 64):
+        for kind in ('tf', 'sar'):
+            stands = {'plain': Stand(size, batch, device), 'graph': Whole(size, batch, device)}
+            if not dry:
+                for stand in stands.values(): stand.model.compile_blocks()
+            times = {name: [] for name in stands}
+            with warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter('always')
+                stands['plain'].step(kind) # the graph's first step is one more, see `begin`
+                for _ in range(rounds + 3):
+                    for name, stand in stands.items(): times[name].append(stand.step(kind))
+            pairs = [*zip(*(s.model.parameters() for s in stands.values()))]
+            off = max((a - b).abs().max().item() for a, b in pairs)
+            said = [str(w.message) for w in told if 'CUDA graph' in str(w.message)]
+            rows += [dict(form=name, kind=kind, pictures=batch, seconds=statistics.median(t[3:]), weights_off=off, said=said) for name, t in times.items()]
+            stands.clear()
+            if device.type == 'cuda': torch.cuda.empty_cache()
+    return dict(size=size, rows=rows)
+
 def steps(dry, device):
     "The step with plain and with compiled blocks, in turns; memory is what a step adds to nothing."
     size, rounds, rows = ('tiny', 1, []) if dry else ('d16', 5, [])
@@ -257,7 +327,7 @@ def speed(size, batch):
     def part(dry, device): return bench('tiny', device, 2, 1, memory=False) if dry else bench(size, device, batch, 3, memory=False)
     return part
 
-PARTS = dict(golden=golden, steps=steps, ceilings=ceilings, attention=attention, sampling=sampling, graphs=graphs, fp16=fp16, saving=saving, profile=profile, d16=speed('d16', 16), d16_64=speed('d16', 64), d24=speed('d24', 24), training=training, small=speed('small', None), tiny=speed('tiny', None))
+PARTS = dict(golden=golden, steps=steps, whole=whole, ceilings=ceilings, attention=attention, sampling=sampling, graphs=graphs, fp16=fp16, saving=saving, profile=profile, d16=speed('d16', 16), d16_64=speed('d16', 64), d24=speed('d24', 24), training=training, small=speed('small', None), tiny=speed('tiny', None))
 
 def there(dry):
     if not dry and not torch.cuda.is_available(): raise SarError('there is no GPU here: pass --dry to try the script on a CPU')
