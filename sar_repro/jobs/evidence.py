@@ -12,8 +12,12 @@ from ..engine.core import ROOT, SarError, shown
 from ..engine.files import read_json
 from ..engine.plots import NO_DIFFERENCE, in_per_cent, paired, save_figure, t_interval
 
+ABSENT = "The records of the evidence study are not here."
+
 # %% auto #0
-__all__ = ['arm_records', 'best_table', 'grid_table', 'changes', 'primary', 'plot_guidance', 'plot_entropy']
+__all__ = ['ABSENT', 'arm_records', 'best_table', 'grid_table', 'changes', 'spoken', 'primary', 'temperature_sentence',
+           'evidence_sentence', 'plot_guidance', 'plot_entropy', 'temperature_table', 'as_temperature',
+           'plot_temperature']
 
 # %% ../../nbs/89b_evidence.ipynb #c8d7ddf3
 def arm_records(
@@ -59,6 +63,10 @@ def changes(
     columns = ["change", "low", "high", "least"]
     return rows.assign(**{c: in_per_cent(rows[c]) for c in columns})
 
+# %% ../../nbs/89b_evidence.ipynb #6c9572b9
+def spoken(row):  # a row of `changes`  # value and interval
+    return f"{row.change:+.1f} % [{row.low:+.1f}, {row.high:+.1f}]"
+
 
 def primary(
     table: pd.DataFrame,  # From `best_table`
@@ -69,10 +77,54 @@ def primary(
         return "SAR and its control have fewer than two starts in common: nothing is said yet."
     r = rows.loc["sar"]
     word = "helps" if r.high < 0 else "harms" if r.low > 0 else f"makes {NO_DIFFERENCE}"
-    said = f"{r.change:+.1f} % [{r.low:+.1f}, {r.high:+.1f}] of the distance to real pictures"
     return (
-        f"SAR {word}: {said}, each arm at its own best sampling, {r.n:.0f} starts;"
-        f" an effect of {r.least:.1f} % would have been found four times in five."
+        f"SAR {word}: the distance of its samples to real pictures changes by {spoken(r)}, each arm"
+        f" at its own best sampling, {r.n:.0f} starts; an effect of {r.least:.1f} % would have been"
+        " found four times in five."
+    )
+
+
+def temperature_sentence(
+    grid: pd.DataFrame,  # From `grid_table`
+    heated: pd.DataFrame,  # From `temperature_table`
+    arm: str = "sar x10",  # Its name in `grid`
+) -> str:
+    "Is an arm a temperature? The declared test, in words."
+    same = as_temperature(grid, heated, arm)
+    if same.seed.nunique() < 2:
+        return "Fewer than two starts have temperatures: nothing is said of them yet."
+    parts = in_per_cent(same[same.guidance > 0].set_index("guidance").fd).groupby("guidance")
+    ends = {g: t_interval(v) for g, v in parts}
+    worst = max(ends, key=lambda g: abs(ends[g][0]))
+    off = [f"{g:g}" for g, (_, low, high) in ends.items() if low > 0 or high < 0]
+    verdict = f"refuted at guidance {', '.join(off)}" if off else "not refuted at any guidance"
+    taus = same.groupby("seed").tau.first()
+    row = pd.Series(dict(zip(("change", "low", "high"), ends[worst])))
+    return (
+        f"`{arm}` as a temperature: without guidance its distance is that of the control at"
+        f" {taus.mean():.2f} ({taus.min():.2f} to {taus.max():.2f} over {len(taus)} starts). With"
+        f" guidance it lies farthest from that temperature's curve at {worst:g}: {spoken(row)}. So"
+        f" the explanation is {verdict} (95 % intervals over starts, uncorrected)."
+    )
+
+
+def evidence_sentence(
+    folder=None,  # Of the records; None = results/evidence
+) -> str:  # Markdown
+    "What the declared comparison says of SAR, in a few sentences."
+    table = best_table(arm_records(folder=folder))
+    if not len(table) or "sar" not in changes(table).index:
+        return ABSENT
+    ten = changes(table).loc["sar x10"]
+    return (
+        "**Does SAR help as people sample? At this size it makes a difference too small to find.**"
+        if NO_DIFFERENCE in primary(table)
+        else "**Does SAR help as people sample?**"
+    ) + (
+        f" {primary(table)} (Fashion-MNIST at 32x32, four maps with 85 tokens; 10,000 samples, four"
+        f" sampling seeds.) Ten times its weight changes it by {spoken(ten)}. None of this"
+        " contradicts the paper's 2 to 5 % at 310 million weights and more: it says that a small"
+        " model does not show them ([10b](10b_fork.ipynb))."
     )
 
 # %% ../../nbs/89b_evidence.ipynb #b119eef0
@@ -89,7 +141,8 @@ def plot_guidance(
         wide = np.log(least[arm].unstack("guidance"))
         other = wide - np.log(least[arms[0]].unstack("guidance"))
         for ax, values in zip(axs, (wide, in_per_cent(other))):
-            mean, low, high = (np.array(x) for x in zip(*(t_interval(c) for _, c in values.items())))
+            ends = [t_interval(c) for _, c in values.items()]
+            mean, low, high = (np.array(x) for x in zip(*ends))
             turn = np.exp if ax is axs[0] else np.asarray
             ax.plot(wide.columns, turn(mean), f"C{i}o-", ms=3, label=arm)
             ax.fill_between(wide.columns, turn(low), turn(high), color=f"C{i}", alpha=0.2, lw=0)
@@ -122,4 +175,75 @@ def plot_entropy(
         ax.set_xticks(range(len(mean)))
         ax.legend(title="context", fontsize=8)
     save_figure(fig, "evidence_entropy", arms=list(arms), starts=len(starts))
+    plt.show()
+
+# %% ../../nbs/89b_evidence.ipynb #0c791b07
+def temperature_table(
+    records: list,  # From `arm_records`
+    folder=None,  # Of the records; None = results/evidence
+    control: str = "tf",  # An arm
+) -> pd.DataFrame:  # seed (start), tau, guidance, fd, right; tau 1 is the control itself
+    "The control with all logits divided by one temperature, plain top_p."
+    paths = sorted(Path(folder or ROOT / "results/evidence").glob("temperature-start*.json"))
+    rows = [dict(row, seed=r["start"]) for r in map(read_json, paths) for row in r["rows"]]
+    rows = [row for row in rows if not isinstance(row["tau"], list)]
+    grid = grid_table([r for r in records if r["arm"] == control])
+    plain = grid[grid.top_p == 0].assign(tau=1.0)
+    columns = ["seed", "tau", "guidance", "fd", "right"]
+    return pd.concat([plain, pd.DataFrame(rows, columns=plain.columns)])[columns]
+
+
+def as_temperature(
+    grid: pd.DataFrame,  # From `grid_table`
+    heated: pd.DataFrame,  # From `temperature_table`
+    arm: str,  # Its name in `grid`
+) -> pd.DataFrame:  # seed (start), tau, guidance; fd: log ratio; right: difference
+    """An arm over the control at the temperature that meets the arm's distance without guidance:
+    0 at all other guidances if the arm is no more than a temperature. Between the measured
+    temperatures the log of the distance is a straight line over tau."""
+    rows, arm_rows = [], grid[(grid.method == arm) & (grid.top_p == 0)]
+    for seed, about in arm_rows.groupby("seed"):
+        about = about.set_index("guidance").sort_index()
+        some = heated[heated.seed == seed]
+        if some.tau.nunique() < 2:
+            continue
+        fd, right = (some.pivot(index="tau", columns="guidance", values=k) for k in ("fd", "right"))
+        tau = float(np.interp(np.log(about.fd[0]), np.log(fd[0]), fd.index))
+        for g in about.index:
+            same = np.exp(np.interp(tau, fd.index, np.log(fd[g])))
+            judged = np.interp(tau, right.index, right[g])
+            row = dict(seed=seed, tau=tau, guidance=g, fd=np.log(about.fd[g] / same))
+            rows.append(dict(row, right=about.right[g] - judged))
+    return pd.DataFrame(rows, columns=["seed", "tau", "guidance", "fd", "right"])
+
+
+def plot_temperature(
+    grid: pd.DataFrame,  # From `grid_table`
+    heated: pd.DataFrame,  # From `temperature_table`
+    arm: str = "sar x10",  # Its name in `grid`
+):
+    "An arm's curves over those of the control at temperatures, and how far it leaves the nearest."
+    fig, axs = plt.subplots(1, 3, figsize=(11, 3.2), layout="constrained")
+    same = as_temperature(grid, heated, arm)
+    seeds = same.seed.unique()
+    some = heated[heated.seed.isin(seeds)]
+    line = grid[(grid.method == arm) & (grid.top_p == 0) & grid.seed.isin(seeds)]
+    for ax, measure in zip(axs, ("fd", "right")):
+        lines = some.groupby(["tau", "guidance"])[measure].mean().unstack(0)
+        for j, tau in enumerate(lines):
+            grey, name = str(0.75 - 0.2 * j), f"control, tau {tau:g}"
+            ax.plot(lines.index, lines[tau], color=grey, label=name)
+        ax.plot(line.groupby("guidance")[measure].mean(), "C2o--", ms=3, label=arm)
+        ax.set(xlabel="guidance")
+    axs[0].set(ylabel="Fréchet distance to real pictures", yscale="log")
+    axs[1].set(ylabel="share judged right")
+    axs[0].legend(fontsize=8)
+    parts = same.assign(fd=in_per_cent(same.fd)).groupby("guidance").fd
+    mean, low, high = (np.array(x) for x in zip(*(t_interval(v) for _, v in parts)))
+    at, wide = list(parts.groups), np.isfinite(low)
+    axs[2].plot(at, mean, "C2o-", ms=3)
+    axs[2].fill_between(at, low, high, where=wide, color="C2", alpha=0.2, lw=0)
+    axs[2].axhline(0, color="k", lw=0.8)
+    axs[2].set(xlabel="guidance", ylabel=f"{arm} over the temperature, %")
+    save_figure(fig, f"evidence_temperature_{arm.replace(' ', '-')}", starts=len(seeds))
     plt.show()

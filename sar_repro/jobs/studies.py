@@ -15,12 +15,11 @@ from ..engine.plots import claim_verdict, in_per_cent, paired, save_figure
 
 # %% auto #0
 __all__ = ['SAMPLINGS', 'STUDIES', 'BASES', 'COLUMNS', 'DISTANCES', 'TOLD', 'ABSENT', 'CLAIMS', 'START', 'DOSE', 'NUMBERS',
-           'EPOCHS', 'FORK', 'SIDES', 'SMALL', 'PANELS', 'TARGETS', 'SAME', 'LOOKS', 'known_record', 'fork_table',
-           'all_studies', 'together', 'effects', 'effect', 'change', 'as_markdown', 'fork_verdict', 'fork_sentence',
-           'claims', 'paper_dose', 'exact_records', 'exact_table', 'exact_effects', 'exact_at', 'exact_change',
-           'recipe', 'fork_files', 'shares', 'by_true_maps', 'plot_protocol', 'plot_changes', 'plot_forest',
-           'plot_targets', 'plot_pyramids', 'plot_same', 'method_words', 'plot_methods', 'plot_dose', 'kinds_table',
-           'plot_proposals']
+           'EPOCHS', 'FORK', 'SIDES', 'SMALL', 'PANELS', 'TARGETS', 'LOOKS', 'known_record', 'fork_table',
+           'all_studies', 'together', 'effects', 'effect', 'change', 'as_markdown', 'fork_verdict', 'claims',
+           'paper_dose', 'exact_records', 'exact_table', 'exact_effects', 'exact_at', 'exact_change', 'recipe',
+           'fork_files', 'by_true_maps', 'plot_changes', 'plot_forest', 'plot_targets', 'plot_pyramids', 'method_words',
+           'plot_methods', 'plot_dose', 'kinds_table', 'plot_proposals']
 
 # %% ../../nbs/89_studies.ipynb #a7bf7fd7
 SAMPLINGS = "unguided", "guided"  # the latter with guidance 0.5 and top_p 0.95
@@ -200,30 +199,6 @@ def fork_verdict(
         f" unguided and by {pooled['guided']} guided."
     )
 
-
-def fork_sentence(
-    results=None,  # Folder of the studies' records; None = results/
-) -> str:  # Markdown
-    "What SAR as in the paper changes at this size, in a few sentences."
-    tables = all_studies(results)
-    if not {"clothes", "emoji"} <= set(tables):
-        return ABSENT
-    cost = {}
-    for name in ("clothes", "emoji"):
-        mean = -tables[name].groupby("method").nats.mean()
-        cost[name] = f"{mean['sar']:.2f} nats in place of {mean['tf']:.2f}"
-    far = {w: change(tables["clothes"], "sar", f"fd_recon_{w}") for w in SAMPLINGS}
-    if exact := exact_change("sar 0.01"):
-        exact = f" In a world where the error is an exact sum, the same dose changes it by {exact}."
-    return (
-        "**What SAR does at this size: almost nothing.** A held-out picture of clothes costs"
-        f" {cost['clothes']}, one of emoji {cost['emoji']}. The distance of guided samples of"
-        f" clothes to reconstructed pictures changes by {far['guided']}, that of unguided ones by"
-        f" {far['unguided']}.{exact} None of this contradicts the paper's 2 to 5 % at"
-        " 310 million weights and more: it says that a small model does not show them. (95 %"
-        " intervals over three trainings: [10b](10b_fork.ipynb).)"
-    )
-
 # %% ../../nbs/89_studies.ipynb #edacb18e
 CLAIMS = (  # claim, column, arm, +1 if more supports it, control; table
     ("SAR makes a held-out picture likelier (clothes)", "nats", "sar", 1, "tf", "clothes"),
@@ -367,15 +342,6 @@ def fork_files(
     return [known_record(p) for p in sorted((ROOT / "results" / study).glob(f"{kind}-start*.json"))]
 
 
-def shares(
-    record: dict,  # From `fork_files('gate')`
-    measure: str = "fd_recon",  # A distance of its rows
-) -> pd.Series:  # By number of true maps: 0 without any, 1 if the floor is reached
-    "What share of the distance above its floor is gone with so many true maps."
-    d = pd.Series({row["true_maps"]: row[measure] for row in record["gate"]})
-    return (d[0] - d) / (d[0] - record["all_true"][measure])
-
-
 def by_true_maps(
     gates: list,  # From `fork_files('gate')`
 ) -> pd.DataFrame:  # A row a start, a column a number of true maps; the last has all of them
@@ -390,31 +356,6 @@ def _true_maps(ax, distances, **look):  # the gate, one line a start
     for row in distances.values:
         ax.plot(names[: len(row)], row, "o-", lw=1, **look)
     ax.set(xlabel="true maps", ylabel="Fréchet distance", title="What passes through context")
-
-
-def plot_protocol(gates: list):  # From `fork_files('gate')`
-    "The schedule, how far it has come at its fork, and what true maps would win."
-    from sar_repro.train import lr_at
-
-    fig, axs = plt.subplots(1, 3, figsize=(11, 3), layout="constrained")
-    at = np.linspace(0, EPOCHS, 400, endpoint=False)
-    rate = [lr_at(int(e * 938), EPOCHS * 938, recipe(0)) for e in at]
-    axs[0].plot(at, rate, color="0.3")
-    axs[0].axvspan(FORK, EPOCHS, color="C1", alpha=0.35, lw=0)
-    where = dict(ha="right", xytext=(-4, 0), textcoords="offset points")
-    axs[0].annotate("arms differ here", (FORK, max(rate) * 0.8), **where)
-    axs[0].set(xlabel="epoch", ylabel="learning rate", title="One schedule, forked")
-    for g in gates:
-        epochs = [row["epoch"] for row in g["log"]]
-        for i, side in enumerate(SIDES):
-            label = side if g is gates[0] else None
-            axs[1].plot(epochs, [row["held"][i] for row in g["log"]], f"C{i}", lw=1, label=label)
-    axs[1].set(xlabel="epoch", ylabel="held-out loss, nats a token", title="Before the fork")
-    axs[1].legend(title="map", fontsize=8)
-    _true_maps(axs[2], by_true_maps(gates), color="C0")
-    axs[2].set_ylim(0)
-    save_figure(fig, "fork_protocol", starts=len(gates), epochs=EPOCHS, fork=FORK)
-    plt.show()
 
 
 def _turned(measure, values):  # so that more is better, distances in per cent
@@ -512,39 +453,6 @@ def plot_pyramids(tables: dict):  # From `all_studies`
         ax.set_ylim(0)
     save_figure(fig, "fork_pyramids", starts=len(starts))
     plt.show()
-
-
-SAME = {  # arm of the fork study: method of the exact worlds
-    **{"sar": "sar 0.01", "sar, 0.1": "sar 0.1", "soft, 0.1": "sar 0.1 soft", "sf": "sf"},
-    **{"released": "sar 0.01 last scale", "released, 0.1": "sar 0.1 last scale"},
-    **{"truth, 0.1": "sar 0.1 truth", "jitter, 0.1": "jitter second 0.1"},
-    **{"alternating": "alternating", "mixed, 0.1": "mixed second 0.1", "resample": "chain 0.9"},
-}
-
-
-def plot_same(
-    table: pd.DataFrame,  # From `fork_table`
-) -> pd.DataFrame:  # Rows arms; exact (%), here (nats lost); below zero is better
-    "The same methods in exact worlds, at the paper's dose, and here."
-    exact, here = _stored(DOSE).loc["pooled"].change, -effects(table, "nats").change
-    both = pd.DataFrame({arm: (exact[SAME[arm]], here[arm]) for arm in here.index if arm in SAME}).T
-    both.columns = ["exact", "here"]
-    fig, ax = plt.subplots(figsize=(7, 3.6), layout="constrained")
-    ax.plot(-both.exact, -both.here, "o")
-    place = both.here.round(2).where(both.here.abs() < 0.5, both.here.round())
-    for _, rows in both.groupby([both.exact.round(), place]):  # one label a place
-        where = -rows.iloc[0]
-        ax.annotate("; ".join(rows.index), where, (5, 3), textcoords="offset points", fontsize=8)
-    ax.set_xscale("symlog", linthresh=10)
-    ax.set_yscale("symlog", linthresh=0.1)
-    ax.axhline(0, color="k", lw=0.8)
-    ax.axvline(0, color="k", lw=0.8)
-    ax.set_xlabel(f"exact worlds, {DOSE} steps: divergence, % smaller")
-    ax.set_ylabel("here: nats gained")
-    ax.margins(x=0.18)
-    save_figure(fig, "fork_exact", steps=DOSE)
-    plt.show()
-    return both
 
 # %% ../../nbs/89_studies.ipynb #1c0ad827
 def method_words(
