@@ -197,7 +197,7 @@ class FlexVAR(BaseModel):
         self.class_emb = nn.Embedding(cfg.num_classes + 1, D)
         self.blocks = nn.ModuleList(Block(cfg) for _ in range(cfg.depth))
         self.head_nm, self.head = AdaHead(D), nn.Linear(D, cfg.vocab_size)
-        # memory for time in the backward pass; see `compile_blocks`; type between training's blocks
+        # time for memory in the backward pass; see `compile_blocks`; type between training blocks
         self.recompute, self.compiled, self.stream = False, None, None
         init_weights(self)
 

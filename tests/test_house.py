@@ -9,12 +9,13 @@ sys.path.insert(0, str(ROOT/'tools'))
 import count
 import pages
 
-# Where a goal of tools/count.py is not reached yet, the bar stands at what is there. Bars were raised once, for what came in one step:
-# judging anything, training a checkpoint further, sheets and films, sharing (2,050 lines, three notebooks). Else they are only lowered.
+# Where a goal of tools/count.py is not reached yet, the bar stands at what is there. Bars were raised twice, for what came in one step:
+# judging anything, training a checkpoint further, sheets and films, sharing (2,050 lines, three notebooks); and the declared
+# comparison (89b, 250 lines, before its older rivals can go). Else they are only lowered.
 BARS = {
     'minutes: path': 150, 'minutes: method': 60, 'minutes: verdict': 12, 'minutes: README': 15, # goal 9
     'notebooks: path': 10, 'notebooks: all': 43, # goal 34
-    'lines: modules': 17_450, 'lines: largest': 700, # goal 14,500
+    'lines: modules': 17_300, 'lines: largest': 700, # goal 14,500
     'imports that run back': 0, 'declarations of gamma': 1, '% of lines that check, 05 and 06': 10}
 LOADED = {'train_run': (6_500, ['train_run']), 'sampling': (4_000, ['load_models', 'sample'])}
 

@@ -93,18 +93,22 @@ def temperature_sentence(
     same = as_temperature(grid, heated, arm)
     if same.seed.nunique() < 2:
         return "Fewer than two starts have temperatures: nothing is said of them yet."
-    parts = in_per_cent(same[same.guidance > 0].set_index("guidance").fd).groupby("guidance")
-    ends = {g: t_interval(v) for g, v in parts}
-    worst = max(ends, key=lambda g: abs(ends[g][0]))
-    off = [f"{g:g}" for g, (_, low, high) in ends.items() if low > 0 or high < 0]
-    verdict = f"refuted at guidance {', '.join(off)}" if off else "not refuted at any guidance"
+    guided = same[same.guidance > 0].assign(fd=in_per_cent(same.fd), right=100 * same.right)
+    off, said = [], []
+    for measure, name, unit in (("fd", "distance", "%"), ("right", "share judged right", "points")):
+        ends = {g: t_interval(v) for g, v in guided.groupby("guidance")[measure]}
+        g = max(ends, key=lambda g: abs(ends[g][0]))
+        mean, low, high = ends[g]
+        said.append(f"{name} by {mean:+.1f} [{low:+.1f}, {high:+.1f}] {unit} at guidance {g:g}")
+        off += [f"{name} at {g:g}" for g, (_, low, high) in ends.items() if low > 0 or high < 0]
+    verdict = f"refuted by {', '.join(off)}" if off else "not refuted"
     taus = same.groupby("seed").tau.first()
-    row = pd.Series(dict(zip(("change", "low", "high"), ends[worst])))
     return (
         f"`{arm}` as a temperature: without guidance its distance is that of the control at"
         f" {taus.mean():.2f} ({taus.min():.2f} to {taus.max():.2f} over {len(taus)} starts). With"
-        f" guidance it lies farthest from that temperature's curve at {worst:g}: {spoken(row)}. So"
-        f" the explanation is {verdict} (95 % intervals over starts, uncorrected)."
+        f" guidance it leaves that temperature's curve farthest in {said[0]}, and in {said[1]}."
+        f" The declared test: the explanation is {verdict} (95 % intervals over starts,"
+        " uncorrected; a deviation smaller than these intervals would not be seen)."
     )
 
 
@@ -200,7 +204,7 @@ def as_temperature(
 ) -> pd.DataFrame:  # seed (start), tau, guidance; fd: log ratio; right: difference
     """An arm over the control at the temperature that meets the arm's distance without guidance:
     0 at all other guidances if the arm is no more than a temperature. Between the measured
-    temperatures the log of the distance is a straight line over tau."""
+    temperatures the log of the distance is a straight line over tau; beyond them is their end."""
     rows, arm_rows = [], grid[(grid.method == arm) & (grid.top_p == 0)]
     for seed, about in arm_rows.groupby("seed"):
         about = about.set_index("guidance").sort_index()

@@ -289,7 +289,9 @@ def sharded(
 
 def _check_shards(cfg, acc):
     if cfg.stream == "bf16" and cfg.precision != "bf16":
-        raise SarError(f"stream is bf16 with precision {cfg.precision}: expected precision bf16")
+        raise SarError(
+            f"stream is bf16 with precision {cfg.precision}: pass precision bf16, or leave stream out"
+        )
     if wants_shards(acc) and acc.mixed_precision == "fp16":
         raise SarError(
             "precision is fp16, whose scaled loss sharded weights do not know: pass precision fp32,"
@@ -479,7 +481,8 @@ class Run:
         cfg, model = self.cfg, self.model.train().requires_grad_(True)
         model.recompute = cfg.recompute
         model.stream = torch.bfloat16 if cfg.stream == "bf16" else None
-        lengths = dict(dynamic=True) if getattr(self.data, "drawn", False) else {}  # one graph
+        # one graph for all drawn lengths
+        lengths = dict(dynamic=True) if getattr(self.data, "drawn", False) else {}
         model.compile_blocks(cfg.compile and not wants_shards(self.acc), **lengths)
         shards = wants_shards(self.acc)
         net = sharded(model, self.acc) if shards else model
