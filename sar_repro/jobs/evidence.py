@@ -108,7 +108,7 @@ def temperature_sentence(
         f" {taus.mean():.2f} ({taus.min():.2f} to {taus.max():.2f} over {len(taus)} starts). With"
         f" guidance it leaves that temperature's curve farthest in {said[0]}, and in {said[1]}."
         f" The declared test: the explanation is {verdict} (95 % intervals over starts,"
-        " uncorrected; a deviation smaller than these intervals would not be seen)."
+        " uncorrected; less than they span would not be seen)."
     )
 
 

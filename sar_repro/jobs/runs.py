@@ -290,7 +290,8 @@ def sharded(
 def _check_shards(cfg, acc):
     if cfg.stream == "bf16" and cfg.precision != "bf16":
         raise SarError(
-            f"stream is bf16 with precision {cfg.precision}: pass precision bf16, or leave stream out"
+            f"stream is bf16 with precision {cfg.precision}: pass precision bf16, or leave stream"
+            " out"
         )
     if wants_shards(acc) and acc.mixed_precision == "fp16":
         raise SarError(
