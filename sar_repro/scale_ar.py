@@ -388,13 +388,13 @@ class _Steps:
         return mask[:, :, end - self.scales[k] ** 2 : end, :end]
 
     # guided before the head, whose logits are many; `of` and `at`: see the rounds of 03b
-    def logits(self, h, k, strength=0.0, form="var", full=False, of=None, at=None):
+    def prediction(self, h, k, strength=0.0, form="var", full=False, of=None, at=None):
         h = self.model.head_nm(h, None, self.sets[-1][k if at is None else at])
         if self.guided:
             cond, uncond = h.float().chunk(2)
             n = of or len(self.scales)
             h = self.model.with_guidance(cond, uncond, strength, k, n, form, full)
-        return self.model.head(h).float()
+        return Prediction(h, self.model.head)
 
     def begin(self, known_map, draw, noise, how):
         "Codes of map 1, and which are known; where a base draws its first map otherwise."
@@ -428,7 +428,8 @@ def generate(
     maps[0] = net.begin(maps[0], draw, noise, how)
     for k in range(len(scales)):  # each map from those before it
         h = net.hidden(k, tokens[-1] if tokens else None)
-        tokens.append(_around(maps[k], net, lambda: draw(net.logits(h, k, *how.guidance[k]), k)))
+        drawn = lambda: draw(net.prediction(h, k, *how.guidance[k]), k)
+        tokens.append(_around(maps[k], net, drawn))
     return torch.cat(tokens, 1)
 
 
@@ -584,23 +585,23 @@ def guide(
 
 
 def _drawer(net, how, seed, index, released_seed):
-    "A function (logits of a scale, its index, other noise than the scale's) -> codes; all noise."
+    "A function (prediction of a scale, its index, other noise than its own) -> codes; all noise."
     sizes = [p * p for p in how.scales]
     if released_seed is not None:
         random = isinstance(released_seed, int)
         rng = torch.Generator().manual_seed(released_seed) if random else None
         sides = net.model.released_sides
         greedy = [sides is not None and (p not in sides or p > how.max_side) for p in how.scales]
-        return lambda logits, k, u=None: _released_draw(logits, greedy[k], *how.top[k], rng), None
+        return lambda f, k, u=None: _released_draw(f.logits(), greedy[k], *how.top[k], rng), None
     if seed is None:
-        return lambda logits, k, u=None: pick(logits), None
+        return lambda f, k, u=None: pick(f), None
     noise = seed
     if not torch.is_tensor(seed):
         B = len(net.sets[0][0]) // (1 + net.guided)
         index = range(B) if index is None else index
         noise = upload(index_uniform(seed, index, net.numbers), net.pos[0].device)
     parts = noise.split([*sizes, net.numbers - sum(sizes)], 1)
-    draw = lambda logits, k, u=None: pick(logits, parts[k] if u is None else u, *how.top[k])
+    draw = lambda f, k, u=None: pick(f, parts[k] if u is None else u, *how.top[k])
     return getattr(net, "drawer", lambda draw, *_: draw)(draw, how, seed, index), noise
 
 

@@ -35,10 +35,7 @@ def draw(
 ) -> torch.Tensor:  # int64 (B, L)
     "One code a token: truncation, then the likeliest code or a drawn one."
     check_choice("rollout", cfg.rollout, ("sample", "argmax"))
-    if isinstance(logits, Prediction):  # a few pictures at a time
-        return torch.cat([draw(l, noise[part], cfg) for part, l in logits.blocks()])
-    if cfg.rollout == "argmax":
-        return logits.argmax(-1)
+    noise = None if cfg.rollout == "argmax" else noise
     return pick(logits, noise, cfg.rollout_top_k, cfg.rollout_top_p)
 
 # %% ../nbs/05_ssr.ipynb #728001b5

@@ -244,8 +244,8 @@ class _Smooth(_Steps):
         last, V = max(1, len(self.scales) - 1), self.model.cfg.vocab_size
         index = range(len(self.sets[0][0]) // (1 + self.guided)) if index is None else index
 
-        def mixed(logits, k, u=None):
-            kept = filter_logits(logits, *how.top[k]) * (1 + k / last)
+        def mixed(f, k, u=None):
+            kept = filter_logits(f.logits(), *how.top[k]) * (1 + k / last)
             u = index_uniform(seed, index, kept[0].numel(), stream=1000 + k).clamp(1e-9, 1 - 1e-7)
             noise = -(-u.log()).log().view(-1, *kept.shape[1:])
             heat = max(0.27 * (1 - k / last * 0.95), 0.005)

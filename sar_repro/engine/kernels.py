@@ -84,8 +84,7 @@ def _loss_blocks(h, w, b, target, smoothing, dtype):
     hard = not target.is_floating_point()
     for part in (slice(i, i + rows) for i in range(0, len(h), rows)):
         z = torch.addmm(b_, x[part], w_.T).float()
-        top, where = z.max(-1, keepdim=True)
-        p = z.softmax(-1)
+        top, p = z.amax(-1, keepdim=True), z.softmax(-1)
         if hard:
             goal = target[part, None]
             hit = z.gather(1, goal)
@@ -94,7 +93,7 @@ def _loss_blocks(h, w, b, target, smoothing, dtype):
             hit = (goal * z).sum(-1, keepdim=True)
         if smoothing:
             hit = (1 - smoothing) * hit + smoothing * z.mean(-1, keepdim=True)
-        loss = top - p.gather(1, where).log() - hit  # log-sum-exp less the target's logit
+        loss = top - p.amax(-1, keepdim=True).log() - hit  # log-sum-exp less the target's logit
         if hard:
             p.scatter_add_(1, goal, p.new_full((1, 1), smoothing - 1.0).expand(len(p), 1))
         else:
@@ -243,26 +242,53 @@ def filter_logits(
     return logits
 
 # %% ../../nbs/83_kernels.ipynb #9de81561
-def _invert(cdf, u):  # (n, V) cumulative, (n,) uniforms -> (n,) codes
-    return torch.searchsorted(cdf, u[:, None] * cdf[:, -1:], right=True)[:, 0].clamp_max(
-        cdf.shape[-1] - 1
-    )
+def _place(cdf, goal):  # (n, m), (n, 1) -> (n, 1): first above the goal, or the last with mass
+    last = torch.searchsorted(cdf, cdf[:, -1:].contiguous())
+    above = torch.searchsorted(cdf, goal, right=True)
+    return torch.minimum(above, last).clamp_max(cdf.shape[-1] - 1)
+
+
+# (n, V) weights, (n,) uniforms -> (n,) codes: first which 64 of them, for one long sum is slow
+def _invert(p, u):
+    V, rows = p.shape[-1], torch.arange(len(p), device=p.device)
+    parts = p.view(len(p), -1, 64 if V % 64 == 0 else V)
+    ends = parts.sum(-1).cumsum(-1)
+    goal = u[:, None] * ends[:, -1:]
+    part = _place(ends, goal)
+    goal = goal - F.pad(ends, (1, 0)).gather(1, part)
+    inner = parts[rows, part[:, 0]].cumsum(-1)
+    return (part * parts.shape[-1] + _place(inner, goal))[:, 0]
+
+# %% ../../nbs/83_kernels.ipynb #9de81562
+# (n, V), (n,) -> (n,), (n,): how many codes are likelier than the row's own, and what they hold.
+# Sums of differences take a fifth of the time of comparisons, whose answers are slow to add up
+def _likelier(p, codes):
+    own, V = p.gather(-1, codes[:, None]), p.shape[-1]
+    above = p - own
+    sign = (above * 2.0**126).clamp_(-1, 1)
+    rank = sign.relu().sum(-1)
+    mass = above.relu_().sum(-1) + own[:, 0] * rank
+    # logits of 16 bits are often equal: of such the later is the likelier, as in `filter_logits`
+    tied = (sign.abs_().sum(-1) < V - 1).nonzero()[:, 0]
+    if len(tied):
+        later = torch.arange(V, device=p.device) > codes[tied, None]
+        equal = (later & (p[tied] == own[tied])).sum(-1)
+        rank[tied] += equal
+        mass[tied] += own[tied, 0] * equal
+    return rank, mass
 
 
 # (n, V), (n,) -> bool (n,): is the code one of the top_k, and do those likelier than it hold less
 # than top_p of what these have?
 def _inside(p, codes, top_k, top_p):
-    own, V = p.gather(-1, codes[:, None]), p.shape[-1]
+    V = p.shape[-1]
     if top_p >= 1:
-        return (p > own).sum(-1) < top_k
-    # logits of 16 bits are often equal: of such the later is the likelier, as in `filter_logits`
-    likelier = torch.where(torch.arange(V, device=p.device) > codes[:, None], p >= own, p > own)
-    mass = (likelier * p).sum(-1)
+        return (p > p.gather(-1, codes[:, None])).sum(-1) < top_k
+    rank, mass = _likelier(p, codes)
     inside = mass < top_p
     if top_k >= V:
         return inside
     # the likelier of the rest have at least their share of it
-    rank = likelier.sum(-1)
     least = mass + (1 - mass) * (top_k - rank).clamp_min(0) / (V - rank)
     doubt = (inside & (mass >= top_p * least)).nonzero()[:, 0]
     if len(doubt):
@@ -296,7 +322,7 @@ def _from_best(logits, u, top_k, top_p):
 
 # %% ../../nbs/83_kernels.ipynb #449499f6
 def pick(
-    logits: torch.Tensor,  # (B, l, V)
+    logits: torch.Tensor,  # (B, l, V); or a `Prediction`, taken a few pictures at a time
     noise: torch.Tensor = None,  # (B, l) uniforms; None = argmax
     top_k: int = 0,  # See `filter_logits`
     top_p: float = 0.0,  # See `filter_logits`
@@ -304,6 +330,9 @@ def pick(
     """Draw a code for each token by inverting its cumulative distribution, truncated. On a CPU a
     wide truncation is not sorted for: a code is drawn from all, and drawn again while it lies
     outside; what ten rounds leave is sorted."""
+    if isinstance(logits, Prediction):
+        noises = lambda part: None if noise is None else noise[part]
+        return torch.cat([pick(z, noises(i), top_k, top_p) for i, z in logits.blocks()])
     if noise is None:
         return logits.argmax(-1)
     k, mass, V = top_k or logits.shape[-1], top_p or 1.0, logits.shape[-1]
@@ -313,7 +342,7 @@ def pick(
     wide = k * 16 >= V and mass >= 0.5
     p = (logits if wide else filter_logits(logits, top_k, top_p)).flatten(0, -2).softmax(-1)
     u, rows = noise.to(logits.device).flatten(), torch.arange(noise.numel(), device=logits.device)
-    codes = _invert(p.cumsum(-1), u)
+    codes = _invert(p, u)
     for attempt in range(1, ROUNDS + 1) if wide and (k < V or mass < 1) else ():
         out = (~_inside(p, codes[rows], k, mass)).nonzero()[:, 0]
         if not len(out):
@@ -321,7 +350,7 @@ def pick(
         rows, p = rows[out], p[out]
         if attempt == ROUNDS:
             p = filter_logits(p.log(), top_k, top_p).softmax(-1)
-        codes[rows] = _invert(p.cumsum(-1), _again(u[rows], attempt))
+        codes[rows] = _invert(p, _again(u[rows], attempt))
     return codes.view(noise.shape)
 
 # %% ../../nbs/83_kernels.ipynb #a851be0b
