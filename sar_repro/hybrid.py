@@ -234,7 +234,7 @@ def begin(self: _Rounds, known_map, draw, noise, how):  # map 1, (B, p_1^2), who
     half = strength / 2 if form == "llamagen" else strength
     for i, (start, end) in enumerate(zip((0, *self.ends), self.ends)):
         h = self.alone(self.model.embed_first(self.book.lookup(tokens), order >= start))
-        f = self.prediction(h, i, half, form, full, of=rounds + 1, at=0)
+        f = self.predict(h, i, half, form, full, of=rounds + 1, at=0)
         # as released, those of earlier rounds are drawn anew, too
         new = (order >= (start if self.keep else 0)) & (order < end)
         tokens = torch.where(new, draw(f, 0, self.noise_of_round(noise, i)), tokens)

@@ -388,7 +388,7 @@ class _Steps:
         return mask[:, :, end - self.scales[k] ** 2 : end, :end]
 
     # guided before the head, whose logits are many; `of` and `at`: see the rounds of 03b
-    def prediction(self, h, k, strength=0.0, form="var", full=False, of=None, at=None):
+    def predict(self, h, k, strength=0.0, form="var", full=False, of=None, at=None):
         h = self.model.head_nm(h, None, self.sets[-1][k if at is None else at])
         if self.guided:
             cond, uncond = h.float().chunk(2)
@@ -428,8 +428,7 @@ def generate(
     maps[0] = net.begin(maps[0], draw, noise, how)
     for k in range(len(scales)):  # each map from those before it
         h = net.hidden(k, tokens[-1] if tokens else None)
-        drawn = lambda: draw(net.prediction(h, k, *how.guidance[k]), k)
-        tokens.append(_around(maps[k], net, drawn))
+        tokens.append(_around(maps[k], net, lambda: draw(net.predict(h, k, *how.guidance[k]), k)))
     return torch.cat(tokens, 1)
 
 

@@ -190,7 +190,7 @@ def test_one_step_of_ssr_is_the_samplers_context_in_the_hybrid():
         f = student_pass(model, batch, batch.tokens, TrainConfig(cond_drop=0.0)).logits()
         net = model.steps(book, batch.labels, batch.scales, False)
         for k, (part, before) in enumerate(zip(split_scales(f, batch.scales[1:]), split_scales(batch.tokens, batch.scales)), 1):
-            seen = net.prediction(net.hidden(k, before), k, 0.0, 'var', False).logits()
+            seen = net.predict(net.hidden(k, before), k, 0.0, 'var', False).logits()
             assert torch.allclose(seen, part, atol=1e-5)
 
 def test_pictures_of_residual_maps():

@@ -11,13 +11,14 @@ from pathlib import Path
 from ..engine.core import ROOT, SarError, shown
 from ..engine.files import read_json
 from ..engine.plots import NO_DIFFERENCE, in_per_cent, paired, save_figure, t_interval
+from .studies import as_markdown
 
 ABSENT = "The records of the evidence study are not here."
 
 # %% auto #0
-__all__ = ['ABSENT', 'arm_records', 'best_table', 'grid_table', 'changes', 'spoken', 'primary', 'temperature_sentence',
-           'evidence_sentence', 'plot_guidance', 'plot_entropy', 'temperature_table', 'as_temperature',
-           'plot_temperature']
+__all__ = ['ABSENT', 'ARM_WORDS', 'arm_records', 'best_table', 'grid_table', 'changes', 'price_table', 'price_lines', 'spoken',
+           'primary', 'temperature_sentence', 'evidence_sentence', 'plot_guidance', 'plot_entropy', 'temperature_table',
+           'as_temperature', 'plot_temperature']
 
 # %% ../../nbs/89b_evidence.ipynb #c8d7ddf3
 def arm_records(
@@ -62,6 +63,62 @@ def changes(
     rows = paired(table, measure, control, log=True)[["n", "change", "low", "high", "least"]]
     columns = ["change", "low", "high", "least"]
     return rows.assign(**{c: in_per_cent(rows[c]) for c in columns})
+
+
+ARM_WORDS = {
+    "sar": "SAR as in the paper",
+    "released": "SAR as released: last map alone, guided and truncated rollout",
+    "sar x10": "SAR, ten times its weight",
+    "rounds": "another base: 4x4 tokens first, drawn in four rounds",
+    "resample 4th": "every fourth step, coarse maps resampled by how well they fit the picture",
+    "e-step": "coarse maps resampled so by the model at the fork",
+    "chain": "coarse maps at the end of eight steps of a posterior chain",
+    "student": "a second pass after free samples; target: the prediction after true maps",
+    "ddo": "a loss that tells pictures from samples of the model at the fork",
+    "tf 2.1": "longer teacher forcing",
+    "tf 4.4": "longer teacher forcing",
+}
+
+
+def price_table(
+    records: list,  # From `arm_records`
+    measure: str = "fd",  # A distance of `best_table`
+) -> pd.DataFrame:  # Rows arms; price, starts, plain and equal (as `spoken`), better
+    """Changes of a distance, each arm at its best sampling: against one epoch of teacher forcing
+    (plain), and against so much of it that it costs as many passes or more (equal). An arm is
+    better if all of the second interval is below zero."""
+    best, about = best_table(records), {r["arm"]: r["settings"] for r in records}
+    price = {arm: x["passes"] * x.get("epochs", 1) / about["tf"]["passes"] for arm, x in about.items()}
+    longer = sorted((price[arm], arm) for arm in about if arm.split()[0] == "tf")
+    rows = {}
+    for arm in (a for a in ARM_WORDS if a in changes(best, measure).index):
+        control = next((c for cost, c in longer if cost >= price[arm] - 1e-9 and c != arm), None)
+        equal = changes(best, measure, control) if control else pd.DataFrame()
+        row = equal.loc[arm] if arm in equal.index else None
+        rows[arm] = dict(
+            price=price[arm],
+            starts=best[best.method == arm].seed.nunique(),
+            plain=spoken(changes(best, measure).loc[arm]),
+            equal="" if row is None else spoken(row),
+            better=row is not None and row.high < 0,
+        )
+    return pd.DataFrame(rows).T
+
+
+def price_lines(
+    records: list,  # From `arm_records`
+) -> str:  # Markdown
+    "What does better at which price? A table and a sentence."
+    table = price_table(records)
+    rows = [
+        {"in place of an epoch of teacher forcing": f"{ARM_WORDS[arm]} (`{arm}`)"}
+        | {"price, epochs": f"{r.price:.1f}", "starts": r.starts, "change": r.plain}
+        | {"against teacher forcing of equal price": r.equal}
+        for arm, r in table.iterrows()
+    ]
+    good = [f"`{arm}`" for arm in table.index[table.better.astype(bool)]]
+    said = f"Better at its price: {', '.join(good)}." if good else "None is better at its price."
+    return f"{as_markdown(rows)}\n\n{said}"
 
 # %% ../../nbs/89b_evidence.ipynb #6c9572b9
 def spoken(row):  # a row of `changes`  # value and interval

@@ -14,12 +14,11 @@ from ..engine.files import read_json
 from ..engine.plots import claim_verdict, in_per_cent, paired, save_figure
 
 # %% auto #0
-__all__ = ['SAMPLINGS', 'STUDIES', 'BASES', 'COLUMNS', 'DISTANCES', 'TOLD', 'ABSENT', 'CLAIMS', 'START', 'DOSE', 'NUMBERS',
-           'EPOCHS', 'FORK', 'SIDES', 'SMALL', 'PANELS', 'TARGETS', 'LOOKS', 'known_record', 'fork_table',
-           'all_studies', 'together', 'effects', 'effect', 'change', 'as_markdown', 'fork_verdict', 'claims',
-           'paper_dose', 'exact_records', 'exact_table', 'exact_effects', 'exact_at', 'exact_change', 'recipe',
-           'fork_files', 'by_true_maps', 'plot_changes', 'plot_forest', 'plot_targets', 'plot_pyramids', 'method_words',
-           'plot_methods', 'plot_dose', 'kinds_table', 'plot_proposals']
+__all__ = ['SAMPLINGS', 'STUDIES', 'BASES', 'DISTANCES', 'CLAIMS', 'START', 'DOSE', 'NUMBERS', 'EPOCHS', 'FORK', 'SIDES', 'SMALL',
+           'PANELS', 'TARGETS', 'LOOKS', 'known_record', 'fork_table', 'all_studies', 'together', 'effects', 'effect',
+           'change', 'as_markdown', 'claims', 'paper_dose', 'exact_records', 'exact_table', 'exact_effects', 'exact_at',
+           'exact_change', 'recipe', 'fork_files', 'by_true_maps', 'plot_changes', 'plot_forest', 'plot_targets',
+           'plot_pyramids', 'method_words', 'plot_methods', 'plot_dose', 'kinds_table']
 
 # %% ../../nbs/89_studies.ipynb #a7bf7fd7
 SAMPLINGS = "unguided", "guided"  # the latter with guidance 0.5 and top_p 0.95
@@ -142,62 +141,13 @@ def _interval(ends, places, unit):  # value, low, high in words, and no minus ze
     return f"{value}{unit} [{low}, {high}]"
 
 # %% ../../nbs/89_studies.ipynb #2bf0ebc6
-COLUMNS = {
-    "nats": "log-likelihood of a held-out picture, nats gained",
-    "fd_recon_guided": "Fréchet distance, guided samples to reconstructions",
-    "fd_recon_unguided": "unguided to reconstructions",
-    "fd_real_guided": "guided to real pictures",
-    "fd_real_unguided": "unguided to real pictures",
-}
-DISTANCES = tuple(COLUMNS)[1:]
-TOLD = {  # arms that the first page tells of
-    "sar": "SAR as in the paper",
-    "released": "SAR as released",
-    "sar, 0.1": "SAR with ten times the weight",
-    "resample": "coarse maps resampled by how well they fit",
-}
-ABSENT = "The records of the fork study ([10b](10b_fork.ipynb)) are not here."
+DISTANCES = tuple(f"fd_{to}_{way}" for to in ("recon", "real") for way in SAMPLINGS[::-1])
 
 
 def as_markdown(rows: list) -> str:  # Dicts with the same keys
     "A Markdown table."
     lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(r.values()) for r in rows)]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
-
-
-def _lines(pictures, table, arms):  # of the first page's table
-    for arm in arms:
-        name = TOLD[arm]
-        if arm in set(table.method):
-            said = {head: change(table, arm, m) for m, head in COLUMNS.items()}
-            yield {"pictures": pictures, "in place of teacher forcing": name} | said
-
-
-def fork_verdict(
-    results=None,  # Folder of the studies' records; None = results/
-    arms=tuple(TOLD),  # Arms of `TOLD` to tell of
-) -> str:  # Markdown: a sentence, a table, two sentences
-    "What the fork study says of SAR, computed from its records."
-    tables = all_studies(results)
-    some = {k: tables[k] for k in ("clothes", "emoji") if k in tables}
-    if len(some) < 2:
-        return ABSENT
-    rows = [line for k, t in some.items() for line in _lines(k, t, arms)]
-    both = together(tables, ("sar", "tf"))
-    pooled = {w: change(both, "sar", f"fd_recon_{w}", digits=1) for w in SAMPLINGS}
-    return (
-        "The paper's comparison in small ([10b](10b_fork.ipynb)): pictures of 16x16 pixels,"
-        f" {some['clothes'].seed.nunique()} trainings from nothing, each forked before its last"
-        " eighteenth. That part is teacher forcing, or one of these in its place:\n\n"
-        f"{as_markdown(rows)}\n\n"
-        "*Measured*: changes against teacher forcing from the same fork, 10,000 samples (emoji:"
-        " the mean of four draws of 5,000), 95 %"
-        " intervals over the trainings (of nats: and over pictures). A distance is better if it is"
-        f" smaller. *Guided* is guidance 0.5 with top_p 0.95. Over all {both.seed.nunique()}"
-        " trainings of six studies, SAR's distance to reconstructions changes by"
-        f" {pooled['unguided']}"
-        f" unguided and by {pooled['guided']} guided."
-    )
 
 # %% ../../nbs/89_studies.ipynb #edacb18e
 CLAIMS = (  # claim, column, arm, +1 if more supports it, control; table
@@ -528,33 +478,3 @@ def kinds_table(
             said = {method_words(m): _interval(r, 1, " %") for m, r in there.items()}
             table[f"{kind}, {step:,} steps"] = said
     return pd.DataFrame(table).reindex([method_words(m) for m in methods]).fillna("")
-
-# %% ../../nbs/89_studies.ipynb #154d4812
-def plot_proposals(
-    toy: dict,  # results/posterior/toy-differences.json
-    likely: list,  # From `fork_files('likely')`
-):
-    "Levels and differences of estimated likelihoods, by the number of proposals."
-    fig, axs = plt.subplots(1, 3, figsize=(11, 3), layout="constrained")
-    axs[0].plot(toy["proposals"], toy["below"], "o-")
-    axs[0].set(title="Levels are too low", ylabel="nats, estimate minus exact", ylim=(None, 0))
-    for k, fill in ((0, "w"), (-1, "C0")):
-        estimate = [x + e[k] for x, e in zip(toy["exact"], toy["error"])]
-        look = dict(mfc=fill, color="C0", label=f"{toy['proposals'][k]} proposals")
-        axs[1].plot(toy["exact"], estimate, "o", **look)
-    axs[1].axline((0, 0), slope=1, color="k", lw=0.8)
-    axs[1].set(title="Differences, by much less", xlabel="exact, nats", ylabel="estimate, nats")
-    for i, arm in enumerate(("sar", "released", "resample")):
-        for r in likely:
-            look = dict(color=f"C{i}", lw=1, ms=3, label=arm if r is likely[0] else None)
-            axs[2].plot(r["proposals"], r["arms"][arm]["gain"], "o-", **look)
-    axs[2].axhline(0, color="k", lw=0.8)
-    axs[2].set(title="Clothes", ylabel="nats gained on the control")
-    for ax in axs[::2]:
-        ax.set(xscale="log", xlabel="proposals")
-        ax.set_xticks([32, 64, 128, 256], [32, 64, 128, 256])
-        ax.minorticks_off()
-    for ax in axs[1:]:
-        ax.legend(fontsize=8)
-    save_figure(fig, "likelihood", pictures=toy["pictures"])
-    plt.show()
