@@ -8,6 +8,7 @@ import ast
 import hashlib
 import json
 import os
+import psutil
 import re
 import shutil
 import signal
@@ -23,8 +24,9 @@ from ..engine.core import SarError, check_choice, get_size, home, meant, work
 # %% auto #0
 __all__ = ['LOST', 'QUIET', 'PAGE', 'NOTEBOOKS_TABLE', 'all_notebooks', 'find_notebook', 'Parameter', 'cells_of',
            'read_parameters', 'described', 'parse_value', 'check_parameters', 'given_parameters', 'check_name',
-           'output_path', 'made', 'near', 'ranks', 'execute_copy', 'from_here', 'run_one', 'pipeline', 'stamp',
-           'time_left', 'run_all', 'as_html', 'fold_sources', 'write_page', 'shrink_pictures', 'execute_in_place']
+           'output_path', 'made', 'near', 'ranks', 'execute_copy', 'from_here', 'time_spent', 'run_one', 'pipeline',
+           'stamp', 'time_left', 'run_all', 'as_html', 'fold_sources', 'write_page', 'shrink_pictures',
+           'execute_in_place']
 
 # %% ../../nbs/90a_notebooks.ipynb #90a00006
 def all_notebooks() -> list:  # Paths, in reading order
@@ -409,6 +411,22 @@ def _is_word(text):  # that a parameter knows, though a folder of this name may 
 
     return text in ("auto", "shipped", "scratch", "download", "folder", *LOADERS)
 
+# %% ../../nbs/90a_notebooks.ipynb #90a0b001
+def time_spent(
+    path: Path,  # An executed copy: papermill wrote into it how long each cell took
+    seconds: float,  # That the whole command took
+) -> str:  # A line a cell: seconds, per cent, the first thing that it does
+    "Where a run's time went, the slowest cell first; what took less than one per cent is left out."
+    rows = []
+    for i, cell in enumerate(cells_of(path), 1):
+        lines = "".join(cell["source"]).splitlines()
+        does = (s for s in lines if s.strip() and not re.match(r"(#|from|import|@|def|class)\b|#", s))
+        took = cell["metadata"].get("papermill", {}).get("duration") or 0.0
+        rows.append((took, f"cell {i}: {next(does, 'imports')[:70].strip()}"))
+    rows.append((seconds - sum(took for took, _ in rows), "start and end of the command"))
+    shown = sorted((row for row in rows if row[0] >= seconds / 100), reverse=True)
+    return "\n".join(f"{t:8.1f} s {100 * t / seconds:5.1f} %  {said}" for t, said in shown)
+
 # %% ../../nbs/90a_notebooks.ipynb #90a00015
 def run_one(
     source: Path,  # A notebook
@@ -419,6 +437,7 @@ def run_one(
     # (source, values) -> words that go into the copy's name; what it will do, or None; and a
     # function that says what came of it
     plan=lambda source, values: ([], None, None),
+    profile: bool = False,  # Say where the time went
 ):
     "Run a notebook, its parameters checked."
     known = read_parameters(source, needed=bool(param))
@@ -443,6 +462,8 @@ def run_one(
     typer.echo(f"executed notebook: {near(out)}")
     if before:
         typer.echo(after())
+    if profile:
+        typer.echo(time_spent(out, time.time() - psutil.Process().create_time()))
 
 # %% ../../nbs/90a_notebooks.ipynb #90a00017
 def pipeline() -> list:  # Paths

@@ -15,10 +15,10 @@ from ..engine.plots import claim_verdict, in_per_cent, paired, save_figure
 
 # %% auto #0
 __all__ = ['SAMPLINGS', 'STUDIES', 'BASES', 'DISTANCES', 'CLAIMS', 'START', 'DOSE', 'NUMBERS', 'EPOCHS', 'FORK', 'SIDES', 'SMALL',
-           'PANELS', 'TARGETS', 'LOOKS', 'known_record', 'fork_table', 'all_studies', 'together', 'effects', 'effect',
-           'change', 'as_markdown', 'claims', 'paper_dose', 'exact_records', 'exact_table', 'exact_effects', 'exact_at',
+           'PANELS', 'TARGETS', 'known_record', 'fork_table', 'all_studies', 'together', 'effects', 'effect', 'change',
+           'as_markdown', 'claims', 'paper_dose', 'exact_records', 'exact_table', 'exact_effects', 'exact_at',
            'exact_change', 'recipe', 'fork_files', 'by_true_maps', 'plot_changes', 'plot_forest', 'plot_targets',
-           'plot_pyramids', 'method_words', 'plot_methods', 'plot_dose', 'kinds_table']
+           'plot_pyramids', 'method_words', 'kinds_table']
 
 # %% ../../nbs/89_studies.ipynb #a7bf7fd7
 SAMPLINGS = "unguided", "guided"  # the latter with guidance 0.5 and top_p 0.95
@@ -411,59 +411,6 @@ def method_words(
     "A method's name as a reader says it."
     return method.replace("fresh", "posterior, fresh").replace("chain", "posterior, chain")
 
-
-LOOKS = {"sar": ("C0", "o", "SAR")} | dict.fromkeys(["chain", "fresh"], ("C2", "D", "posterior"))
-
-
-def plot_methods(
-    rows: dict,  # Step -> `exact_at(...)` there; two of them
-    limit: float = 40,  # Per cent of harm at the later step that are left out
-):
-    "Every method in pooled worlds, at about the paper's dose and later."
-    last = rows[max(rows)].loc["pooled"].sort_values("change")
-    names = last.index[last.change < limit]
-    fig, axs = plt.subplots(1, len(rows), figsize=(10, 7), sharey=True, layout="constrained")
-    for ax, step in zip(axs, sorted(rows)):
-        for y, name in enumerate(names):
-            r = rows[step].loc["pooled", name]
-            color, mark, kind = LOOKS.get(name.split()[0], ("0.4", "s", "others"))
-            look = dict(fmt=mark, color=color, ms=5, capsize=2, label=kind)
-            ax.errorbar(-r.change, y, xerr=[[r.high - r.change], [r.change - r.low]], **look)
-        ax.axvline(0, color="k", lw=0.8)
-        ax.set(title=f"after {step:,} steps", xlabel="exact divergence, % smaller")
-    axs[0].set_yticks(range(len(names)), [method_words(m) for m in names], fontsize=8)
-    axs[0].invert_yaxis()
-    labels = dict(zip(*axs[0].get_legend_handles_labels()[::-1]))
-    axs[0].legend(labels.values(), labels, loc="lower right")
-    save_figure(fig, "exact_methods", world="pooled", width=64, start=START, steps=sorted(rows))
-    plt.show()
-
-
-def plot_dose(
-    table: pd.DataFrame,  # From `exact_table`
-    methods: tuple = ("sar 0.01", "chain 0.9"),  # A panel each
-):
-    "How the gain grows with the steps of post-training, from starts of all lengths and widths."
-    fig, axs = plt.subplots(1, len(methods), figsize=(9, 3.4), layout="constrained")
-    starts = table[table.world == "pooled"].groupby(["width", "start"])
-    for ax, method in zip(axs, methods):
-        for i, ((width, start), some) in enumerate(starts):
-            steps = sorted(set(some[some.method == method].step) & {50, 200, 1000, 4000})
-            r = pd.DataFrame([exact_effects(some, s).loc[method] for s in steps])
-            x = np.array(steps) * 1.03 ** (i - 2.5)  # side by side
-            look = dict(ls="-" if width == 64 else ":", color=f"C{i}", capsize=2, ms=4)
-            label = f"width {width}, start {start:,}"
-            error = [r.high - r.change, r.change - r.low]
-            ax.errorbar(x, -r.change, error, marker="os^"[i % 3], label=label, **look)
-        ax.axhline(0, color="k", lw=0.8)
-        ax.axvline(paper_dose(), color="0.5", ls="--", lw=1)
-        top = (paper_dose(), ax.get_ylim()[1])
-        ax.annotate("paper's dose", top, rotation=90, va="top", fontsize=8)
-        ax.set(xscale="log", xlabel="steps of post-training", title=method_words(method))
-    axs[0].set_ylabel("exact divergence, % smaller")
-    axs[-1].legend(fontsize=7)
-    save_figure(fig, "exact_map", methods=list(methods), records="results/exact")
-    plt.show()
 
 
 def kinds_table(
