@@ -88,7 +88,8 @@ def price_table(
     (plain), and against so much of it that it costs as many passes or more (equal). An arm is
     better if all of the second interval is below zero."""
     best, about = best_table(records), {r["arm"]: r["settings"] for r in records}
-    price = {arm: x["passes"] * x.get("epochs", 1) / about["tf"]["passes"] for arm, x in about.items()}
+    one = about["tf"]["passes"]
+    price = {arm: x["passes"] * x.get("epochs", 1) / one for arm, x in about.items()}
     longer = sorted((price[arm], arm) for arm in about if arm.split()[0] == "tf")
     rows = {}
     for arm in (a for a in ARM_WORDS if a in changes(best, measure).index):

@@ -347,18 +347,14 @@ def execute_copy(
         typer.echo(f"\n{_what_failed(e, source, failed)}", err=True)
         raise typer.Exit(1)
     except DeadKernelError:
-        typer.echo(
-            f"\nthe notebook's process died, most likely for want of memory; run the same command"
-            f" again to resume",
-            err=True,
-        )
+        died = "the notebook's process died, most likely for want of memory"
+        typer.echo(f"\n{died}; run the same command again to resume", err=True)
         raise typer.Exit(1)
     except RuntimeError as e:  # it died, or said nothing, before the first cell
         _no_kernel(source.name, e)
     except OSError as e:
-        raise SarError(
-            f"cannot write {near(out)}: {e.strerror or e}; check permission and free space"
-        ) from None
+        why = f"cannot write {near(out)}: {e.strerror or e}"
+        raise SarError(f"{why}; check permission and free space") from None
     except KeyboardInterrupt:
         typer.echo("\nstopped; run the same command again to resume", err=True)
         raise typer.Exit(130)
@@ -420,12 +416,12 @@ def time_spent(
     rows = []
     for i, cell in enumerate(cells_of(path), 1):
         lines = "".join(cell["source"]).splitlines()
-        does = (s for s in lines if s.strip() and not re.match(r"(#|from|import|@|def|class)\b|#", s))
+        does = (s.strip() for s in lines if re.match(r"(?!#|@|from |import |def |class ).*\S", s))
         took = cell["metadata"].get("papermill", {}).get("duration") or 0.0
-        rows.append((took, f"cell {i}: {next(does, 'imports')[:70].strip()}"))
+        rows.append((took, f"cell {i}: {next(does, 'imports')[:70]}"))
     rows.append((seconds - sum(took for took, _ in rows), "start and end of the command"))
-    shown = sorted((row for row in rows if row[0] >= seconds / 100), reverse=True)
-    return "\n".join(f"{t:8.1f} s {100 * t / seconds:5.1f} %  {said}" for t, said in shown)
+    rows = sorted((row for row in rows if row[0] >= seconds / 100), reverse=True)
+    return "\n".join(f"{t:8.1f} s {100 * t / seconds:5.1f} %  {said}" for t, said in rows)
 
 # %% ../../nbs/90a_notebooks.ipynb #90a00015
 def run_one(
