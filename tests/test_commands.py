@@ -80,7 +80,9 @@ for budget in own.STEPS: own.STEPS[budget] = 2, 2, 1 # of `sar new`
 
 def cells_of(source, out, values, cwd, what=None):
     "In place of a kernel: the cells that hold what the parameters decide; `test_notebooks` runs all of them."
-    if out: out.write_bytes(Path(source).read_bytes()) # the copy that is kept
+    copy = json.loads(source.read_text(encoding='utf-8'))
+    copy['metadata']['papermill'] = {} # it was executed
+    if out: out.write_text(json.dumps(copy))
     cells = [c for c in notebooks.cells_of(source) if c['cell_type'] == 'code']
     texts = [''.join(c['source']) for c in cells if 'parameters' in c.get('metadata', {}).get('tags', [])] + [f'{k} = {v!r}' for k, v in values.items()]
     stem = Path(source).stem
