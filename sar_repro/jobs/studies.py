@@ -153,9 +153,6 @@ def as_markdown(rows: list) -> str:  # Dicts with the same keys
 CLAIMS = (  # claim, column, arm, +1 if more supports it, control; table
     ("SAR makes a held-out picture likelier (clothes)", "nats", "sar", 1, "tf", "clothes"),
     ("... on emoji", "nats", "sar", 1, "tf", "emoji"),
-    ("SAR makes better pictures, sampled as usual", "fd_recon_guided", "sar", -1, "tf", "clothes"),
-    ("... by distance to real pictures", "fd_real_guided", "sar", -1, "tf", "clothes"),
-    ("... in the released form", "fd_recon_guided", "released", -1, "tf", "clothes"),
     ("naive student forcing hurts", "nats", "sf", -1, "tf", "clothes"),
     ("so does alternating by scale", "nats", "alternating", -1, "tf", "clothes"),
     (
