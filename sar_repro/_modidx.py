@@ -650,6 +650,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/sar_repro', 'doc_host': ''
                                          'sar_repro.jobs.evidence.price_lines': ('evidence.html#price_lines', 'sar_repro/jobs/evidence.py'),
                                          'sar_repro.jobs.evidence.price_table': ('evidence.html#price_table', 'sar_repro/jobs/evidence.py'),
                                          'sar_repro.jobs.evidence.primary': ('evidence.html#primary', 'sar_repro/jobs/evidence.py'),
+                                         'sar_repro.jobs.evidence.slope': ('evidence.html#slope', 'sar_repro/jobs/evidence.py'),
                                          'sar_repro.jobs.evidence.spoken': ('evidence.html#spoken', 'sar_repro/jobs/evidence.py'),
                                          'sar_repro.jobs.evidence.temperature_sentence': ( 'evidence.html#temperature_sentence',
                                                                                            'sar_repro/jobs/evidence.py'),

@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from pathlib import Path
+from scipy.stats import t as student_t
 from ..engine.core import ROOT, SarError, shown
 from ..engine.files import read_json
 from ..engine.plots import NO_DIFFERENCE, in_per_cent, paired, save_figure, t_interval
@@ -16,9 +17,9 @@ from .studies import as_markdown
 ABSENT = "The records of the evidence study are not here."
 
 # %% auto #0
-__all__ = ['ABSENT', 'ARM_WORDS', 'arm_records', 'best_table', 'grid_table', 'changes', 'price_table', 'price_lines', 'spoken',
-           'primary', 'temperature_sentence', 'evidence_sentence', 'plot_guidance', 'plot_entropy', 'temperature_table',
-           'as_temperature', 'plot_temperature']
+__all__ = ['ABSENT', 'ARM_WORDS', 'arm_records', 'best_table', 'grid_table', 'changes', 'price_table', 'slope', 'price_lines',
+           'spoken', 'primary', 'temperature_sentence', 'evidence_sentence', 'plot_guidance', 'plot_entropy',
+           'temperature_table', 'as_temperature', 'plot_temperature']
 
 # %% ../../nbs/89b_evidence.ipynb #c8d7ddf3
 def arm_records(
@@ -104,6 +105,31 @@ def price_table(
             better=row is not None and row.high < 0,
         )
     return pd.DataFrame(rows).T
+
+
+def slope(
+    sizes: dict,  # Name of a size -> the number whose doubling is asked about: maps, or weights
+    folder=None,  # Of the records; None = results/evidence
+    arm: str = "sar",  # Name
+) -> tuple:  # Per cent a doubling, the ends of its 95 % interval, starts; None without records
+    """How an arm's change of distance grows with the size: least squares with an intercept a
+    start, over sizes and starts together."""
+    columns = {}
+    for size, number in sizes.items():
+        table = best_table(arm_records(size, folder))
+        if len(table) and {arm, "tf"} <= set(table.method):
+            far = np.log(table.pivot_table(index="seed", columns="method", values="fd"))
+            columns[np.log2(number)] = far[arm] - far["tf"]
+    change = pd.DataFrame(columns).dropna()
+    free = change.size - len(change) - 1
+    if free < 1:
+        return None
+    x = np.array(change.columns, float) - np.mean(change.columns)
+    y = change.sub(change.mean(1), axis=0).to_numpy()
+    each = (y * x).sum() / (x * x).sum() / len(y)
+    error = np.sqrt(np.square(y - each * x).sum() / free / (x * x).sum() / len(y))
+    ends = each + np.array([0, -1, 1]) * student_t.ppf(0.975, free) * error
+    return *in_per_cent(ends), len(y)
 
 
 def price_lines(
