@@ -25,10 +25,12 @@ __all__ = ['ABSENT', 'ARM_WORDS', 'arm_records', 'best_table', 'grid_table', 'ch
 def arm_records(
     size: str = "evidence",  # Or a size of the study of depth and width, as in maps1-8
     folder=None,  # Of the records; None = results/evidence
+    fresh: bool = False,  # Of starts that no interval has seen: 6 and later
 ) -> list:  # Dicts, an arm of a start each
     "Records of arms, by start and arm."
     paths = sorted(Path(folder or ROOT / "results/evidence").glob("*start*.json"))
     records = [r for r in map(read_json, paths) if r and r.get("size") == size and "best" in r]
+    records = [r for r in records if (r["start"] >= 6) == fresh]
     return sorted(records, key=lambda r: (r["start"], r["arm"]))
 
 
@@ -137,6 +139,7 @@ def price_lines(
 ) -> str:  # Markdown
     "What does better at which price? A table and a sentence."
     table = price_table(records)
+    table = table[table.starts > 2]  # two tell nothing of their spread
     rows = [
         {"in place of an epoch of teacher forcing": f"{ARM_WORDS[arm]} (`{arm}`)"}
         | {"price, epochs": f"{r.price:.1f}", "starts": r.starts, "change": r.plain}
@@ -144,7 +147,7 @@ def price_lines(
         for arm, r in table.iterrows()
     ]
     good = [f"`{arm}`" for arm in table.index[table.better.astype(bool)]]
-    said = f"Better at its price: {', '.join(good)}." if good else "None is better at its price."
+    said = f"Better at its price: {', '.join(good)}." if good else "None is shown to be better."
     return f"{as_markdown(rows)}\n\n{said}"
 
 # %% ../../nbs/89b_evidence.ipynb #6c9572b9
