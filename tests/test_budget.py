@@ -111,7 +111,8 @@ class Recording(TorchDispatchMode):
                 if old is not new: old.copy_(new)
 
 def test_a_recording_draws_the_right_pictures():
-    def from_best(logits, noise, top_k, top_p): # a CPU draws in another way than a GPU: here it takes the GPU's
+    def from_best(f, noise, top_k, top_p): # a CPU draws in another way than a GPU: here it takes the GPU's
+        logits = f.logits()
         return _from_best(logits.flatten(0, -2), noise.flatten(), top_k or logits.shape[-1], top_p).view(noise.shape)
     model, vae = start_models('mini')
     group = partial(scale_ar.draw_group, model, vae, 'fp32', model.cfg.scales, guidance=1.5, top_k=300, top_p=0.9)

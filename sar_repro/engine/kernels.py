@@ -84,7 +84,8 @@ def _loss_blocks(h, w, b, target, smoothing, dtype):
     hard = not target.is_floating_point()
     for part in (slice(i, i + rows) for i in range(0, len(h), rows)):
         z = torch.addmm(b_, x[part], w_.T).float()
-        top, p = z.amax(-1, keepdim=True), z.softmax(-1)
+        top, where = z.max(-1, keepdim=True)
+        p = z.softmax(-1)
         if hard:
             goal = target[part, None]
             hit = z.gather(1, goal)
@@ -93,7 +94,7 @@ def _loss_blocks(h, w, b, target, smoothing, dtype):
             hit = (goal * z).sum(-1, keepdim=True)
         if smoothing:
             hit = (1 - smoothing) * hit + smoothing * z.mean(-1, keepdim=True)
-        loss = top - p.amax(-1, keepdim=True).log() - hit  # log-sum-exp less the target's logit
+        loss = top - p.gather(1, where).log() - hit  # log-sum-exp less the target's logit
         if hard:
             p.scatter_add_(1, goal, p.new_full((1, 1), smoothing - 1.0).expand(len(p), 1))
         else:

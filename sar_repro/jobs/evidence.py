@@ -141,12 +141,12 @@ def price_lines(
     table = price_table(records)
     table = table[table.starts > 2]  # two tell nothing of their spread
     rows = [
-        {"in place of an epoch of teacher forcing": f"{ARM_WORDS[arm]} (`{arm}`)"}
+        {"in place of an epoch of teacher forcing": f"{ARM_WORDS[arm]} (*{arm}*)"}
         | {"price, epochs": f"{r.price:.1f}", "starts": r.starts, "change": r.plain}
         | {"against teacher forcing of equal price": r.equal}
         for arm, r in table.iterrows()
     ]
-    good = [f"`{arm}`" for arm in table.index[table.better.astype(bool)]]
+    good = [f"*{arm}*" for arm in table.index[table.better.astype(bool)]]
     said = f"Better at its price: {', '.join(good)}." if good else "None is shown to be better."
     return f"{as_markdown(rows)}\n\n{said}"
 
