@@ -103,7 +103,7 @@ def price_table(
             price=price[arm],
             starts=best[best.method == arm].seed.nunique(),
             plain=spoken(changes(best, measure).loc[arm]),
-            equal="" if row is None else spoken(row),
+            equal="" if row is None else f"{spoken(row)}, {row.n:.0f} starts",
             better=row is not None and row.high < 0,
         )
     return pd.DataFrame(rows).T
@@ -138,8 +138,10 @@ def price_lines(
     records: list,  # From `arm_records`
 ) -> str:  # Markdown
     "What does better at which price? A table and a sentence."
+    ran = best_table(records).method.value_counts()
+    few = [f"*{arm}* ({n})" for arm, n in ran.items() if n < 3]  # they tell of no spread
     table = price_table(records)
-    table = table[table.starts > 2]  # two tell nothing of their spread
+    table = table[table.starts > 2]
     rows = [
         {"in place of an epoch of teacher forcing": f"{ARM_WORDS[arm]} (*{arm}*)"}
         | {"price, epochs": f"{r.price:.1f}", "starts": r.starts, "change": r.plain}
@@ -148,7 +150,8 @@ def price_lines(
     ]
     good = [f"*{arm}*" for arm in table.index[table.better.astype(bool)]]
     said = f"Better at its price: {', '.join(good)}." if good else "None is shown to be better."
-    return f"{as_markdown(rows)}\n\n{said}"
+    left = f" Left out, for want of starts: {', '.join(few)}." if few else ""
+    return f"{as_markdown(rows)}\n\n{said}{left}"
 
 # %% ../../nbs/89b_evidence.ipynb #6c9572b9
 def spoken(row):  # a row of `changes`  # value and interval
