@@ -9,17 +9,18 @@ import numpy as np
 import pandas as pd
 from pathlib import Path
 from scipy.stats import t as student_t
-from ..engine.core import ROOT, SarError, shown
+from ..engine.core import ROOT
 from ..engine.files import read_json
-from ..engine.plots import NO_DIFFERENCE, in_per_cent, paired, save_figure, t_interval
-from .studies import as_markdown
+from ..engine.plots import NO_DIFFERENCE, in_per_cent, save_figure, t_interval
+from .studies import as_markdown, change, effect, effects
 
 ABSENT = "The records of the evidence study are not here."
 
 # %% auto #0
-__all__ = ['ABSENT', 'ARM_WORDS', 'arm_records', 'best_table', 'grid_table', 'changes', 'price_table', 'slope', 'price_lines',
-           'spoken', 'primary', 'temperature_sentence', 'evidence_sentence', 'plot_guidance', 'plot_entropy',
-           'temperature_table', 'as_temperature', 'plot_temperature']
+__all__ = ['ABSENT', 'ARM_WORDS', 'SMALLER', 'WIDER', 'arm_records', 'best_table', 'grid_table', 'price_table', 'price_lines',
+           'primary', 'temperature_sentence', 'evidence_sentence', 'plot_guidance', 'plot_entropy', 'temperature_table',
+           'as_temperature', 'plot_temperature', 'size_changes', 'slope', 'by_size', 'slope_sentence', 'plot_slopes',
+           'likely_table']
 
 # %% ../../nbs/89b_evidence.ipynb #c8d7ddf3
 def arm_records(
@@ -57,17 +58,6 @@ def grid_table(
     )
 
 
-def changes(
-    table: pd.DataFrame,  # From `best_table`
-    measure: str = "fd",  # Its column
-    control: str = "tf",  # An arm
-) -> pd.DataFrame:  # One row an arm: n, change, low, high and least, in per cent
-    "Changes of a distance against the control of the same start."
-    rows = paired(table, measure, control, log=True)[["n", "change", "low", "high", "least"]]
-    columns = ["change", "low", "high", "least"]
-    return rows.assign(**{c: in_per_cent(rows[c]) for c in columns})
-
-
 ARM_WORDS = {
     "sar": "SAR as in the paper",
     "released": "SAR as released: last map alone, guided and truncated rollout",
@@ -86,7 +76,7 @@ ARM_WORDS = {
 def price_table(
     records: list,  # From `arm_records`
     measure: str = "fd",  # A distance of `best_table`
-) -> pd.DataFrame:  # Rows arms; price, starts, plain and equal (as `spoken`), better
+) -> pd.DataFrame:  # Rows arms; price, starts, plain and equal (changes in words), better
     """Changes of a distance, each arm at its best sampling: against one epoch of teacher forcing
     (plain), and against so much of it that it costs as many passes or more (equal). An arm is
     better if all of the second interval is below zero."""
@@ -95,43 +85,18 @@ def price_table(
     price = {arm: x["passes"] * x.get("epochs", 1) / one for arm, x in about.items()}
     longer = sorted((price[arm], arm) for arm in about if arm.split()[0] == "tf")
     rows = {}
-    for arm in (a for a in ARM_WORDS if a in changes(best, measure).index):
+    for arm in (a for a in ARM_WORDS if effect(best, a, measure) is not None):
         control = next((c for cost, c in longer if cost >= price[arm] - 1e-9 and c != arm), None)
-        equal = changes(best, measure, control) if control else pd.DataFrame()
-        row = equal.loc[arm] if arm in equal.index else None
+        row = effect(best, arm, measure, control)
+        equal = change(best, arm, measure, control, 1)
         rows[arm] = dict(
             price=price[arm],
             starts=best[best.method == arm].seed.nunique(),
-            plain=spoken(changes(best, measure).loc[arm]),
-            equal="" if row is None else f"{spoken(row)}, {row.n:.0f} starts",
+            plain=change(best, arm, measure, digits=1),
+            equal="" if row is None else f"{equal}, {row.n:.0f} starts",
             better=row is not None and row.high < 0,
         )
     return pd.DataFrame(rows).T
-
-
-def slope(
-    sizes: dict,  # Name of a size -> the number whose doubling is asked about: maps, or weights
-    folder=None,  # Of the records; None = results/evidence
-    arm: str = "sar",  # Name
-) -> tuple:  # Per cent a doubling, the ends of its 95 % interval, starts; None without records
-    """How an arm's change of distance grows with the size: least squares with an intercept a
-    start, over sizes and starts together."""
-    columns = {}
-    for size, number in sizes.items():
-        table = best_table(arm_records(size, folder))
-        if len(table) and {arm, "tf"} <= set(table.method):
-            far = np.log(table.pivot_table(index="seed", columns="method", values="fd"))
-            columns[np.log2(number)] = far[arm] - far["tf"]
-    change = pd.DataFrame(columns).dropna()
-    free = change.size - len(change) - 1
-    if free < 1:
-        return None
-    x = np.array(change.columns, float) - np.mean(change.columns)
-    y = change.sub(change.mean(1), axis=0).to_numpy()
-    each = (y * x).sum() / (x * x).sum() / len(y)
-    error = np.sqrt(np.square(y - each * x).sum() / free / (x * x).sum() / len(y))
-    ends = each + np.array([0, -1, 1]) * student_t.ppf(0.975, free) * error
-    return *in_per_cent(ends), len(y)
 
 
 def price_lines(
@@ -154,23 +119,18 @@ def price_lines(
     return f"{as_markdown(rows)}\n\n{said}{left}"
 
 # %% ../../nbs/89b_evidence.ipynb #6c9572b9
-def spoken(row):  # a row of `changes`  # value and interval
-    return f"{row.change:+.1f} % [{row.low:+.1f}, {row.high:+.1f}]"
-
-
 def primary(
     table: pd.DataFrame,  # From `best_table`
 ) -> str:
     "The declared comparison in one sentence."
-    rows = changes(table)
-    if "sar" not in rows.index:
+    if (r := effect(table, "sar", "fd")) is None:
         return "SAR and its control have fewer than two starts in common: nothing is said yet."
-    r = rows.loc["sar"]
     word = "helps" if r.high < 0 else "harms" if r.low > 0 else f"makes {NO_DIFFERENCE}"
     return (
-        f"SAR {word}: the distance of its samples to real pictures changes by {spoken(r)}, each arm"
-        f" at its own best sampling, {r.n:.0f} starts; an effect of {r.least:.1f} % would have been"
-        " found four times in five."
+        f"SAR {word}: the distance of its samples to real pictures changes by"
+        f" {change(table, 'sar', 'fd', digits=1)}, each arm at its own best sampling, {r.n:.0f}"
+        f" starts; an effect of {in_per_cent(r.least):.1f} % would have been found four times in"
+        " five."
     )
 
 
@@ -207,16 +167,16 @@ def evidence_sentence(
 ) -> str:  # Markdown
     "What the declared comparison says of SAR, in a few sentences."
     table = best_table(arm_records(folder=folder))
-    if not len(table) or "sar" not in changes(table).index:
+    if not len(table) or effect(table, "sar", "fd") is None:
         return ABSENT
-    ten = changes(table).loc["sar x10"]
+    ten = change(table, "sar x10", "fd", digits=1)
     return (
         "**Does SAR help as people sample? At this size it makes a difference too small to find.**"
         if NO_DIFFERENCE in primary(table)
         else "**Does SAR help as people sample?**"
     ) + (
         f" {primary(table)} (Fashion-MNIST at 32x32, four maps with 85 tokens; 10,000 samples, four"
-        f" sampling seeds.) Ten times its weight changes it by {spoken(ten)}. None of this"
+        f" sampling seeds.) Ten times its weight changes it by {ten}. None of this"
         " contradicts the paper's 2 to 5 % at 310 million weights and more: it says that a small"
         " model does not show them ([10b](10b_fork.ipynb))."
     )
@@ -341,3 +301,101 @@ def plot_temperature(
     axs[2].set(xlabel="guidance", ylabel=f"{arm} over the temperature, %")
     save_figure(fig, f"evidence_temperature_{arm.replace(' ', '-')}", starts=len(seeds))
     plt.show()
+
+# %% ../../nbs/89b_evidence.ipynb #51ace0d1
+SMALLER = {  # size of the study of depth and width: its number of maps
+    "maps1-8": 2, "maps1-3-8": 3, "maps1-2-4-8": 4, "maps1-2-3-5-8": 5,
+}
+WIDER = ("width32", "maps1-2-4-8", "width128")  # their weights stand in the records
+
+
+def size_changes(
+    sizes: dict,  # Name of a size -> the number whose doubling is asked about: maps, or weights
+    folder=None,  # Of the records; None = results/evidence
+    arm: str = "sar",  # Name
+) -> pd.DataFrame:  # Rows starts that have all sizes, columns log2 of the number
+    "Log ratios of an arm's distance over the control's."
+    columns = {}
+    for size, number in sizes.items():
+        table = best_table(arm_records(size, folder))
+        if len(table) and {arm, "tf"} <= set(table.method):
+            far = np.log(table.pivot_table(index="seed", columns="method", values="fd"))
+            columns[np.log2(number)] = far[arm] - far["tf"]
+    return pd.DataFrame(columns).dropna()
+
+
+def slope(
+    change: pd.DataFrame,  # From `size_changes`
+) -> np.ndarray:  # Log ratio a doubling and the ends of its 95 % interval; None from too few
+    """How an arm's change of distance grows with the size: least squares with an intercept a
+    start, over sizes and starts together."""
+    free = change.size - len(change) - 1
+    if free < 1:
+        return None
+    x = np.array(change.columns, float) - np.mean(change.columns)
+    y = change.sub(change.mean(1), axis=0).to_numpy()
+    each = (y * x).sum() / (x * x).sum() / len(y)
+    error = np.sqrt(np.square(y - each * x).sum() / free / (x * x).sum() / len(y))
+    return each + np.array([0, -1, 1]) * student_t.ppf(0.975, free) * error
+
+
+def by_size(
+    folder=None,  # Of the records; None = results/evidence
+) -> dict:  # 'maps' and 'weights' -> `size_changes`
+    "What SAR changes at every size of the study of depth and width."
+    records = [r for size in WIDER for r in arm_records(size, folder)]
+    weights = {r["size"]: r["weights"] for r in records}
+    return dict(maps=size_changes(SMALLER, folder), weights=size_changes(weights, folder))
+
+
+def slope_sentence(
+    folder=None,  # Of the records; None = results/evidence
+) -> str:
+    "Does SAR's effect grow with depth or width?"
+    said = []
+    for name, table in by_size(folder).items():
+        if (ends := slope(table)) is None:
+            continue
+        each, low, high = in_per_cent(ends)
+        sizes = f"{len(table.columns)} sizes, {len(table)} starts"
+        said.append(f"of {name} by {each:+.1f} % [{low:+.1f}, {high:+.1f}] ({sizes})")
+    if not said:
+        return "Depth and width have not been run."
+    return f"The distance after SAR over its control's grows with every doubling {' and '.join(said)}."
+
+
+def plot_slopes(
+    folder=None,  # Of the records; None = results/evidence
+):
+    "SAR's change of distance over maps and over weights; a line a start, and the common slope."
+    found = {k: t for k, t in by_size(folder).items() if slope(t) is not None}
+    if not found:
+        return
+    fig, axs = plt.subplots(1, len(found), sharey=True, figsize=(9, 2.8), layout="constrained")
+    for ax, (name, table) in zip(np.atleast_1d(axs), found.items()):
+        for start, row in table.iterrows():
+            ax.plot(2**table.columns, in_per_cent(row), "o:", color="0.5", ms=4)
+        at = table.columns - np.mean(table.columns)
+        for each, look in zip(slope(table), ("C0-", "C0--", "C0--")):
+            ax.plot(2**table.columns, in_per_cent(table.stack().mean() + each * at), look)
+        ax.axhline(0, color="k", lw=0.8)
+        ax.set(xlabel=name, xscale="log")
+        ax.minorticks_off()
+        ax.set_xticks(2**table.columns, [f"{n:,.0f}" for n in 2**table.columns])
+    np.atleast_1d(axs)[0].set(ylabel="SAR's change of distance, %")
+    save_figure(fig, "evidence_slopes", starts=len(table))
+    plt.show()
+
+# %% ../../nbs/89b_evidence.ipynb #51ace0d2
+def likely_table(
+    folder=None,  # Of the records; None = results/evidence
+) -> pd.DataFrame:  # method, seed (start), nats of a held-out picture, early (by half the
+    # proposals), pair_se (standard error over pictures of the difference to the control)
+    "Log-likelihoods of all arms that have them."
+    paths = Path(folder or ROOT / "results/evidence").glob("likely-*.json")
+    return pd.DataFrame(
+        dict(method=a, seed=r["start"], nats=x["nats"][-1], early=x["nats"][len(x["nats"]) // 2 - 1])
+        | dict(pair_se=x["se"][-1])
+        for r in map(read_json, sorted(paths))
+        for a, x in r["arms"].items()
+    )
