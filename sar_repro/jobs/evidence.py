@@ -303,10 +303,8 @@ def plot_temperature(
     plt.show()
 
 # %% ../../nbs/89b_evidence.ipynb #51ace0d1
-SMALLER = {  # size of the study of depth and width: its number of maps
-    "maps1-8": 2, "maps1-3-8": 3, "maps1-2-4-8": 4, "maps1-2-3-5-8": 5,
-}
-WIDER = ("width32", "maps1-2-4-8", "width128")  # their weights stand in the records
+SMALLER = {"maps1-8": 2, "maps1-3-8": 3, "maps1-2-4-8": 4, "maps1-2-3-5-8": 5}  # size: maps
+WIDER = ("width32", "maps1-2-4-8", "width128")
 
 
 def size_changes(
@@ -339,18 +337,13 @@ def slope(
     return each + np.array([0, -1, 1]) * student_t.ppf(0.975, free) * error
 
 
-def by_size(
-    folder=None,  # Of the records; None = results/evidence
-) -> dict:  # 'maps' and 'weights' -> `size_changes`
+def by_size(folder=None) -> dict:  # 'maps' and 'weights' -> `size_changes`
     "What SAR changes at every size of the study of depth and width."
-    records = [r for size in WIDER for r in arm_records(size, folder)]
-    weights = {r["size"]: r["weights"] for r in records}
+    weights = {r["size"]: r["weights"] for size in WIDER for r in arm_records(size, folder)}
     return dict(maps=size_changes(SMALLER, folder), weights=size_changes(weights, folder))
 
 
-def slope_sentence(
-    folder=None,  # Of the records; None = results/evidence
-) -> str:
+def slope_sentence(folder=None) -> str:  # Of the records; None = results/evidence
     "Does SAR's effect grow with depth or width?"
     said = []
     for name, table in by_size(folder).items():
@@ -361,12 +354,11 @@ def slope_sentence(
         said.append(f"of {name} by {each:+.1f} % [{low:+.1f}, {high:+.1f}] ({sizes})")
     if not said:
         return "Depth and width have not been run."
-    return f"The distance after SAR over its control's grows with every doubling {' and '.join(said)}."
+    how = " and ".join(said)
+    return f"The distance after SAR over that of its control grows with every doubling {how}."
 
 
-def plot_slopes(
-    folder=None,  # Of the records; None = results/evidence
-):
+def plot_slopes(folder=None):  # Of the records; None = results/evidence
     "SAR's change of distance over maps and over weights; a line a start, and the common slope."
     found = {k: t for k, t in by_size(folder).items() if slope(t) is not None}
     if not found:
@@ -393,9 +385,10 @@ def likely_table(
     # proposals), pair_se (standard error over pictures of the difference to the control)
     "Log-likelihoods of all arms that have them."
     paths = Path(folder or ROOT / "results/evidence").glob("likely-*.json")
-    return pd.DataFrame(
-        dict(method=a, seed=r["start"], nats=x["nats"][-1], early=x["nats"][len(x["nats"]) // 2 - 1])
-        | dict(pair_se=x["se"][-1])
-        for r in map(read_json, sorted(paths))
-        for a, x in r["arms"].items()
-    )
+    rows = []
+    for r in map(read_json, sorted(paths)):
+        for arm, x in r["arms"].items():
+            half = x["nats"][len(x["nats"]) // 2 - 1]
+            row = dict(method=arm, seed=r["start"], nats=x["nats"][-1], early=half)
+            rows.append(row | dict(pair_se=x["se"][-1]))
+    return pd.DataFrame(rows)

@@ -14,11 +14,10 @@ from ..engine.files import read_json
 from ..engine.plots import claim_verdict, in_per_cent, paired, save_figure
 
 # %% auto #0
-__all__ = ['SAMPLINGS', 'STUDIES', 'BASES', 'DISTANCES', 'CLAIMS', 'START', 'DOSE', 'NUMBERS', 'SIDES', 'SMALL', 'PANELS',
-           'TARGETS', 'known_record', 'fork_table', 'all_studies', 'together', 'effects', 'effect', 'change',
-           'as_markdown', 'claims', 'paper_dose', 'exact_records', 'exact_table', 'exact_effects', 'exact_at',
-           'exact_change', 'fork_files', 'by_true_maps', 'plot_changes', 'plot_forest', 'plot_targets', 'plot_pyramids',
-           'method_words', 'kinds_table']
+__all__ = ['SAMPLINGS', 'STUDIES', 'BASES', 'DISTANCES', 'CLAIMS', 'START', 'DOSE', 'NUMBERS', 'SIDES', 'TARGETS', 'known_record',
+           'fork_table', 'all_studies', 'together', 'effects', 'effect', 'change', 'as_markdown', 'claims',
+           'paper_dose', 'exact_records', 'exact_table', 'exact_effects', 'exact_at', 'exact_change', 'fork_files',
+           'plot_changes', 'plot_targets', 'plot_pyramids', 'method_words', 'kinds_table']
 
 # %% ../../nbs/89_studies.ipynb #a7bf7fd7
 SAMPLINGS = "unguided", "guided"  # the latter with guidance 0.5 and top_p 0.95
@@ -279,22 +278,6 @@ def fork_files(
     return [known_record(p) for p in sorted((ROOT / "results" / study).glob(f"{kind}-start*.json"))]
 
 
-def by_true_maps(
-    gates: list,  # From `fork_files('gate')`
-) -> pd.DataFrame:  # A row a start, a column a number of true maps; the last has all of them
-    "Distances of unguided samples to reconstructions."
-    return pd.DataFrame(
-        [[r["fd_recon"] for r in g["gate"]] + [g["all_true"]["fd_recon"]] for g in gates]
-    )
-
-
-def _true_maps(ax, distances, **look):  # the gate, one line a start
-    names = ("none", *(", ".join(SIDES[: i + 1]) for i in range(2)), "all")
-    for row in distances.values:
-        ax.plot(names[: len(row)], row, "o-", lw=1, **look)
-    ax.set(xlabel="true maps", ylabel="Fréchet distance", title="What passes through context")
-
-
 def _turned(measure, values):  # so that more is better, distances in per cent
     return values if measure == "nats" else -in_per_cent(values)
 
@@ -325,32 +308,6 @@ def plot_changes(
     ax.set_yticklabels([label for label, *_ in rows])
 
 
-SMALL = ("sar", "released", "soft", "sar, fresh")  # second passes at the paper's weight
-PANELS = {  # measure: label, limits of both rows
-    "nats": ("nats gained", 0.2, 3),
-    "fd_recon_guided": ("guided: % nearer\nto reconstructions", 20, 120),
-    "fd_recon_unguided": ("unguided: % nearer\nto reconstructions", 30, 150),
-}
-
-
-def plot_forest(table: pd.DataFrame):  # From `fork_table`
-    "All arms of a study: above those at the paper's weight, on axes of their own."
-    order = effects(table, "nats").sort_values("change", ascending=False).index
-    groups = [[n for n in order if n in SMALL], [n for n in order if n not in SMALL]]
-    heights = [len(names) + 1 for names in groups]
-    shape = dict(figsize=(11, 1.6 + 0.3 * sum(heights)), height_ratios=heights)
-    fig, axs = plt.subplots(2, 3, sharey="row", layout="constrained", **shape)
-    for i, (line, names) in enumerate(zip(axs, groups)):
-        rows = [(name, table, name) for name in names]
-        for ax, (measure, (label, *limits)) in zip(line, PANELS.items()):
-            plot_changes(ax, rows, measure, limits[i])
-            ax.set_xlabel(label, fontsize=9)
-    axs[0][0].set_title("at the paper's weight")
-    axs[1][0].set_title("all others (wider axes)")
-    save_figure(fig, "fork_forest", starts=table.seed.nunique(), arms=list(order))
-    plt.show()
-
-
 TARGETS = {"own code": "sar, 0.1", "truth": "truth, 0.1", "what is lacking": "residual, 0.1"}
 
 
@@ -372,22 +329,20 @@ def plot_targets(tables: dict):  # From `all_studies`
 
 
 def plot_pyramids(tables: dict):  # From `all_studies`
-    "A pyramid of latents beside one of pictures: what maps tell, what they cost, what they win."
+    "A pyramid of latents beside one of pictures: what maps tell, and what they cost."
     read = known_record(ROOT / "results/fork_image/classes.json")
-    fig, axs = plt.subplots(1, 3, figsize=(11, 2.8), layout="constrained")
+    fig, axs = plt.subplots(1, 2, figsize=(9, 2.8), layout="constrained")
     kinds = ("latents", "latent", "clothes"), ("pictures", "image", "clothes, pyramid of pictures")
-    for i, (name, key, study) in enumerate(kinds):
+    for name, key, study in kinds:
         starts = sorted((ROOT / "results" / STUDIES[study]).glob("start?-tf.json"))
         nats = np.mean([known_record(p)["heldout"] for p in starts], 0) / (1, 4, 16)
         axs[0].plot(SIDES, read[key], "o-", label=name)
         axs[1].plot(SIDES, nats, "o-")
-        _true_maps(axs[2], by_true_maps(fork_files("gate", STUDIES[study])), color=f"C{i}")
     axs[0].set(title="What first maps know", xlabel="maps up to", ylabel="class read right")
     axs[0].set_ylim(0, 1)
     axs[0].legend(title="pyramid of", fontsize=8)
     axs[1].set(title="How hard each map is", xlabel="map", ylabel="held-out nats a token")
-    for ax in axs[1:]:
-        ax.set_ylim(0)
+    axs[1].set_ylim(0)
     save_figure(fig, "fork_pyramids", starts=len(starts))
     plt.show()
 
