@@ -331,7 +331,7 @@ def slope(
     if free < 1:
         return None
     x = np.array(change.columns, float) - np.mean(change.columns)
-    y = change.sub(change.mean(1), axis=0).to_numpy()
+    y = change.sub(change.mean(axis=1), axis=0).to_numpy()
     each = (y * x).sum() / (x * x).sum() / len(y)
     error = np.sqrt(np.square(y - each * x).sum() / free / (x * x).sum() / len(y))
     return each + np.array([0, -1, 1]) * student_t.ppf(0.975, free) * error
