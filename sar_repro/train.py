@@ -15,7 +15,7 @@ from .ssr import teacher_pass
 from .strategies import METHODS, hook
 
 # %% auto #0
-__all__ = ['param_groups', 'optimizer', 'lr_at', 'heldout_loss', 'token_mean', 'check_loss', 'train']
+__all__ = ['param_groups', 'optimizer', 'lr_at', 'heldout_loss', 'token_mean', 'check_loss', 'running_mean', 'take_mean', 'train']
 
 # %% ../nbs/07_train.ipynb #b1adc33b
 def param_groups(
@@ -147,6 +147,31 @@ def _losses(parts, device, cfg):  # each computed in the run's precision, differ
         yield found[:2]
 
 # %% ../nbs/07_train.ipynb #14b12219
+def running_mean(
+    mean: list,  # What it returned at the step before; [] at first
+    model: nn.Module,  # After the step
+    step: int,  # From 0
+    steps: int,  # An epoch
+    cfg: TrainConfig,  # epochs, average
+) -> list:  # Tensors, as `model.parameters()`; [] before the averaged epochs
+    "The mean of the weights after each step of the last `cfg.average` epochs."
+    first = steps * (cfg.epochs - cfg.average)
+    if step < first or not cfg.average:
+        return mean
+    now = [p.detach() for p in model.parameters()]
+    if step == first:
+        return [p.clone() for p in now]
+    torch._foreach_lerp_(mean, now, 1 / (step - first + 1))
+    return mean
+
+
+@torch.no_grad()
+def take_mean(model: nn.Module, mean: list):  # From `running_mean`; [] changes nothing
+    "Give a model the mean of its weights."
+    for p, m in zip(model.parameters(), mean):
+        p.copy_(m)
+
+
 def train(
     model: FlexVAR,  # Trained in place
     data: TokenData,  # Training tokens
@@ -160,7 +185,12 @@ def train(
     model.train().requires_grad_(True)  # before the optimizer asks which weights may change
     opt = opt or optimizer(model, cfg)
     steps, log = math.ceil(len(data) / cfg.batch_size), []
-    device, epochs = next(model.parameters()).device, epochs or range(cfg.epochs)
+    device, epochs, mean = next(model.parameters()).device, epochs or range(cfg.epochs), []
+    if cfg.average and cfg.epochs - cfg.average < epochs.start:
+        raise SarError(
+            f"average is {cfg.average}, and this call begins at epoch {epochs.start + 1} of"
+            f" {cfg.epochs}: expected all averaged epochs in one call"
+        )
     for step in progress(range(steps * epochs.start, steps * epochs.stop), cfg.method):
         epoch, at = divmod(step, steps)
         ids = data.order(cfg.seed, epoch)[at * cfg.batch_size : (at + 1) * cfg.batch_size]
@@ -174,5 +204,8 @@ def train(
         nn.utils.clip_grad_norm_(model.parameters(), cfg.clip)
         opt.step()
         opt.zero_grad(set_to_none=True)
+        mean = running_mean(mean, model, step, steps, cfg)
+    if epochs.stop == cfg.epochs:
+        take_mean(model, mean)
     model.eval().requires_grad_(False)
     return log

@@ -346,6 +346,7 @@ class TrainConfig:
     compile: bool = setting(False, "torch.compile", _yes, none="from 200 steps, where it works")
     sf_before: str = setting("own", "earlier maps of pass 2 (03c)", ("own", "truth"), later=True)
     stream: str = setting("fp32", "between blocks", ("fp32", "bf16"), later=True, asked=False)
+    average: int = setting(0, "last epochs whose weights are averaged (10)", _many, later=True)
 
     def __post_init__(self):
         for f in fields(self):  # numbers become int or float
@@ -354,6 +355,10 @@ class TrainConfig:
             raise SarError(
                 f"warmup {self.warmup:g} and flat {self.flat:g} are shares of the same steps:"
                 " expected at most 1 together"
+            )
+        if self.average > self.epochs:
+            raise SarError(
+                f"average is {self.average} of {self.epochs} epochs: expected at most all of them"
             )
 
     def __repr__(self):  # runs are named by its hash

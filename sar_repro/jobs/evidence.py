@@ -68,6 +68,8 @@ ARM_WORDS = {
     "chain": "coarse maps at the end of eight steps of a posterior chain",
     "student": "a second pass after free samples; target: the prediction after true maps",
     "ddo": "a loss that tells pictures from samples of the model at the fork",
+    "tf mean": "the mean of the weights after each step of that epoch",
+    "sar mean": "SAR as in the paper, and the mean of its weights",
     "tf 2.1": "longer teacher forcing",
     "tf 4.4": "longer teacher forcing",
 }

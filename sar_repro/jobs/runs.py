@@ -38,7 +38,8 @@ from ..engine.machine import fits_twice, mixed_precision, progress, snapshot
 from ..scale_ar import FlexVAR
 from ..strategies import METHODS, hook, loss_key
 from ..tokenizer import Batch, Codebook, TokenData
-from ..train import check_loss, heldout_loss, lr_at, optimizer, token_mean
+from ..train import check_loss, heldout_loss, lr_at, optimizer, running_mean, take_mean
+from ..train import token_mean
 
 # %% auto #0
 __all__ = ['MACHINE', 'OFTEN', 'STATE', 'ToyTokens', 'toy_model', 'RunFolder', 'check_run_folder', 'possible_folder',
@@ -293,6 +294,11 @@ def _check_shards(cfg, acc):
             f"stream is bf16 with precision {cfg.precision}: pass precision bf16, or leave stream"
             " out"
         )
+    if wants_shards(acc) and cfg.average:
+        raise SarError(
+            f"average is {cfg.average}, which sharded weights do not know: leave it out, or choose"
+            " plain multi-GPU (DDP) in `accelerate config`"
+        )
     if wants_shards(acc) and acc.mixed_precision == "fp16":
         raise SarError(
             "precision is fp16, whose scaled loss sharded weights do not know: pass precision fp32,"
@@ -468,6 +474,7 @@ class Run:
             state = folder.resume() or dict(start, model=model.state_dict())
         state = _from_first(state, acc)
         model.load_state_dict(state["model"])
+        self.mean = [v.to(acc.device) for v in state.get("mean", [])]
         if "loss" in state:
             self.loss_fn.load_state_dict(state["loss"])
         self._prepare(state.get("opt"))
@@ -518,6 +525,7 @@ class Run:
             )
         self.opt.step()
         self.opt.zero_grad(set_to_none=True)
+        self.mean = running_mean(self.mean, self.model, step, self.steps, cfg)
         # what the losses remember, from all processes
         hook(self.loss_fn, "exchange")(self.acc, mine)
         for name, value, n in counts:
@@ -568,6 +576,7 @@ class Run:
         if self.acc.is_main_process:
             parts = dict(model=weights, opt=moments)
             parts |= dict(log=self.log, sums=self.sums, seconds=self.seconds)
+            parts |= dict(mean=self.mean) if self.mean else {}
             if remembered := hook(self.loss_fn, "state_dict")():
                 parts["loss"] = remembered
             if self.acc.scaler is not None:
@@ -605,6 +614,7 @@ class Run:
         model.compile_blocks(False)
         if is_sharded(self.wrapped):
             model.to(self.acc.device).load_state_dict(_full(self.wrapped))
+        take_mean(model, self.mean)
         if self.acc.is_main_process and keep:
             about = dict(data=self.data.stamp, tokenizer=self.data.tokenizer)
             about |= dict(classes=getattr(self.data, "classes", None))

@@ -17,7 +17,7 @@ from ..engine.plots import claim_verdict, in_per_cent, paired, save_figure
 __all__ = ['SAMPLINGS', 'STUDIES', 'BASES', 'DISTANCES', 'CLAIMS', 'START', 'DOSE', 'NUMBERS', 'SIDES', 'TARGETS', 'known_record',
            'fork_table', 'all_studies', 'together', 'effects', 'effect', 'change', 'as_markdown', 'claims',
            'paper_dose', 'exact_records', 'exact_table', 'exact_effects', 'exact_at', 'exact_change', 'fork_files',
-           'plot_changes', 'plot_targets', 'plot_pyramids', 'method_words', 'kinds_table']
+           'plot_changes', 'plot_targets', 'plot_pyramids']
 
 # %% ../../nbs/89_studies.ipynb #a7bf7fd7
 SAMPLINGS = "unguided", "guided"  # the latter with guidance 0.5 and top_p 0.95
@@ -345,25 +345,3 @@ def plot_pyramids(tables: dict):  # From `all_studies`
     axs[1].set_ylim(0)
     save_figure(fig, "fork_pyramids", starts=len(starts))
     plt.show()
-
-# %% ../../nbs/89_studies.ipynb #1c0ad827
-def method_words(
-    method: str,  # Of the exact study
-) -> str:
-    "A method's name as a reader says it."
-    return method.replace("fresh", "posterior, fresh").replace("chain", "posterior, chain")
-
-
-
-def kinds_table(
-    rows: dict,  # Step -> `exact_at(...)` there
-    methods: list,  # Of the exact study
-) -> pd.DataFrame:  # Rows methods, columns kind of world and steps: changes in words
-    "Changes of the exact divergence in every kind of world, per cent of teacher forcing's."
-    ends, table = ["change", "low", "high"], {}
-    for step, at in sorted(rows.items()):
-        for kind in (k for k in ("pooled", "residual", "copies") if k in at.index):
-            there = {m: at.loc[(kind, m), ends] for m in methods if (kind, m) in at.index}
-            said = {method_words(m): _interval(r, 1, " %") for m, r in there.items()}
-            table[f"{kind}, {step:,} steps"] = said
-    return pd.DataFrame(table).reindex([method_words(m) for m in methods]).fillna("")
