@@ -15,7 +15,7 @@ from .ssr import teacher_pass
 from .strategies import METHODS, hook
 
 # %% auto #0
-__all__ = ['param_groups', 'optimizer', 'lr_at', 'heldout_loss', 'token_mean', 'check_loss', 'running_mean', 'take_mean', 'train']
+__all__ = ['param_groups', 'optimizer', 'lr_at', 'heldout_loss', 'token_mean', 'running_mean', 'take_mean', 'check_loss', 'train']
 
 # %% ../nbs/07_train.ipynb #b1adc33b
 def param_groups(
@@ -103,6 +103,31 @@ def token_mean(
         count = torch.bincount(token_groups(tuple(scales))[1]).float()
     return (values @ count / count.sum()).item()
 
+# %% ../nbs/07_train.ipynb #07a0ae01
+def running_mean(
+    mean: list,  # What it returned at the step before; [] at first
+    model: nn.Module,  # After the step
+    step: int,  # From 0
+    steps: int,  # An epoch
+    cfg: TrainConfig,  # epochs, average
+) -> list:  # Tensors, as `model.parameters()`; [] before the averaged epochs
+    "The mean of the weights after each step of the last `cfg.average` epochs."
+    first = steps * (cfg.epochs - cfg.average)
+    if step < first or not cfg.average:
+        return mean
+    now = [p.detach() for p in model.parameters()]
+    if step == first:
+        return [p.clone() for p in now]
+    torch._foreach_lerp_(mean, now, 1 / (step - first + 1))
+    return mean
+
+
+@torch.no_grad()
+def take_mean(model: nn.Module, mean: list):  # From `running_mean`; [] changes nothing
+    "Give a model the mean of its weights."
+    for p, m in zip(model.parameters(), mean):
+        p.copy_(m)
+
 # %% ../nbs/07_train.ipynb #5b1f77d2
 def check_loss(
     loss_fn,  # A loss
@@ -147,31 +172,6 @@ def _losses(parts, device, cfg):  # each computed in the run's precision, differ
         yield found[:2]
 
 # %% ../nbs/07_train.ipynb #14b12219
-def running_mean(
-    mean: list,  # What it returned at the step before; [] at first
-    model: nn.Module,  # After the step
-    step: int,  # From 0
-    steps: int,  # An epoch
-    cfg: TrainConfig,  # epochs, average
-) -> list:  # Tensors, as `model.parameters()`; [] before the averaged epochs
-    "The mean of the weights after each step of the last `cfg.average` epochs."
-    first = steps * (cfg.epochs - cfg.average)
-    if step < first or not cfg.average:
-        return mean
-    now = [p.detach() for p in model.parameters()]
-    if step == first:
-        return [p.clone() for p in now]
-    torch._foreach_lerp_(mean, now, 1 / (step - first + 1))
-    return mean
-
-
-@torch.no_grad()
-def take_mean(model: nn.Module, mean: list):  # From `running_mean`; [] changes nothing
-    "Give a model the mean of its weights."
-    for p, m in zip(model.parameters(), mean):
-        p.copy_(m)
-
-
 def train(
     model: FlexVAR,  # Trained in place
     data: TokenData,  # Training tokens
