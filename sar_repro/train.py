@@ -15,7 +15,8 @@ from .ssr import teacher_pass
 from .strategies import METHODS, hook
 
 # %% auto #0
-__all__ = ['param_groups', 'optimizer', 'lr_at', 'heldout_loss', 'token_mean', 'running_mean', 'take_mean', 'check_loss', 'train']
+__all__ = ['param_groups', 'optimizer', 'set_rate', 'lr_at', 'heldout_loss', 'token_mean', 'check_loss', 'running_mean',
+           'take_mean', 'train']
 
 # %% ../nbs/07_train.ipynb #b1adc33b
 def param_groups(
@@ -45,6 +46,11 @@ def optimizer(
     "AdamW as published; the rate is set at every step."
     groups = param_groups(model, cfg.weight_decay, cfg.decay_class)
     return torch.optim.AdamW(groups, lr=cfg.lr, betas=cfg.betas, fused=True)
+
+
+def set_rate(opt, rate: float):  # Optimizer; learning rate of all its weights
+    for group in opt.param_groups:
+        group["lr"] = rate
 
 
 def lr_at(
@@ -103,7 +109,57 @@ def token_mean(
         count = torch.bincount(token_groups(tuple(scales))[1]).float()
     return (values @ count / count.sum()).item()
 
-# %% ../nbs/07_train.ipynb #07a0ae01
+# %% ../nbs/07_train.ipynb #5b1f77d2
+def check_loss(
+    loss_fn,  # A loss
+    cfg: TrainConfig,  # The run
+):
+    """Refuse a name that belongs to another loss, and a share of pictures that the loss does not
+    know. A loss of one's own takes a name that is not in `METHODS`."""
+    name = next((k for k, f in METHODS.items() if f is loss_fn), None)
+    if METHODS.get(cfg.method, loss_fn) is not loss_fn:
+        raise SarError(
+            f"method {cfg.method} is the name of another loss than the one given: expected"
+            f" {f'method {name}' if name else 'a name that 10_strategies does not have'}"
+        )
+    if name not in (None, cfg.method):
+        raise SarError(f"method {cfg.method} is unknown, and its loss is that of method {name}")
+    if cfg.sf_share < 1 and not hook(loss_fn, "shares"):
+        raise SarError(
+            f"sf_share is {cfg.sf_share:g} with method {cfg.method}: expected 1, for the method"
+            " has no pass 2 of its own"
+        )
+
+
+def _prepared(loss_fn, model, data, cfg, epochs):  # the loss, once all is asked that `train` does
+    check_loss(loss_fn, cfg)
+    if cfg.average and cfg.epochs - cfg.average < epochs.start:
+        raise SarError(
+            f"average is {cfg.average}, and this call begins at epoch {epochs.start + 1} of"
+            f" {cfg.epochs}: expected all averaged epochs in one call"
+        )
+    asked = [k for k in ("micro_batch", "recompute", "compile") if getattr(cfg, k)]
+    others = dict(precision="fp16", stream="bf16")
+    asked += [f"{k} {v}" for k, v in others.items() if getattr(cfg, k) == v]
+    if asked:
+        raise SarError(
+            f"this loop does not know {', '.join(asked)}: leave it out, or train with"
+            " `jobs.runs.train_run`"
+        )
+    loss_fn = hook(loss_fn, "prepare")(model, data)
+    model.train().requires_grad_(True)  # before the optimizer asks which weights may change
+    return loss_fn
+
+
+def _losses(parts, device, cfg):  # each computed in the run's precision, differentiated outside
+    while True:
+        with autocast(device, without_fp16(cfg.precision, device)):
+            found = next(parts, None)
+        if found is None:
+            return
+        yield found[:2]
+
+
 def running_mean(
     mean: list,  # What it returned at the step before; [] at first
     model: nn.Module,  # After the step
@@ -128,49 +184,6 @@ def take_mean(model: nn.Module, mean: list):  # From `running_mean`; [] changes 
     for p, m in zip(model.parameters(), mean):
         p.copy_(m)
 
-# %% ../nbs/07_train.ipynb #5b1f77d2
-def check_loss(
-    loss_fn,  # A loss
-    cfg: TrainConfig,  # The run
-):
-    """Refuse a name that belongs to another loss, and a share of pictures that the loss does not
-    know. A loss of one's own takes a name that is not in `METHODS`."""
-    name = next((k for k, f in METHODS.items() if f is loss_fn), None)
-    if METHODS.get(cfg.method, loss_fn) is not loss_fn:
-        raise SarError(
-            f"method {cfg.method} is the name of another loss than the one given: expected"
-            f" {f'method {name}' if name else 'a name that 10_strategies does not have'}"
-        )
-    if name not in (None, cfg.method):
-        raise SarError(f"method {cfg.method} is unknown, and its loss is that of method {name}")
-    if cfg.sf_share < 1 and not hook(loss_fn, "shares"):
-        raise SarError(
-            f"sf_share is {cfg.sf_share:g} with method {cfg.method}: expected 1, for the method"
-            " has no pass 2 of its own"
-        )
-
-
-def _prepared(loss_fn, model, data, cfg):  # the loss, once all is asked that this loop does
-    check_loss(loss_fn, cfg)
-    asked = [k for k in ("micro_batch", "recompute", "compile") if getattr(cfg, k)]
-    others = dict(precision="fp16", stream="bf16")
-    asked += [f"{k} {v}" for k, v in others.items() if getattr(cfg, k) == v]
-    if asked:
-        raise SarError(
-            f"this loop does not know {', '.join(asked)}: leave it out, or train with"
-            " `jobs.runs.train_run`"
-        )
-    return hook(loss_fn, "prepare")(model, data)
-
-
-def _losses(parts, device, cfg):  # each computed in the run's precision, differentiated outside
-    while True:
-        with autocast(device, without_fp16(cfg.precision, device)):
-            found = next(parts, None)
-        if found is None:
-            return
-        yield found[:2]
-
 # %% ../nbs/07_train.ipynb #14b12219
 def train(
     model: FlexVAR,  # Trained in place
@@ -181,16 +194,10 @@ def train(
     epochs: range = None,  # Which epochs of the schedule; None = all of them
 ) -> list:  # Teacher-forced loss of every step
     "The loop and nothing else: one process, nothing saved. `jobs.runs.train_run` does the rest."
-    loss_fn = _prepared(loss_fn, model, data, cfg)
-    model.train().requires_grad_(True)  # before the optimizer asks which weights may change
+    epochs, mean, log = epochs or range(cfg.epochs), [], []
+    loss_fn = _prepared(loss_fn, model, data, cfg, epochs)
     opt = opt or optimizer(model, cfg)
-    steps, log = math.ceil(len(data) / cfg.batch_size), []
-    device, epochs, mean = next(model.parameters()).device, epochs or range(cfg.epochs), []
-    if cfg.average and cfg.epochs - cfg.average < epochs.start:
-        raise SarError(
-            f"average is {cfg.average}, and this call begins at epoch {epochs.start + 1} of"
-            f" {cfg.epochs}: expected all averaged epochs in one call"
-        )
+    steps, device = math.ceil(len(data) / cfg.batch_size), next(model.parameters()).device
     for step in progress(range(steps * epochs.start, steps * epochs.stop), cfg.method):
         epoch, at = divmod(step, steps)
         ids = data.order(cfg.seed, epoch)[at * cfg.batch_size : (at + 1) * cfg.batch_size]
@@ -199,13 +206,11 @@ def train(
         for name, loss in _losses(loss_fn(model, batch, cfg), device, cfg):
             loss.backward()
             log += [loss.item()] if name == "tf" else []
-        for group in opt.param_groups:
-            group["lr"] = lr_at(step, steps * cfg.epochs, cfg)
+        set_rate(opt, lr_at(step, steps * cfg.epochs, cfg))
         nn.utils.clip_grad_norm_(model.parameters(), cfg.clip)
         opt.step()
-        opt.zero_grad(set_to_none=True)
+        opt.zero_grad()
         mean = running_mean(mean, model, step, steps, cfg)
-    if epochs.stop == cfg.epochs:
-        take_mean(model, mean)
+    take_mean(model, mean if epochs.stop == cfg.epochs else [])
     model.eval().requires_grad_(False)
     return log

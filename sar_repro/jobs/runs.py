@@ -39,7 +39,7 @@ from ..scale_ar import FlexVAR
 from ..strategies import METHODS, hook, loss_key
 from ..tokenizer import Batch, Codebook, TokenData
 from ..train import check_loss, heldout_loss, lr_at, optimizer, running_mean, take_mean
-from ..train import token_mean
+from ..train import set_rate, token_mean
 
 # %% auto #0
 __all__ = ['MACHINE', 'OFTEN', 'STATE', 'ToyTokens', 'toy_model', 'RunFolder', 'check_run_folder', 'possible_folder',
@@ -508,8 +508,7 @@ class Run:
         cfg, (epoch, at) = self.cfg, divmod(step, self.steps)
         if epoch != self.epoch:
             self.epoch, self.order = epoch, self.data.order(cfg.seed, epoch)
-        for group in self.opt.param_groups:
-            group["lr"] = lr_at(step, self.total, cfg)
+        set_rate(self.opt, lr_at(step, self.total, cfg))
         fetch = lambda part: self.data.batch(part, cfg.seed, epoch, self.acc.device, step)
         ids = self.order[at * cfg.batch_size : (at + 1) * cfg.batch_size]
         terms, norm, mine = _gradients(self.wrapped, self.loss_fn, fetch, ids, cfg, self.acc)

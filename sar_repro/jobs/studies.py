@@ -14,10 +14,10 @@ from ..engine.files import read_json
 from ..engine.plots import claim_verdict, in_per_cent, paired, save_figure
 
 # %% auto #0
-__all__ = ['SAMPLINGS', 'STUDIES', 'BASES', 'DISTANCES', 'CLAIMS', 'START', 'DOSE', 'NUMBERS', 'SIDES', 'TARGETS', 'known_record',
+__all__ = ['SAMPLINGS', 'STUDIES', 'BASES', 'CLAIMS', 'START', 'DOSE', 'NUMBERS', 'SIDES', 'TARGETS', 'known_record',
            'fork_table', 'all_studies', 'together', 'effects', 'effect', 'change', 'as_markdown', 'claims',
            'paper_dose', 'exact_records', 'exact_table', 'exact_effects', 'exact_at', 'exact_change', 'fork_files',
-           'plot_changes', 'plot_targets', 'plot_pyramids']
+           'plot_changes', 'plot_targets']
 
 # %% ../../nbs/89_studies.ipynb #a7bf7fd7
 SAMPLINGS = "unguided", "guided"  # the latter with guidance 0.5 and top_p 0.95
@@ -140,9 +140,6 @@ def _interval(ends, places, unit):  # value, low, high in words, and no minus ze
     return f"{value}{unit} [{low}, {high}]"
 
 # %% ../../nbs/89_studies.ipynb #2bf0ebc6
-DISTANCES = tuple(f"fd_{to}_{way}" for to in ("recon", "real") for way in SAMPLINGS[::-1])
-
-
 def as_markdown(rows: list) -> str:  # Dicts with the same keys
     "A Markdown table."
     lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(r.values()) for r in rows)]
@@ -325,23 +322,4 @@ def plot_targets(tables: dict):  # From `all_studies`
         plot_changes(ax, rows, f"fd_recon_{way}", 85)
         ax.set(xlabel="% nearer to reconstructions", title=f"{way} samples")
     save_figure(fig, "bases_targets", gamma=0.1, dataset="fashion16", size="mini")
-    plt.show()
-
-
-def plot_pyramids(tables: dict):  # From `all_studies`
-    "A pyramid of latents beside one of pictures: what maps tell, and what they cost."
-    read = known_record(ROOT / "results/fork_image/classes.json")
-    fig, axs = plt.subplots(1, 2, figsize=(9, 2.8), layout="constrained")
-    kinds = ("latents", "latent", "clothes"), ("pictures", "image", "clothes, pyramid of pictures")
-    for name, key, study in kinds:
-        starts = sorted((ROOT / "results" / STUDIES[study]).glob("start?-tf.json"))
-        nats = np.mean([known_record(p)["heldout"] for p in starts], 0) / (1, 4, 16)
-        axs[0].plot(SIDES, read[key], "o-", label=name)
-        axs[1].plot(SIDES, nats, "o-")
-    axs[0].set(title="What first maps know", xlabel="maps up to", ylabel="class read right")
-    axs[0].set_ylim(0, 1)
-    axs[0].legend(title="pyramid of", fontsize=8)
-    axs[1].set(title="How hard each map is", xlabel="map", ylabel="held-out nats a token")
-    axs[1].set_ylim(0)
-    save_figure(fig, "fork_pyramids", starts=len(starts))
     plt.show()
