@@ -178,8 +178,8 @@ def evidence_sentence(
         else "**Does SAR help as people sample?**"
     ) + (
         f" {primary(table)} (Fashion-MNIST at 32x32, four maps with 85 tokens; 10,000 samples, four"
-        f" sampling seeds.) Ten times its weight changes it by {ten}; the mean of the weights of that"
-        f" epoch of teacher forcing, which costs nothing, by {mean}. None of this"
+        f" sampling seeds.) Ten times its weight changes it by {ten}; the mean of the weights over"
+        f" that epoch of teacher forcing, which costs nothing, by {mean}. None of this"
         " contradicts the paper's 2 to 5 % at 310 million weights and more: it says that a small"
         " model does not show them ([10b](10b_fork.ipynb))."
     )

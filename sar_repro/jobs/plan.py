@@ -250,7 +250,8 @@ def _settings(asked, kind, given):  # of the training; are they the usual ones?
     if kind == "DEMONSTRATION":
         usual |= dict(batch_size=16 if torch.cuda.is_available() else 2)
     if asked.budget == "smoke" or kind == "DEMONSTRATION":
-        usual, given = usual | dict(epochs=1), given | dict(epochs=1)
+        usual |= dict(epochs=1)
+        given |= dict(epochs=1, average=min(1, given.get("average", 0)))
     train = TrainConfig(**usual | given)
     return train, train == TrainConfig(**usual)
 
