@@ -68,6 +68,9 @@ from unittest.mock import patch
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.optimize import brentq
+from scipy.stats import nct
+from scipy.stats import t as student_t
 from torch import nn
 
 from sar_repro import core
@@ -83,7 +86,7 @@ from sar_repro.engine.metrics import frechet_distance, kid_pairs
 from sar_repro.engine.models import load_model, load_tokenizer, make_model, make_tokenizer
 from sar_repro.engine.models import model_meta
 from sar_repro.engine.plots import progress
-from sar_repro.engine.statistics import paired
+from sar_repro.engine.statistics import paired, t_interval
 from sar_repro.engine.tokenizer_training import TokenizerTrainConfig, train_tokenizer
 from sar_repro.evaluate import compare
 from sar_repro.posterior import _looker, picture_likelihood, posterior_step, proposal
@@ -735,6 +738,54 @@ def known(size=MAIN):
     return pd.DataFrame(rows)
 
 
+def least_effect(sd, n, power=0.8):
+    "The mean difference that n pairs of this spread show with so much power, at 5 %, two-sided."
+    bar = student_t.ppf(0.975, n - 1)
+    found = lambda c: nct.sf(bar, n - 1, c) - power
+    return brentq(found, 0.1, 50) * sd / math.sqrt(n)
+
+
+def differences(frame, method, control="tf", measure="fd"):
+    "Log ratios, one a start."
+    wide = np.log(frame.pivot_table(index="seed", columns="method", values=measure))
+    return (wide[method] - wide[control]).dropna()
+
+
+def primary():
+    "The declared comparison, in words."
+    d = differences(known(), "sar")
+    mean, low, high = t_interval(d)
+    word = "helps" if high < 0 else "harms" if low > 0 else "not told apart"
+    least = least_effect(d.std(), len(d))
+    said = f"{100 * mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}] log %, least {100 * least:.1f}"
+    print(f"SAR over teacher forcing, each at its best, {len(d)} starts: {word}, {said}")
+
+
+def has_both(frame):
+    "Are control and SAR there?"
+    return len(frame) and {"tf", "sar"} <= set(frame.method)
+
+
+def slopes():
+    "Slope of the log ratio over log2(maps) and log2(weights), start by start, with intervals."
+    for kind in (tuple, int):
+        sizes = [z for z, x in SMALL.items() if isinstance(x, kind)]
+        if kind is int:
+            sizes.append("maps1-2-4-8")  # width 64
+        d = {z: differences(frame, "sar") for z in sizes if has_both(frame := known(z))}
+        if len(d) < 2:
+            continue
+        x = np.log2([len(SMALL[z]) if kind is tuple else weights(z) for z in d])
+        starts = range(PROTOCOL["small"]["starts"])
+        each = [np.polyfit(x, [d[z][s] for z in d], 1)[0] for s in starts]
+        print("maps" if kind is tuple else "weights", t_interval(each))
+
+
+def weights(size):
+    "Number of weights of a size."
+    return sum(p.numel() for p in make_model(core.SIZES[size].model).parameters())
+
+
 def table():
     "Changes against the control of the same start, log per cent of distances."
     frame = known()
@@ -744,7 +795,9 @@ def table():
             if control in set(frame.method):
                 found = paired(frame, measure, control, log=True)
                 print(measure, "against", control, "(100 log)")
-                print((100 * found[["change", "low", "high", "least"]]).round(1).to_string())
+                print((100 * found[["change", "low", "high"]]).round(1).to_string())
+    primary()
+    slopes()
 
 
 if __name__ == "__main__":
