@@ -585,8 +585,9 @@ def inside(model, fork):
 
 # Records
 
+@lru_cache(None)
 def commit():
-    "Commit of this study's code, '+' where it differs."
+    "Commit of this study's code as it was first asked for, '+' where files differ from it."
     git = lambda *a: subprocess.run(
         ["git", "-C", str(ROOT), *a], capture_output=True, text=True
     ).stdout.strip()
@@ -803,6 +804,7 @@ def table():
 if __name__ == "__main__":
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
     asked, rest = sys.argv[1], sys.argv[2:]
+    commit()  # of the code that runs, whatever is committed while it does
     if asked == "piece":
         pieces()[rest[0]]()
     else:
