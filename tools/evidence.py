@@ -392,6 +392,14 @@ def run_arm(model, opt, data, loss_fn, cfg, schedule, length):
     return model.eval().requires_grad_(False)
 
 
+def with_few_held(fork, n=1000):
+    "The same study with fewer held-out pictures, which a trunk looks at after every epoch."
+    few, ids = copy.copy(fork), torch.as_tensor(spread_ids(fork.held.labels, n))
+    few.held = copy.copy(fork.held)
+    few.held.tokens, few.held.labels = fork.held.tokens[ids], fork.held.labels[ids]
+    return few
+
+
 def weights_of(start, arm, size=MAIN):
     "Where the weights of an arm lie."
     return RUNS / size / f"start{start}" / folder_name(arm) / "model.safetensors"
@@ -404,8 +412,8 @@ def trained(start, arm, size=MAIN):
     name = size if base == "flexvar" else f"{base}-{size}"
     if path.is_file():
         return load_model(name, path)
-    fork, begun = study(size, base), time.process_time()
-    state = trunk(fork, start)
+    fork = study(size, base)
+    state = trunk(with_few_held(fork), start)
     own = {k: v for k, v in about.items() if k in SETTINGS}
     cfg = recipe(start, epochs=fork.schedule[0], **own)
     model = make_model(replace(fork.size.model, num_classes=10))
