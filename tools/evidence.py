@@ -719,6 +719,7 @@ def queue():
         took = time.time() - begun[0], time.process_time() - begun[1]
         now = time.strftime("%H:%M:%S")
         print(f"{now} {name} {said}: {took[0]:.0f} s, {took[1]:.0f} of CPU", flush=True)
+        share()
 
 
 def plan():
@@ -760,6 +761,15 @@ def differences(frame, method, control="tf", measure="fd"):
     return (wide[method] - wide[control]).dropna()
 
 
+def share():
+    "What the tokenizer makes of the control's distance to real pictures; the bar is a third."
+    path, frame = RECORDS / "regime.json", known()
+    if path.is_file() and len(frame) and "tf" in set(frame.method):
+        own = read_json(path)["tokenizer_fd"]
+        far = frame[frame.method == "tf"].fd
+        print(f"tokenizer {own:.4f} of {far.mean():.4f}: {own / far.mean():.2f}, bar .33")
+
+
 def primary():
     "The declared comparison, in words."
     d = differences(known(), "sar")
@@ -799,6 +809,7 @@ def table():
     "Changes against the control of the same start, log per cent of distances."
     frame = known()
     print(frame.round(3).to_string())
+    share()
     for control in ("tf", "tf 2.1", "tf 4.4"):
         for measure in ("fd", "fd_recon", "fd_plain", "fd_usual", "fd_recon_best"):
             if control in set(frame.method):
