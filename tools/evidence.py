@@ -700,13 +700,27 @@ def pieces():
     return todo
 
 
-def queue():
-    "One piece after the other; a piece that fails is told and left for the next call."
-    RUNS.mkdir(parents=True, exist_ok=True)
-    lock = open(RUNS / "lock", "w")
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    for name, make in pieces().items():
-        if (RECORDS / f"{name}.json").is_file():
+def taken(name):
+    "Hold the start of a piece (trunk and arms lie in one folder), or None: another process does."
+    start = name.partition("start")[2].partition("-")[0]
+    folder = RUNS / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = open(folder / f"{start or name}", "w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return None
+    return lock
+
+
+def queue(*starts):
+    "One piece after the other; one that fails is told and left for the next call. All starts, or some."
+    todo = pieces()
+    if starts:
+        todo = {k: v for s in starts for k, v in todo.items() if f"start{s}" in k}
+    for name, make in todo.items():
+        lock = taken(name)
+        if lock is None or (RECORDS / f"{name}.json").is_file():
             continue
         begun = time.time(), time.process_time()
         try:
@@ -827,4 +841,4 @@ if __name__ == "__main__":
     if asked == "piece":
         pieces()[rest[0]]()
     else:
-        dict(queue=queue, plan=plan, table=table)[asked]()
+        dict(queue=queue, plan=plan, table=table)[asked](*rest)
