@@ -719,6 +719,7 @@ def queue(*starts):
     if starts:
         todo = {k: v for s in starts for k, v in todo.items() if f"start{s}" in k}
     for name, make in todo.items():
+        lock = None  # of the piece before
         lock = taken(name)
         if lock is None or (RECORDS / f"{name}.json").is_file():
             continue
