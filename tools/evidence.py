@@ -74,7 +74,7 @@ from scipy.stats import t as student_t
 from torch import nn
 
 from sar_repro import core
-from sar_repro.core import ModelConfig, ROOT, Size, TokenizerConfig, order_rng
+from sar_repro.core import ModelConfig, ROOT, Size, TokenizerConfig, WORK, order_rng
 from sar_repro.csfl import csf_loss, tf_loss
 from sar_repro.data import ImageSet, load_dataset, spread_ids, to_float, to_uint8
 from sar_repro.engine import tokenizer_training
@@ -94,7 +94,7 @@ from sar_repro.posterior import proposal_weights, propose_maps, resample_loss
 from sar_repro.scale_ar import by_scale, generate, sample, token_loss
 from sar_repro.ssr import student_pass, teacher_pass
 from sar_repro.strategies import free_codes, get_loss
-from sar_repro.tokenizer import psnr, reconstruct
+from sar_repro.tokenizer import TokenData, psnr, reconstruct
 from sar_repro.train import heldout_loss, lr_at
 
 RUNS = Path(os.environ.get("SAR_EVIDENCE", ROOT / "runs/evidence"))
@@ -102,7 +102,7 @@ RECORDS = ROOT / "results/evidence"
 PROTOCOL = dict(
     pictures=20_000, starts=6, epochs=18, fork=17, batch=64, precision="fp32",
     scales=(1, 2, 4, 8), width=64, depth=4, codes=2048,
-    guidance=(0, 0.25, 0.5, 0.75, 1, 1.5), top_p=(1, 0.95),
+    guidance=(0, 0.5, 1, 1.5, 2, 3), top_p=(1, 0.95),
     choose=dict(seed=1, n=2500), judge=dict(seeds=(11, 12, 13, 14), n=10_000),
     taus=(1.05, 1.1, 1.2), tau_of_one_map=1.2, likelihood=dict(pictures=2000, rounds=8),
     maps=((1, 8), (1, 3, 8), (1, 2, 4, 8), (1, 2, 3, 5, 8)), widths=(32, 64, 128, 192),
@@ -219,21 +219,59 @@ def looks_alike(net, images, target):
     return sum((a - b).abs().mean() / b.abs().mean() for a, b in pairs)
 
 
+def knows_alike(net, images, target):
+    "Mean difference of the eye's last map and of its features, each relative to its size."
+    a, b = net.maps(images)[-1], net.maps(target)[-1]
+    parts = (a, b), (net.last(a), net.last(b))
+    return sum((x - y).abs().mean() / y.abs().mean() for x, y in parts)
+
+
+SHARP = dict(steps=2500, lr=1e-3, looks=0.4, knows=0.6, seed=0)  # of the decoder alone
+
+
+def sharpen(first, path):
+    "Train the decoder on, its codes unchanged, towards what the eye sees; lost by a kill."
+    vae, net = load_tokenizer(MAIN, first), eye()
+    imgs = load_dataset("fashion_mnist", 32, "train", limit=PICTURES)
+    codes = TokenData(vae, imgs, SCALES, WORK / "cache").tokens[:, 0].long()
+    parts = vae.decoder, vae.post_quant_conv
+    weights = [p.requires_grad_(True) for m in parts for p in m.parameters()]
+    opt = torch.optim.AdamW(weights, lr=SHARP["lr"], weight_decay=1e-4, betas=(0.9, 0.99))
+    rng, steps = torch.Generator().manual_seed(SHARP["seed"]), SHARP["steps"]
+    for step in progress(range(steps), "decoder"):
+        rate = SHARP["lr"] * min(1, (step + 1) / 50) * (1 - step / steps) ** 0.5
+        for group in opt.param_groups:
+            group["lr"] = rate
+        ids = torch.randint(len(imgs), (64,), generator=rng)
+        x, y = to_float(imgs.batch(ids)), vae.picture(codes[ids], SCALES).float()
+        loss = F.l1_loss(y, x) + 2 * F.mse_loss(y, x) + SHARP["looks"] * looks_alike(net, y, x)
+        loss = loss + SHARP["knows"] * knows_alike(net, y, x)
+        opt.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(weights, 1.0)
+        opt.step()
+    half = {k: v.detach().half() for k, v in vae.state_dict().items()}
+    facts = load_facts(first)
+    save_tensors(path, half, **{k: facts[k] for k in ("config", "train", "kind")}, sharp=SHARP)
+
+
 @lru_cache(None)
 def tokenizer():
     "The study's tokenizer, trained where it is not there; `.key` is the hash of its weights."
-    path = RUNS / "tokenizer.safetensors"
-    if not path.is_file():
+    path, first = RUNS / "tokenizer.safetensors", RUNS / "tokenizer-first.safetensors"
+    if not first.is_file():
         pictures = clothes("train").source
         ours = dict(effnet_lite0=eye, perceptual=looks_alike)  # in place of ImageNet's network
         with patch.multiple(tokenizer_training, **ours):
-            train_tokenizer(TOKENIZER, TOKENIZER_TRAINING, pictures, path, "cpu", every=100)
+            train_tokenizer(TOKENIZER, TOKENIZER_TRAINING, pictures, first, "cpu", every=100)
+    if not path.is_file():
+        sharpen(first, path)
     return load_tokenizer(MAIN, path)
 
 
 def tokenizer_facts():
     "The last row of its training's log, and its settings."
-    last = (RUNS / "tokenizer.csv").read_text().splitlines()
+    last = (RUNS / "tokenizer-first.csv").read_text().splitlines()
     row = dict(zip(last[0].split(","), map(float, last[-1].split(","))))
     return dict(load_facts(RUNS / "tokenizer.safetensors"), last=row, eye=EYE)
 
