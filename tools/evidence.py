@@ -522,6 +522,18 @@ class Judging:
         return (self.all if full else self.near)(f / self.unit) | dict(right=right)
 
 
+    def true_maps(self, model, held, n):
+        "Unguided samples whose first 0, 1, ... maps are those of held-out pictures (EB-C and the gate)."
+        ids, rows = torch.as_tensor(spread_ids(held.labels, n)), []
+        codes, ends = held.batch(ids).tokens, np.cumsum([0, *(p * p for p in held.scales[:-1])])
+        for end in ends:
+            how = dict(seed=1, batch_size=100, precision="fp32", prefix=codes[:, :end])
+            f, logits = self.raw(sample(model, self.vae, held.labels[ids], **how))
+            right = (logits.argmax(1) == held.labels[ids]).float().mean().item()
+            rows.append(self.near(f / self.unit) | dict(right=right))
+        return rows
+
+
 @lru_cache(None)
 def judging():
     return Judging()
@@ -626,6 +638,8 @@ def inside(model, fork):
     if model.cfg.base == "flexvar":
         found |= dict(gap=student_kl(model, fork.held).tolist())
         found |= dict(entropy=entropies(model, fork.held))
+        n = PROTOCOL["choose"]["n"]
+        found |= dict(true_maps=judging().true_maps(model, fork.held, n))
     return found
 
 
