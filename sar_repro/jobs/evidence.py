@@ -179,10 +179,10 @@ def evidence_sentence(
     ) + (
         f" {primary(table)} (Fashion-MNIST at 32x32, four maps with 85 tokens; 10,000 samples, four"
         " sampling seeds.) Against teacher forcing of the same price, 2.1 epochs, it is"
-        f" {change(table, 'sar', 'fd', 'tf 2.1', 1)}. Ten times SAR's weight changes it by {ten}; the"
-        f" mean of weights over an epoch of teacher forcing, which costs nothing, by {mean}. None"
-        " of this contradicts the paper's 2 to 5 % at 310 million weights and more: it says that a"
-        " small model does not show them ([10b](10b_fork.ipynb))."
+        f" {change(table, 'sar', 'fd', 'tf 2.1', 1)}. Ten times SAR's weight changes it by {ten};"
+        f" the mean of weights over an epoch of teacher forcing, which costs nothing, by {mean}."
+        " None of this contradicts the paper's 2 to 5 % at 310 million weights and more: it says"
+        " that a small model does not show them ([10b](10b_fork.ipynb))."
     )
 
 # %% ../../nbs/89b_evidence.ipynb #b119eef0
