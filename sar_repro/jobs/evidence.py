@@ -62,8 +62,6 @@ ARM_WORDS = {
     "sar": "SAR as in the paper",
     "released": "SAR as released: last map alone, guided and truncated rollout",
     "sar x10": "SAR, ten times its weight",
-    "rounds": "another base as released: 4x4 tokens first, in four rounds, known ones drawn anew",
-    "rounds kept": "that base, trained to hide any number of tokens, which keeps what it drew",
     "resample 4th": "every fourth step, coarse maps resampled by how well they fit the picture",
     "e-step": "coarse maps resampled so by the model at the fork",
     "chain": "coarse maps at the end of eight steps of a posterior chain",
@@ -105,7 +103,8 @@ def price_table(
 def price_lines(
     records: list,  # From `arm_records`
 ) -> str:  # Markdown
-    "What does better at which price? A table and a sentence."
+    "What does better at which price? A table and a sentence; other bases stand elsewhere."
+    records = [r for r in records if "base" not in r["settings"]]
     ran = best_table(records).method.value_counts()
     few = [f"*{arm}* ({n})" for arm, n in ran.items() if n < 3]  # they tell of no spread
     table = price_table(records)
@@ -190,12 +189,11 @@ def evidence_sentence(
 def plot_guidance(
     grid: pd.DataFrame,  # From `grid_table`
     arms: tuple = ("tf", "sar", "sar x10"),  # Names, the control first
-    measure: str = "fd",  # 'fd' (to real pictures) or 'fd_recon' (to reconstructions)
 ):
     """Distance over guidance, at the better top_p of each point, and its change against the
     control; bands are 95 % intervals over starts."""
     fig, axs = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
-    least = grid.groupby(["method", "seed", "guidance"])[measure].min()
+    least = grid.groupby(["method", "seed", "guidance"]).fd.min()
     for i, arm in enumerate(arms):
         wide = np.log(least[arm].unstack("guidance"))
         other = wide - np.log(least[arms[0]].unstack("guidance"))
@@ -205,11 +203,10 @@ def plot_guidance(
             turn = np.exp if ax is axs[0] else np.asarray
             ax.plot(wide.columns, turn(mean), f"C{i}o-", ms=3, label=arm)
             ax.fill_between(wide.columns, turn(low), turn(high), color=f"C{i}", alpha=0.2, lw=0)
-    to = "real pictures" if measure == "fd" else "reconstructions"
-    axs[0].set(xlabel="guidance", ylabel=f"Fréchet distance to {to}", yscale="log")
+    axs[0].set(xlabel="guidance", ylabel="Fréchet distance to real pictures", yscale="log")
     axs[1].set(xlabel="guidance", ylabel=f"change against {arms[0]}, %")
     axs[0].legend()
-    save_figure(fig, f"evidence_guidance_{measure}", arms=list(arms), starts=grid.seed.nunique())
+    save_figure(fig, "evidence_guidance_fd", arms=list(arms), starts=grid.seed.nunique())
     plt.show()
 
 
