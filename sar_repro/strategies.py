@@ -215,11 +215,11 @@ class DDO:
         parts = ("tf", batch.tokens, 1, "path"), ("fake", fake, -1, "path2")
         for name, codes, sign, stream in parts:  # one graph at a time
             x = next_inputs(batch.book, codes, batch.scales)
-            with torch.no_grad(), autocast(codes.device, cfg.precision):
-                before = token_loss(self.ref(y, x, batch.scales, as_prediction=True), codes)
             drop_path = batch.drop_path(unwrap(model).cfg, stream) if model.training else None
-            now = model(y, x, batch.scales, drop_path=drop_path, as_prediction=True)
-            ce = token_loss(now, codes)
+            how = dict(drop_path=drop_path, as_prediction=True)  # the same for both: a fair ratio
+            with torch.no_grad(), autocast(codes.device, cfg.precision):
+                before = token_loss(self.ref(y, x, batch.scales, **how), codes)
+            ce = token_loss(model(y, x, batch.scales, **how), codes)
             ratio = (before - ce).sum(1)
             loss = F.softplus(-sign * STRENGTH * ratio).mean() / (STRENGTH * ce.shape[1])
             yield name, loss, by_scale(ce.detach(), batch.scales)

@@ -4,20 +4,18 @@
 
 # %% ../../nbs/89_studies.ipynb #32133147
 from __future__ import annotations
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from functools import cache
 from pathlib import Path
 from ..engine.core import ROOT, SarError, shown
 from ..engine.files import read_json
-from ..engine.plots import claim_verdict, in_per_cent, paired, save_figure
+from ..engine.plots import in_per_cent, paired
 
 # %% auto #0
-__all__ = ['SAMPLINGS', 'STUDIES', 'BASES', 'CLAIMS', 'START', 'DOSE', 'NUMBERS', 'SIDES', 'TARGETS', 'known_record',
-           'fork_table', 'all_studies', 'together', 'effects', 'effect', 'change', 'as_markdown', 'claims',
-           'paper_dose', 'exact_records', 'exact_table', 'exact_effects', 'exact_at', 'exact_change', 'fork_files',
-           'plot_changes', 'plot_targets']
+__all__ = ['SAMPLINGS', 'STUDIES', 'BASES', 'START', 'DOSE', 'NUMBERS', 'known_record', 'fork_table', 'all_studies', 'effects',
+           'effect', 'change', 'as_markdown', 'paper_dose', 'exact_records', 'exact_table', 'exact_effects', 'exact_at',
+           'exact_change', 'fork_files', 'plot_changes']
 
 # %% ../../nbs/89_studies.ipynb #a7bf7fd7
 SAMPLINGS = "unguided", "guided"  # the latter with guidance 0.5 and top_p 0.95
@@ -80,19 +78,6 @@ def all_studies(results=None) -> dict:  # Folder; None = results/  # Name -> `fo
     tables = {name: fork_table(folder / place) for name, place in STUDIES.items()}
     return {name: t for name, t in tables.items() if len(t)}
 
-
-def together(
-    tables: dict,  # From `all_studies`, all of them or some
-    arms: tuple,  # Arm and control; studies that lack one are left out
-) -> pd.DataFrame:  # Their rows; `seed` tells starts of different studies apart
-    "The rows of two arms from several studies."
-    parts = [
-        t[t.method.isin(arms)].assign(seed=[f"{k} {s}" for s in t[t.method.isin(arms)].seed])
-        for k, t in tables.items()
-        if set(arms) <= set(t.method)
-    ]
-    return pd.concat(parts) if parts else pd.DataFrame()
-
 # %% ../../nbs/89_studies.ipynb #4c800f4e
 def effects(
     table: pd.DataFrame,  # Columns method, seed (the start) and the measure, as in `fork_table`
@@ -144,41 +129,6 @@ def as_markdown(rows: list) -> str:  # Dicts with the same keys
     "A Markdown table."
     lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(r.values()) for r in rows)]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
-
-# %% ../../nbs/89_studies.ipynb #edacb18e
-CLAIMS = (  # claim, column, arm, +1 if more supports it, control; table
-    ("SAR makes a held-out picture likelier (clothes)", "nats", "sar", 1, "tf", "clothes"),
-    ("... on emoji", "nats", "sar", 1, "tf", "emoji"),
-    ("naive student forcing hurts", "nats", "sf", -1, "tf", "clothes"),
-    ("so does alternating by scale", "nats", "alternating", -1, "tf", "clothes"),
-    (
-        "the teacher's code is a better target than the truth",
-        *("fd_recon_unguided", "sar, 0.1", -1, "truth, 0.1", "targets"),
-    ),
-    ("SAR closes the gap of student and teacher", "gap", "sar", -1, "tf", "clothes"),
-    ("balancing the scales helps", "nats", "even", 1, "tf", "clothes"),
-    (
-        "a pyramid of pictures is the better start",
-        *("fd_recon_guided", "pictures", -1, "latents", "pyramids"),
-    ),
-)
-
-
-def claims(
-    tables: dict,  # From `all_studies`
-) -> pd.DataFrame:  # claim, measure, change, verdict, and the least effect found 4 times in 5
-    "The paper's claims, one by one."
-    named = {"latents": tables["clothes"], "pictures": tables["clothes, pyramid of pictures"]}
-    rows, pyramids = [], [t[t.method == "tf"].assign(method=k) for k, t in named.items()]
-    own = dict(targets=together(tables, ("truth, 0.1", "sar, 0.1")), pyramids=pd.concat(pyramids))
-    for claim, measure, arm, sign, control, place in CLAIMS:
-        table = (tables | own)[place]
-        row = effect(table, arm, measure, control)
-        low, high = sorted((sign * row.low, sign * row.high))
-        least = in_per_cent(row.least) if measure.startswith("fd") else row.least
-        said = dict(claim=claim, measure=measure, change=change(table, arm, measure, control))
-        rows.append(said | dict(verdict=claim_verdict(low, high), finds=f"{least:.2g}"))
-    return pd.DataFrame(rows).set_index("claim")
 
 # %% ../../nbs/89_studies.ipynb #74fe5c0e
 START, DOSE = 4000, 200  # steps of the start, and the mark that is nearest to the paper's dose
@@ -264,9 +214,6 @@ def exact_change(
     return _interval(rows.loc[(world, method), ["change", "low", "high"]], digits, " %")
 
 # %% ../../nbs/89_studies.ipynb #81cffdfc
-SIDES = ("1x1", "2x2", "4x4")
-
-
 def fork_files(
     kind: str,  # 'gate' or 'likely'
     study: str = "fork",  # Folder under results/
@@ -303,23 +250,3 @@ def plot_changes(
     ax.axvline(0, color="k", lw=0.8)
     ax.set(xlim=(-limit, limit), ylim=(len(rows) - 0.4, -0.7), yticks=range(len(rows)))
     ax.set_yticklabels([label for label, *_ in rows])
-
-
-TARGETS = {"own code": "sar, 0.1", "truth": "truth, 0.1", "what is lacking": "residual, 0.1"}
-
-
-def plot_targets(tables: dict):  # From `all_studies`
-    "Second passes of weight 0.1 in three bases, by their target; both panels have one range."
-    rows = [
-        (f"{name.split(': ')[1]}, {target}", t, arm)
-        for name, t in tables.items()
-        if "short" in name
-        for target, arm in TARGETS.items()
-        if arm in set(t.method)
-    ]
-    fig, axs = plt.subplots(1, 2, figsize=(9.5, 3.2), sharey=True, layout="constrained")
-    for ax, way in zip(axs, ("guided", "unguided")):
-        plot_changes(ax, rows, f"fd_recon_{way}", 85)
-        ax.set(xlabel="% nearer to reconstructions", title=f"{way} samples")
-    save_figure(fig, "bases_targets", gamma=0.1, dataset="fashion16", size="mini")
-    plt.show()
