@@ -92,7 +92,7 @@ def price_table(
         control = dear[0] if dear and (price[arm], arm) not in longer else None
         row = effect(best, arm, "fd", control)
         starts = best[best.method == arm].seed.nunique()
-        rows[arm] = dict(price=price[arm], starts=starts, control=control if row is not None else "")
+        rows[arm] = dict(price=price[arm], starts=starts, control="" if row is None else control)
         rows[arm] |= dict(plain=change(best, arm, "fd", digits=1))
         rows[arm] |= dict(equal=change(best, arm, "fd", control, 1))
         rows[arm] |= dict(verdict="" if row is None else verdict(row))
@@ -108,7 +108,8 @@ def price_sentence(
     ran = best_table(records).method.value_counts()
     few = ", ".join(ARM_WORDS[a] for a in ARM_WORDS if 0 < ran.get(a, 0) < 3)
     left = f" Fewer than three starts have: {few}." if few else ""
-    return f"Better at its price, as declared (the whole interval on the better side): {better}.{left}"
+    rule = "the whole interval on the better side"
+    return f"Better at its price, as declared ({rule}): {better}.{left}"
 
 
 def plot_prices(
@@ -144,7 +145,8 @@ def primary(
     return (
         f"SAR {word}: the distance of its samples to real pictures changes by"
         f" {change(table, 'sar', 'fd', digits=1)}, each at its own best sampling, over {r.n:.0f}"
-        f" trainings from nothing. The study had a chance of 80 % to find a change of {in_per_cent(r.least):.1f} %."
+        " trainings from nothing. The study had a chance of 80 % to find a change of"
+        f" {in_per_cent(r.least):.1f} %."
     )
 
 
@@ -192,8 +194,9 @@ def evidence_sentence(
         f" {level:.2f} for the control; Fashion-MNIST at 32x32, four maps with 85 tokens; 10,000"
         " samples, four sampling seeds; 95 % intervals over starts.) Against teacher forcing of"
         " the same price, 2.1 epochs, SAR's distance is"
-        f" {change(table, 'sar', 'fd', 'tf 2.1', 1)}. Of the paper's models, of 310 million weights"
-        " and more, whose FID SAR lowers by 2.5 to 5.2 %, this says nothing ([10b](10b_fork.ipynb))."
+        f" {change(table, 'sar', 'fd', 'tf 2.1', 1)}. Of the paper's models, of 310 million"
+        " weights and more, whose FID SAR lowers by 2.5 to 5.2 %, this says nothing"
+        " ([10b](10b_fork.ipynb))."
     )
 
 # %% ../../nbs/89b_evidence.ipynb #b119eef0
