@@ -79,7 +79,8 @@ def test_twenty_kills_at_random_moments_change_nothing(tmp_path):
     ''', tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     whole, *killed, kills = done.stdout.split()
-    assert int(kills) >= 20 and set(killed) == {whole} and len(killed) == len(list(tmp_path.rglob('killed'))), (done.stdout, done.stderr[-2000:])
+    # a run that is killed between its last word and its end says the word again
+    assert int(kills) >= 20 and set(killed) == {whole} and len(killed) >= len(list(tmp_path.rglob('killed'))), (done.stdout, done.stderr[-2000:])
     for folder in tmp_path.rglob('killed'):
         assert (tmp_path/'whole/log.csv').read_bytes() == (folder/'log.csv').read_bytes()
         assert not list(folder.glob('.*.tmp')) and len(list(folder.glob('state-*.pt'))) <= 3
