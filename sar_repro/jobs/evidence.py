@@ -189,11 +189,11 @@ def evidence_sentence(
     level = table[table.method == "tf"].fd.mean()
     return (
         "**Does SAR help where samples are drawn as in practice, with guidance and truncation?"
-        + (f" At this size by {gain:.1f} % at most.**" if gain else "**")
+        + (f" At this size its interval leaves room for a gain of {gain:.1f} %.**" if gain else "**")
         + f" {primary(table)} (Fréchet distance in 64 features of a classifier of our own,"
         f" {level:.2f} for the control; Fashion-MNIST at 32x32, four maps with 85 tokens; 10,000"
         " samples, four sampling seeds; 95 % intervals over starts.) Against teacher forcing of"
-        " the same price, 2.1 epochs, SAR's distance is"
+        " about its price, 2.1 epochs, SAR's distance is"
         f" {change(table, 'sar', 'fd', 'tf 2.1', 1)}. Of the paper's models, of 310 million"
         " weights and more, whose FID SAR lowers by 2.5 to 5.2 %, this says nothing"
         " ([10b](10b_fork.ipynb))."
