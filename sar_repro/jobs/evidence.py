@@ -189,7 +189,7 @@ def evidence_sentence(
     level = table[table.method == "tf"].fd.mean()
     return (
         "**Does SAR help where samples are drawn as in practice, with guidance and truncation?"
-        + (f" At this size its interval leaves room for a gain of {gain:.1f} %.**" if gain else "**")
+        + (f" At this size its interval leaves room for {gain:.1f} %.**" if gain else "**")
         + f" {primary(table)} (Fréchet distance in 64 features of a classifier of our own,"
         f" {level:.2f} for the control; Fashion-MNIST at 32x32, four maps with 85 tokens; 10,000"
         " samples, four sampling seeds; 95 % intervals over starts.) Against teacher forcing of"
