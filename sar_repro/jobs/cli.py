@@ -689,6 +689,10 @@ def main(
     except (SarError, UsageError) as e:
         typer.echo(f"sar: {mistake(e) if isinstance(e, UsageError) else e}", err=True)
         raise SystemExit(2)
+    except ModuleNotFoundError as e:
+        if (e.name or "sar_repro").startswith("sar_repro"):
+            raise
+        raise SystemExit(f"sar: {e.name} is not installed: `make install` adds all that is wanted")
     raise SystemExit(code or 0)
 
 # %% ../../nbs/90_cli.ipynb #e394c0b4
