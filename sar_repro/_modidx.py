@@ -641,8 +641,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/sar_repro', 'doc_host': ''
                                          'sar_repro.jobs.evidence.evidence_sentence': ( 'evidence.html#evidence_sentence',
                                                                                         'sar_repro/jobs/evidence.py'),
                                          'sar_repro.jobs.evidence.grid_table': ('evidence.html#grid_table', 'sar_repro/jobs/evidence.py'),
-                                         'sar_repro.jobs.evidence.likely_table': ( 'evidence.html#likely_table',
-                                                                                   'sar_repro/jobs/evidence.py'),
                                          'sar_repro.jobs.evidence.plot_entropy': ( 'evidence.html#plot_entropy',
                                                                                    'sar_repro/jobs/evidence.py'),
                                          'sar_repro.jobs.evidence.plot_guidance': ( 'evidence.html#plot_guidance',

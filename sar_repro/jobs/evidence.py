@@ -20,7 +20,7 @@ ABSENT = "The records of the evidence study are not here."
 __all__ = ['ABSENT', 'ARM_WORDS', 'SMALLER', 'WIDER', 'arm_records', 'best_table', 'grid_table', 'price_table', 'price_sentence',
            'plot_prices', 'primary', 'temperature_sentence', 'evidence_sentence', 'plot_guidance', 'plot_entropy',
            'temperature_table', 'as_temperature', 'plot_temperature', 'size_changes', 'slope', 'by_size',
-           'slope_sentence', 'plot_slopes', 'likely_table']
+           'slope_sentence', 'plot_slopes']
 
 # %% ../../nbs/89b_evidence.ipynb #c8d7ddf3
 def arm_records(
@@ -397,18 +397,3 @@ def plot_slopes(folder=None):  # Of the records; None = results/evidence
     np.atleast_1d(axs)[0].set(ylabel="SAR's change of distance, %")
     save_figure(fig, "evidence_slopes", starts=len(table))
     plt.show()
-
-# %% ../../nbs/89b_evidence.ipynb #51ace0d2
-def likely_table(
-    folder=None,  # Of the records; None = results/evidence
-) -> pd.DataFrame:  # method, seed (start), nats of a held-out picture, early (by half the
-    # proposals), pair_se (standard error over pictures of the difference to the control)
-    "Log-likelihoods of all arms that have them."
-    paths = Path(folder or ROOT / "results/evidence").glob("likely-*.json")
-    rows = []
-    for r in map(read_json, sorted(paths)):
-        for arm, x in r["arms"].items():
-            half = x["nats"][len(x["nats"]) // 2 - 1]
-            row = dict(method=arm, seed=r["start"], nats=x["nats"][-1], early=half)
-            rows.append(row | dict(pair_se=x["se"][-1]))
-    return pd.DataFrame(rows)
