@@ -163,9 +163,12 @@ def save_json(
     path,  # File to write
     record: dict,  # What to write
 ):
-    "Write `record` as readable JSON, atomically; numbers that are not finite become null."
+    """Write `record` as readable JSON, atomically, a list of numbers on one line; numbers that are
+    not finite become null."""
     with atomic_path(path) as tmp:
         text = json.dumps(_finite(record), indent=1, default=str, allow_nan=False)
+        numbers = r"\[\n\s*([^][{}\"]*?)\n\s*\]"  # no text holds a line's end as it stands
+        text = re.sub(numbers, lambda m: f"[{' '.join(m[1].split())}]", text)
         tmp.write_text(text + "\n")
 
 
