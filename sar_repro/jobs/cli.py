@@ -692,7 +692,7 @@ def main(
     except ModuleNotFoundError as e:
         if (e.name or "sar_repro").startswith("sar_repro"):
             raise
-        raise SystemExit(f"sar: {e.name} is not installed: `make install` adds all that is wanted")
+        raise SystemExit(f"sar: {e.name} is not installed: of ours, `make install` adds all")
     raise SystemExit(code or 0)
 
 # %% ../../nbs/90_cli.ipynb #e394c0b4
