@@ -85,7 +85,7 @@ def price_table(
     price = {arm: x["passes"] * x.get("epochs", 1) / one for arm, x in about.items()}
     longer = sorted((price[arm], arm) for arm in about if arm in ("tf", "tf 2.1", "tf 4.4"))
     rows = {}
-    for arm in sorted(set(ARM_WORDS) & set(about), key=price.get):
+    for arm in sorted((a for a in ARM_WORDS if a in about), key=price.get):
         if effect(best, arm, "fd") is None:
             continue
         dear = [c for cost, c in longer if cost >= price[arm] - 1e-9]
